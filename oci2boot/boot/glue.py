@@ -1,0 +1,247 @@
+"""An extra initramfs archive, for an image whose own does not know composefs: setup-root, its wiring, what it needs.
+
+The kernel unpacks it over the image's initramfs, and it replaces nothing there but initramfs-tools' ORDER files, which
+it continues.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Final, Literal
+
+import zstandard
+
+from oci2boot.boot.files import Read, find_file, read_file, read_limited
+from oci2boot.boot.kernel import KernelSupport, module_name
+from oci2boot.boot.programs import find_program, libraries
+from oci2boot.errors import FormatError, ImageError
+from oci2boot.formats import cpio
+from oci2boot.tree.model import Directory
+
+MAX_MODULE: Final = 64 << 20
+MAX_CONFIGURATION: Final = 64 << 10
+
+ROOT_LABEL: Final = "oci2boot"
+"""Of the root file system, for an initramfs that does not find it by partition type; ext4 has 16 bytes for it."""
+
+OWN: Final = b"usr/lib/oci2boot/setup-root"
+GLUE: Final[Mapping[bytes, str]] = {
+    OWN: "oci2boot",
+    b"usr/bin/composefs-setup-root": "composefs-setup-root",
+    b"usr/lib/composefs/composefs-setup-root": "composefs-setup-root",
+    b"usr/libexec/composefs-setup-root": "composefs-setup-root",
+    b"usr/lib/systemd/system/composefs-setup-root.service": "composefs-setup-root",
+    b"usr/lib/bootc/initramfs-setup": "bootc",
+    b"usr/lib/systemd/system/bootc-root-setup.service": "bootc",
+}
+"""Files of an initramfs that turn a composefs argument into a root file system, and whose they are."""
+
+CONFIGURATION: Final = (
+    b"etc/composefs/setup-root-conf.toml",
+    b"usr/lib/composefs/setup-root-conf.toml",
+)
+PROGRAMS: Final = (b"mount", b"umount", b"mkdir", b"cat", b"ln")
+"""What setup-root cannot do without; `chroot` lets the root file system grow."""
+
+_UNIT: Final = b"usr/lib/systemd/system/"
+_PARAM: Final = b"[ -e /conf/param.conf ] && . /conf/param.conf\n"
+
+Kind = Literal["systemd", "initramfs-tools"]
+
+
+@dataclass(frozen=True, slots=True)
+class Glue:
+    brought: str | None
+    """Whose glue the image's initramfs has already; then there is nothing to add."""
+    archive: bytes = b""
+    arguments: tuple[str, ...] = ()
+    """Kernel arguments by which this initramfs finds the disk, and mounts it for writing."""
+    modules: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Archive:
+    """Members on their way into an archive that is unpacked over `below`."""
+
+    below: Mapping[bytes, cpio.Found]
+    members: dict[bytes, cpio.Member] = field(default_factory=dict)
+
+    def has(self, path: bytes) -> bool:
+        return self.place(path) in self.below
+
+    def place(self, path: bytes) -> bytes:
+        """Follow the symlinks of directories, such as `lib` of a merged /usr: one must not become a directory again."""
+        done: list[bytes] = []
+        names = path.split(b"/")
+        for index, name in enumerate(names):
+            done.append(name)
+            found = self.below.get(b"/".join(done)) if index + 1 < len(names) else None
+            if found and stat.S_ISLNK(found.mode) and found.content:
+                target = found.content
+                done = target.lstrip(b"/").split(b"/") if target.startswith(b"/") else [*done[:-1], *target.split(b"/")]
+        return b"/".join(name for name in done if name not in (b"", b"."))
+
+    def add(self, member: cpio.Member) -> None:
+        path = self.place(member.path)
+        parent = path.rpartition(b"/")[0]
+        if parent and parent not in self.below and parent not in self.members:
+            self.add(cpio.directory(parent))
+        self.members[path] = cpio.Member(path, member.mode, member.content)
+
+    def pack(self) -> bytes:
+        return cpio.write(member for _, member in sorted(self.members.items()))
+
+
+def keep(path: bytes) -> bool:
+    """Say which files of the image's initramfs `plan_glue` wants to read."""
+    return path.startswith(b"scripts/") and path.endswith(b"/ORDER")
+
+
+def brought_by(initramfs: Mapping[bytes, cpio.Found]) -> str | None:
+    """Return whose glue an initramfs has."""
+    for path, brought in GLUE.items():
+        if path in initramfs or path.removeprefix(b"usr/") in initramfs:
+            return brought
+    return None
+
+
+def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found], support: KernelSupport) -> Glue:
+    """Return what to add to this initramfs of the image (as `cpio.read` gives it, with `keep`)."""
+    if brought := brought_by(initramfs):
+        return Glue(brought)
+    kind = _kind(initramfs)
+    archive = _Archive(initramfs)
+    archive.add(cpio.file(OWN, _script("setup-root"), 0o755))
+    for path in CONFIGURATION:
+        content = read_file(tree, read, path, MAX_CONFIGURATION)
+        if content is not None:
+            archive.add(cpio.file(path, content))
+    programs, notes = _add_programs(archive, tree, read)
+    modules = _add_modules(archive, tree, read, support)
+    # Without `rw` systemd-gpt-auto-generator has / remounted for writing, which the verified overlay refuses.
+    arguments = ["rw"]
+    if kind == "systemd":
+        _wire_systemd(archive, bool(modules))
+        if not archive.has(b"usr/lib/systemd/system-generators/systemd-gpt-auto-generator"):
+            arguments.append(f"root=LABEL={ROOT_LABEL}")
+    else:
+        _wire_initramfs_tools(archive, bool(modules))
+    return Glue(None, archive.pack(), tuple(arguments), modules, programs, notes)
+
+
+def _script(name: str) -> bytes:
+    return resources.files("oci2boot.initramfs").joinpath(name).read_bytes()
+
+
+def _kind(initramfs: Mapping[bytes, cpio.Found]) -> Kind:
+    if b"usr/lib/systemd/systemd" in initramfs or b"lib/systemd/systemd" in initramfs:
+        return "systemd"
+    if b"scripts/functions" in initramfs and b"scripts/local" in initramfs:
+        return "initramfs-tools"
+    raise ImageError(
+        "the image's initramfs has no composefs support, and is neither systemd's nor that of initramfs-tools",
+        hint="install oci2boot's dracut module or mkinitcpio hook in the image and have its initramfs built again",
+    )
+
+
+def _wire_systemd(archive: _Archive, modules: bool) -> None:
+    # .requires: with the unit masked on the command line, the target fails too, and nothing is switched to.
+    name = b"oci2boot-setup-root.service"
+    archive.add(cpio.file(_UNIT + name, _script("systemd/oci2boot-setup-root.service")))
+    archive.add(cpio.symlink(_UNIT + b"initrd-root-fs.target.requires/" + name, b"../" + name))
+    if modules:
+        name = b"oci2boot-modules.service"
+        archive.add(cpio.file(_UNIT + name, _script("systemd/oci2boot-modules.service")))
+        archive.add(cpio.symlink(_UNIT + b"sysinit.target.wants/" + name, b"../" + name))
+
+
+def _wire_initramfs_tools(archive: _Archive, modules: bool) -> None:
+    archive.add(cpio.file(b"scripts/local-bottom/oci2boot", _script("initramfs-tools/local-bottom/oci2boot"), 0o755))
+    archive.add(cpio.file(b"conf/conf.d/oci2boot", f"ROOT=LABEL={ROOT_LABEL}\n".encode()))
+    lines = {b"scripts/local-bottom/ORDER": b'/scripts/local-bottom/oci2boot "$@"\n' + _PARAM}
+    if modules:
+        lines[b"scripts/init-premount/ORDER"] = b"/" + OWN + b" modules\n"
+    for path, line in lines.items():
+        order = archive.below.get(path)
+        archive.add(cpio.file(path, (order.content if order and order.content else b"") + line))
+
+
+def _add_programs(archive: _Archive, tree: Directory, read: Read) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    # klibc's mount and umount know neither loop devices nor lazy unmounting.
+    klibc = any(path.rpartition(b"/")[2].startswith(b"klibc-") for path in archive.below)
+    busybox = any(archive.has(directory + b"/busybox") for directory in (b"usr/bin", b"bin", b"usr/sbin", b"sbin"))
+    wanted: dict[bytes, bytes] = {}
+    notes = []
+    for name in (*PROGRAMS, b"chroot"):
+        own = any(archive.has(directory + b"/" + name) for directory in (b"usr/bin", b"usr/sbin", b"bin", b"sbin"))
+        if own and not (name in (b"mount", b"umount") and klibc and not busybox):
+            continue
+        found = find_program(tree, name)
+        if found:
+            wanted[name] = found[0]
+            archive.add(
+                cpio.file(b"usr/lib/oci2boot/bin/" + name, read_limited(found[1], read, found[0], MAX_MODULE), 0o755)
+            )
+        elif name == b"chroot":
+            notes.append("the root file system will not grow: neither the initramfs nor the image has chroot")
+        else:
+            raise ImageError(f"neither the initramfs nor the image has the program {name.decode()}")
+    for path, content in libraries(tree, read, wanted.values()).items():
+        if not archive.has(path):
+            archive.add(cpio.file(path, content, 0o755))
+    return tuple(name.decode() for name in wanted), (*notes, *check_growth(tree))
+
+
+def check_growth(tree: Directory) -> tuple[str, ...]:
+    """Say what an image lacks for its root file system to grow to the disk on first boot."""
+    lacks = [name.decode() for name in (b"sfdisk", b"partx") if not find_program(tree, name)]
+    if not find_file(tree, b"usr/lib/systemd/systemd-growfs") and not find_program(tree, b"resize2fs"):
+        lacks.append("resize2fs")
+    if not lacks:
+        return ()
+    return (f"the root file system will not grow to the disk on first boot: the image has no {' and no '.join(lacks)}",)
+
+
+def _add_modules(archive: _Archive, tree: Directory, read: Read, support: KernelSupport) -> tuple[str, ...]:
+    """Add the modules that the initramfs lacks, unpacked (not every insmod can), and the order to load them in."""
+    there = {module_name(path) for path in archive.below if b".ko" in path}
+    added: list[str] = []
+    for path in support.modules:
+        name = module_name(path)
+        if name in there:
+            continue
+        file = find_file(tree, path)
+        if not file:
+            raise ImageError(f"the kernel module {name} is not in the image, but modules.dep names it")
+        content = _unpack(read_limited(file, read, path, MAX_MODULE), path)
+        archive.add(cpio.file(f"usr/lib/oci2boot/modules.d/{name}.ko".encode(), content))
+        added.append(name)
+    if added:
+        names = [module_name(path) for path in support.modules]
+        order = "".join(f"/usr/lib/oci2boot/modules.d/{name}.ko\n" if name in added else f"{name}\n" for name in names)
+        archive.add(cpio.file(b"usr/lib/oci2boot/modules", order.encode()))
+    return tuple(added)
+
+
+def _unpack(data: bytes, path: bytes) -> bytes:
+    suffix = path.rpartition(b".")[2]
+    unpackers: Mapping[bytes, Callable[[bytes], bytes]] = {
+        b"xz": lambda packed: lzma.LZMADecompressor().decompress(packed, MAX_MODULE),
+        b"zst": lambda packed: zstandard.ZstdDecompressor().stream_reader(packed).read(MAX_MODULE),
+        b"gz": lambda packed: gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_MODULE),
+        b"bz2": lambda packed: bz2.BZ2Decompressor().decompress(packed, MAX_MODULE),
+    }
+    try:
+        content = unpackers[suffix](data) if suffix in unpackers else data
+    except (lzma.LZMAError, zstandard.ZstdError, OSError, EOFError) as error:
+        raise FormatError(f"the kernel module {module_name(path)} is damaged: {error}") from error
+    if content[:4] != b"\x7fELF":
+        raise FormatError(f"the kernel module {module_name(path)} is no ELF file")
+    return content

@@ -1,0 +1,129 @@
+"""Can this kernel boot a composefs image, and which modules does that take? Read from the image's own files."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from oci2boot.boot.discover import MODULES
+from oci2boot.boot.files import Read, read_file, show
+from oci2boot.errors import FormatError, ImageError
+from oci2boot.formats import kconfig
+from oci2boot.tree.model import Directory
+
+MAX_MODULES_FILE: Final = 16 << 20
+"""modules.dep; Debian's has half a megabyte."""
+MAX_DEPENDENCIES: Final = 1024
+
+REQUIRED: Final = (
+    ("EROFS_FS", "erofs", "the metadata of the image is EROFS"),
+    ("OVERLAY_FS", "overlay", "overlayfs joins the metadata and the objects"),
+    ("BLK_DEV_LOOP", "loop", "the image is checked, and in some kernels mounted, by a loop device"),
+)
+"""(option, module, what it is for); `y` or `m` will do."""
+BUILT_IN: Final = (
+    ("FS_VERITY", "fs-verity checks every file"),
+    ("EROFS_FS_XATTR", "EROFS keeps the digests in extended attributes"),
+)
+"""These are no modules: only `y` will do."""
+HELPFUL: Final = ("virtio_pci", "virtio_blk", "crc32c_generic", "sha256_generic", "sha512_generic", "ext4")
+"""Modules for the disk, taken along where the kernel has them as modules and the initramfs does not."""
+
+OVERLAY_VERITY: Final = (6, 6)
+"""First kernel whose overlayfs has data-only layers and verity=require; distributions have it in older ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSupport:
+    modules: tuple[bytes, ...]
+    """Paths in the image of the module files that boot needs, each after those that it depends on."""
+    file_backed: bool | None
+    """EROFS mounts a file without a loop device; None: not known."""
+    notes: tuple[str, ...]
+
+
+def check_kernel(tree: Directory, read: Read, version: str) -> KernelSupport:
+    """Refuse a kernel without EROFS, overlayfs, loop devices or fs-verity, with the reason."""
+    directory = MODULES + b"/" + version.encode()
+    options = _read_config(tree, read, directory, version)
+    dependencies = _parse_dependencies(read_file(tree, read, directory + b"/modules.dep", MAX_MODULES_FILE) or b"")
+    builtin = {
+        _name(line)
+        for line in (read_file(tree, read, directory + b"/modules.builtin", MAX_MODULES_FILE) or b"").split()
+    }
+    notes = []
+    for option, module, reason in REQUIRED:
+        there = module in builtin or module in dependencies or (options or {}).get(option) == "y"
+        if options is not None and options.get(option, "n") == "n":
+            raise _refusal(version, option, reason)
+        if not there:
+            raise ImageError(
+                f"the kernel {version} has no module {module}, and {reason}",
+                hint="install the kernel's modules in the image",
+            )
+    if options is None:
+        notes.append(f"the image has no configuration of the kernel {version}: whether it has fs-verity shows at boot")
+    else:
+        for option, reason in BUILT_IN:
+            if options.get(option, "n") != "y":
+                raise _refusal(version, option, reason)
+    number = re.match(r"(\d{1,4})\.(\d{1,4})", version)
+    if number and (int(number[1]), int(number[2])) < OVERLAY_VERITY:
+        notes.append(
+            f"the kernel {version} is older than 6.6: overlayfs with verity must have been added by its distribution"
+        )
+    wanted = [module for module in (*HELPFUL, *(module for _, module, _ in REQUIRED)) if module not in builtin]
+    modules = tuple(directory + b"/" + path for path in _in_order(wanted, dependencies))
+    file_backed = None if options is None else options.get("EROFS_FS_BACKED_BY_FILE", "n") == "y"
+    return KernelSupport(modules, file_backed, tuple(notes))
+
+
+def module_name(path: bytes) -> str:
+    """Return a module's name as the kernel shows it: `erofs` of `…/erofs.ko.xz`, with `_` for `-`."""
+    return path.rpartition(b"/")[2].partition(b".ko")[0].replace(b"-", b"_").decode(errors="replace")
+
+
+_name = module_name
+
+
+def _refusal(version: str, option: str, reason: str) -> ImageError:
+    return ImageError(
+        f"the kernel {version} is built without CONFIG_{option}: {reason}", hint="use a kernel that has it"
+    )
+
+
+def _read_config(tree: Directory, read: Read, directory: bytes, version: str) -> dict[str, str] | None:
+    for path in (b"boot/config-" + version.encode(), directory + b"/config", directory + b"/build/.config"):
+        content = read_file(tree, read, path, kconfig.MAX_SIZE)
+        if content is not None:
+            try:
+                return kconfig.parse(content)
+            except FormatError as error:
+                raise FormatError(f"/{show(path)}: {error.message}") from error
+    return None
+
+
+def _parse_dependencies(data: bytes) -> dict[str, tuple[bytes, Sequence[bytes]]]:
+    """Return module → (its path, the paths of those it needs) of a modules.dep, beneath /usr/lib/modules/VERSION."""
+    found: dict[str, tuple[bytes, Sequence[bytes]]] = {}
+    for line in data.splitlines():
+        path, colon, needs = line.partition(b":")
+        if colon:
+            found[_name(path)] = (path, needs.split())
+    return found
+
+
+def _in_order(wanted: Iterable[str], dependencies: dict[str, tuple[bytes, Sequence[bytes]]]) -> list[bytes]:
+    """Return the paths of the wanted modules, each after those it needs, which modules.dep lists last first."""
+    ordered: dict[bytes, None] = {}
+    for name in wanted:
+        if name in dependencies:
+            path, needs = dependencies[name]
+            ordered.update(dict.fromkeys(reversed(needs)))
+            ordered.setdefault(path)
+    if len(ordered) > MAX_DEPENDENCIES:
+        raise ImageError(f"the kernel's modules.dep asks for {len(ordered)} modules to mount the root file system")
+    for path in ordered:
+        if path.startswith(b"/") or b".." in path.split(b"/"):
+            raise FormatError(f"the kernel's modules.dep names the path {show(path)!r} outside its directory")
+    return list(ordered)

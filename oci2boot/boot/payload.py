@@ -1,0 +1,203 @@
+"""What the firmware loads, in the local flow: a UKI of the image's kernel, initramfs and stub, and systemd-boot."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from oci2boot.boot import discover, glue
+from oci2boot.boot.files import Read, find_file, read_file, read_limited
+from oci2boot.boot.kernel import check_kernel
+from oci2boot.boot.uki import UkiParts, build_uki, check_machines, verify_uki
+from oci2boot.errors import ImageError, LimitError
+from oci2boot.formats import cpio, os_release
+from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.model import Directory, File
+
+MAX_KERNEL: Final = 512 << 20
+MAX_INITRAMFS: Final = 1 << 30
+MAX_EFI_PROGRAM: Final = 64 << 20
+WARN_SIZES: Final = (64 << 20, 32 << 20)
+"""Budgets of some devices for all that the firmware loads."""
+
+TIMEOUT: Final = 3
+"""Seconds that the boot menu waits."""
+STUB_DIRECTORY: Final = b"usr/lib/systemd/boot/efi/"
+EFI_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {"x86_64": "x64", "aarch64": "aa64", "riscv64": "riscv64", "i686": "ia32", "loongarch64": "loongarch64"}
+)
+"""Machine, as in a kernel's name for it, → the firmware's."""
+OCI_MACHINES: Final[Mapping[str, str]] = MappingProxyType(
+    {"amd64": "x86_64", "arm64": "aarch64", "riscv64": "riscv64", "386": "i686", "loong64": "loongarch64"}
+)
+PACKAGES: Final = "Debian: systemd-boot-efi; Fedora: systemd-boot-unsigned; Arch: systemd"
+MICROCODE: Final = (b"boot/amd-ucode.img", b"boot/intel-ucode.img")
+
+_NOT_IN_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+"""systemd-boot allows `+` as well, where it begins a boot counter."""
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadOptions:
+    architecture: str
+    """The image's, as OCI says it: `amd64`."""
+    version: str
+    """Orders this UKI among its like, newest highest: a version or a time stamp, no digest."""
+    kernel_version: str | None = None
+    arguments: tuple[str, ...] = ()
+    """The user's kernel arguments."""
+    timeout: int = TIMEOUT
+    size_limit: int | None = None
+    """Bytes of the UKI."""
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadPlan:
+    """Everything but the UKI's bytes, which ukify or `build_uki` makes of `stub` and `parts`."""
+
+    stub: bytes
+    parts: UkiParts
+    name: str
+    loader: tuple[tuple[str, bytes], ...]
+    promise: ComposefsArg
+    glue: glue.Glue
+    notes: tuple[str, ...]
+    size_limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BootPayload:
+    uki: bytes
+    uki_path: str
+    """On the ESP."""
+    loader: tuple[tuple[str, bytes], ...]
+    """systemd-boot and its configuration: (path on the ESP, content)."""
+    promise: ComposefsArg
+    cmdline: str
+    kernel_version: str
+    glue: str
+    """Whose code in the initramfs keeps the promise."""
+    sizes: Mapping[str, int]
+    """Bytes of `kernel`, `initramfs`, `glue` and the whole `uki`."""
+    notes: tuple[str, ...]
+
+
+def plan_payload(tree: Directory, read: Read, promise: ComposefsArg, options: PayloadOptions) -> PayloadPlan:
+    """Gather what boots the image: `tree` is the merged one, its /boot not yet emptied."""
+    machine = machine_of(options.architecture)
+    kernel = discover.choose_kernel(discover.find_kernels(tree), options.kernel_version)
+    assert kernel.initramfs
+    support = check_kernel(tree, read, kernel.version)
+    initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
+    added = glue.plan_glue(tree, read, cpio.read(initramfs, glue.keep), support)
+    image_words = discover.read_arguments(tree, read, machine)
+    cmdline = discover.build_cmdline([*image_words, *_absent(added.arguments, image_words)], options.arguments, promise)
+    release, name = _release(tree, read, options.version)
+    stub = find_efi_program(tree, read, f"linux{EFI_NAMES[machine]}.efi.stub", "systemd-stub")
+    parts = UkiParts(
+        kernel=read_limited(kernel.image, read, kernel.image_path, MAX_KERNEL),
+        initrds=(initramfs, added.archive) if added.archive else (initramfs,),
+        cmdline=cmdline,
+        os_release=release,
+        uname=kernel.version,
+        microcode=_microcode(tree, read),
+    )
+    check_machines(stub, parts.kernel, machine)
+    if added.archive and glue.OWN not in cpio.read(parts.initrd, lambda _: False):
+        raise ImageError("the kernel would not unpack the glue that follows the image's initramfs")
+    notes = (*support.notes, *added.notes)
+    loader = find_loader(tree, read, options.architecture, options.timeout)
+    return PayloadPlan(stub, parts, name, loader, promise, added, notes, options.size_limit)
+
+
+def finish_payload(plan: PayloadPlan, uki: bytes | None = None) -> BootPayload:
+    """Check the UKI that ukify built, or build it here, and account for its size."""
+    if uki is None:
+        uki = build_uki(plan.stub, plan.parts)
+    verify_uki(uki, plan.stub, plan.parts)
+    sizes = {
+        "kernel": len(plan.parts.kernel),
+        "initramfs": len(plan.parts.initrds[0]),
+        "glue": len(plan.glue.archive),
+        "uki": len(uki),
+    }
+    shown = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sizes.items())
+    if plan.size_limit is not None and len(uki) > plan.size_limit:
+        raise LimitError(
+            f"the UKI has {len(uki)} bytes, {plan.size_limit} are allowed (MiB: {shown})",
+            hint="build a smaller initramfs in the image, for this kind of machine only",
+        )
+    budget = next((limit for limit in WARN_SIZES if len(uki) > limit), None)
+    notes = plan.notes
+    if budget is not None:
+        notes += (f"the UKI is larger than the {budget >> 20} MiB that some firmware takes (MiB: {shown})",)
+    return BootPayload(
+        uki=uki,
+        uki_path=f"EFI/Linux/{plan.name}.efi",
+        loader=plan.loader,
+        promise=plan.promise,
+        cmdline=plan.parts.cmdline,
+        kernel_version=plan.parts.uname,
+        glue=plan.glue.brought or "oci2boot",
+        sizes=MappingProxyType(sizes),
+        notes=notes,
+    )
+
+
+def machine_of(architecture: str) -> str:
+    """Return the kernel's word for an architecture of OCI's."""
+    machine = OCI_MACHINES.get(architecture)
+    if machine is None:
+        raise ImageError(f"the image is for {architecture}: no EFI boot loader for it is known")
+    return machine
+
+
+def _absent(arguments: Sequence[str], given: Sequence[str]) -> list[str]:
+    keys = {word.partition("=")[0] for word in given}
+    return [word for word in arguments if word.partition("=")[0] not in keys]
+
+
+def _release(tree: Directory, read: Read, version: str) -> tuple[bytes, str]:
+    """Return `.osrel`, whose IMAGE_VERSION orders the boot menu, and the UKI's name, which would do so in its stead."""
+    content = None
+    for path in (b"etc/os-release", b"usr/lib/os-release"):
+        content = content or read_file(tree, read, path, os_release.MAX_SIZE)
+    if content is None:
+        raise ImageError("the image has no os-release file", hint="systemd boots no root file system without one")
+    fields = os_release.parse(content)
+    image_id = fields.get("IMAGE_ID") or fields.get("ID") or "linux"
+    name = "_".join(_NOT_IN_NAME.sub("-", part).strip("-.") or "0" for part in (image_id, version))
+    return os_release.with_fields(content, {"IMAGE_ID": image_id, "IMAGE_VERSION": version}), name
+
+
+def find_efi_program(tree: Directory, read: Read, name: str, what: str) -> bytes:
+    content = read_file(tree, read, STUB_DIRECTORY + name.encode(), MAX_EFI_PROGRAM)
+    if content is None:
+        raise ImageError(
+            f"the image has no {what}: /{STUB_DIRECTORY.decode()}{name} is missing",
+            hint=f"install it in the image ({PACKAGES})",
+        )
+    return content
+
+
+def _microcode(tree: Directory, read: Read) -> bytes:
+    files: list[tuple[bytes, File | None]] = [(path, find_file(tree, path)) for path in MICROCODE]
+    parts = [read_limited(file, read, path, MAX_INITRAMFS) for path, file in files if file]
+    return b"".join(piece for part in parts for piece in (part, bytes(-len(part) % 4)))
+
+
+def find_loader(
+    tree: Directory, read: Read, architecture: str, timeout: int = TIMEOUT
+) -> tuple[tuple[str, bytes], ...]:
+    """Return what `bootctl install` puts on an ESP; like it, a signed loader is taken where the image has one."""
+    efi_name = EFI_NAMES[machine_of(architecture)]
+    name = f"systemd-boot{efi_name}.efi"
+    signed = read_file(tree, read, STUB_DIRECTORY + name.encode() + b".signed", MAX_EFI_PROGRAM)
+    program = signed or find_efi_program(tree, read, name, "systemd-boot")
+    return (
+        (f"EFI/systemd/{name}", program),
+        (f"EFI/BOOT/BOOT{efi_name.upper()}.EFI", program),
+        ("loader/loader.conf", f"timeout {timeout}\neditor no\n".encode()),
+        ("loader/entries.srel", b"type1\n"),
+    )

@@ -1,0 +1,67 @@
+"""The layer that seals an image: its UKI, in /boot alone, so that the digest in it stays the image's."""
+
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from oci2boot.boot.discover import find_ukis
+from oci2boot.boot.files import Read, show
+from oci2boot.boot.sealed import GLOBAL_ADDONS, find_addons
+from oci2boot.errors import ImageError
+from oci2boot.formats.tar import NO_XATTRS, Entry
+from oci2boot.tree.model import Directory, Metadata, find
+
+UKI_DIRECTORY: Final = b"boot/EFI/Linux"
+_WHITEOUT: Final = b".wh."
+
+
+def uki_layer(tree: Directory, read: Read, files: Sequence[tuple[bytes, bytes]]) -> list[Entry]:
+    """Return the layer's entries: (path, content) over the merged tree, whose own UKIs and their addons go.
+
+    Every directory is there with the metadata that it has: unpacking a layer that leaves one out may change it.
+    """
+    placed = {path for path, _ in files}
+    hidden = [path for path in _inherited(tree, read) if path not in placed]
+    directories: dict[bytes, Entry] = {}
+    for path in sorted([*hidden, *placed]):
+        names = path.split(b"/")[:-1]
+        for depth in range(1, len(names) + 1):
+            parent = b"/".join(names[:depth])
+            directories[parent] = _directory(tree, parent)
+    time = _directory(tree, b"boot")
+    return [
+        *(entry for _, entry in sorted(directories.items())),
+        *(_file(_whiteout(path), b"", time) for path in hidden),
+        *(_file(path, content, time) for path, content in files),
+    ]
+
+
+def _inherited(tree: Directory, read: Read) -> Iterator[bytes]:
+    """Yield what of the base image would boot something else than this image, or add to its command line."""
+    for path in find_ukis(tree):
+        if path.startswith(UKI_DIRECTORY + b"/"):
+            yield path
+            if find(tree, path + b".extra.d"):
+                yield path + b".extra.d"
+    for addon in find_addons(tree, read, GLOBAL_ADDONS):
+        if addon.promises():
+            yield addon.path
+
+
+def _whiteout(path: bytes) -> bytes:
+    parent, _, name = path.rpartition(b"/")
+    return parent + b"/" + _WHITEOUT + name
+
+
+def _directory(tree: Directory, path: bytes) -> Entry:
+    found, usr = find(tree, path), find(tree, b"usr")
+    if found is not None and not isinstance(found, Directory):
+        raise ImageError(f"/{show(path)} of the image is not a directory")
+    meta = found.meta if found else Metadata(0o755, mtime=usr.meta.mtime if usr else 0)
+    return Entry(
+        path, stat.S_IFDIR, meta.mode, meta.uid, meta.gid, meta.mtime, meta.mtime_nsec, meta.xattrs, b"", b"", 0
+    )
+
+
+def _file(path: bytes, content: bytes, time: Entry) -> Entry:
+    return Entry(path, stat.S_IFREG, 0o644, 0, 0, time.mtime, 0, NO_XATTRS, content, b"", 0)

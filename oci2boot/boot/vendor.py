@@ -1,0 +1,68 @@
+"""The vendor flow: a UKI that its vendor signed, untouched, and an addon that appends the composefs argument to it.
+
+systemd-stub(7): addons lie in `<uki>.extra.d/`, are signed like the UKI, and count only for the kernel in `.uname`.
+"""
+
+from collections.abc import Sequence
+from functools import cmp_to_key
+from typing import Final
+
+from oci2boot.boot import glue
+from oci2boot.boot.files import Read, show
+from oci2boot.boot.payload import EFI_NAMES, find_efi_program
+from oci2boot.boot.sealed import Uki, named_ukis, newer
+from oci2boot.boot.uki import build_addon, stub_version
+from oci2boot.errors import ImageError
+from oci2boot.formats import cpio, pe
+from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.model import Directory
+
+ADDON: Final = "composefs.addon.efi"
+STUB_OLDEST: Final = 255
+"""Earlier ones measure addons otherwise, and look for them under a name with the boot counter in it."""
+
+
+def choose_vendor(ukis: Sequence[Uki], name: str | None) -> Uki:
+    """Return the newest UKI that promises nothing by itself."""
+    found = [uki for uki in named_ukis(ukis, name) if not uki.about_composefs]
+    if not found:
+        raise ImageError(
+            "the image has no UKI without a composefs argument, to which an addon could bring one",
+            hint="--flow sealed takes a UKI with one, --flow local builds a UKI here",
+        )
+    return max(found, key=cmp_to_key(newer))
+
+
+def vendor_addon(tree: Directory, read: Read, uki: Uki, promise: ComposefsArg) -> tuple[bytes, tuple[str, ...]]:
+    """Return the addon, unsigned, and notes; a UKI that would not keep the promise is refused."""
+    data = read(uki.file)
+    what = f"/{show(uki.path)}"
+    version = stub_version(data)
+    if version < STUB_OLDEST:
+        raise ImageError(
+            f"{what} has the systemd-stub {version or 'of unknown version'}, addons take {STUB_OLDEST} or newer"
+        )
+    if not uki.kernel_version:
+        raise ImageError(f"{what} does not say which kernel is in it: an addon for it would be one for all")
+    brought = _glue_of(data, what)
+    notes = []
+    if brought == "bootc":
+        notes.append(
+            f"the initramfs of {uki.name} boots without a composefs argument, too: who removes the addon boots anything"
+        )
+    if not pe.parse(data).signed:
+        notes.append(f"{uki.name} is not signed: under Secure Boot firmware refuses it")
+    stub = find_efi_program(tree, read, f"addon{EFI_NAMES[uki.machine]}.efi.stub", "stub for addons")
+    return build_addon(stub, str(promise), uki.kernel_version), tuple(notes)
+
+
+def _glue_of(data: bytes, what: str) -> str:
+    """Return whose code in the UKI's initramfs keeps the promise."""
+    initramfs = b"".join(pe.contents(data, section) for section in pe.parse(data).sections_named(b".initrd")[:1])
+    brought = glue.brought_by(cpio.read(initramfs, glue.keep)) if initramfs else None
+    if brought is None:
+        raise ImageError(
+            f"the initramfs in {what} knows nothing of composefs: the argument would have no effect",
+            hint="--flow local builds a UKI whose initramfs does",
+        )
+    return brought

@@ -1,0 +1,327 @@
+"""The command line: it only translates. Words to a request, a result to words, an `Error` to one line and status 1."""
+
+import gc as gc_module
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oci2boot import __version__
+from oci2boot.cli import keys as key_commands
+from oci2boot.cli import output, seal, signing
+from oci2boot.cli import uki as uki_commands
+from oci2boot.cli.boot_test import register as register_test
+from oci2boot.cli.explain import register as register_explain
+from oci2boot.cli.options import (
+    AllowMissingVerity,
+    AsJson,
+    Authfile,
+    Bootable,
+    Db,
+    ErofsVersion,
+    Flow,
+    HashName,
+    Kargs,
+    KargStyle,
+    Kver,
+    PlatformName,
+    ProgressJson,
+    Quiet,
+    Repo,
+    SelinuxRules,
+    Source,
+    TlsVerify,
+    Ukify,
+    UkiName,
+    Xattrs,
+    complete_name,
+    looks_like_a_source,
+    parse_size,
+    repo_path,
+    source_options,
+)
+from oci2boot.cli.verify import register as register_verify
+from oci2boot.errors import Error
+from oci2boot.workflows.convert import convert as run_convert
+from oci2boot.workflows.digest import measure
+from oci2boot.workflows.inspect import inspect as run_inspect
+from oci2boot.workflows.inspect import measured_manifest
+from oci2boot.workflows.install import install as run_install
+from oci2boot.workflows.manage import check_store, collect_garbage, forget, list_images
+from oci2boot.workflows.requests import (
+    BootOptions,
+    ConvertRequest,
+    DigestRequest,
+    InstallRequest,
+    TreeOptions,
+    parse_source,
+)
+from oci2boot.workflows.root import RULES
+
+app = typer.Typer(
+    name="oci2boot",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(uki_commands.app)
+app.add_typer(key_commands.app)
+seal.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output.out.print(f"oci2boot {__version__} (experimental; digest rules {RULES}, EROFS formats 0, 1 and 2)")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Turn a container image into a machine that boots it, with a chain of trust from the firmware to every file."""
+
+
+@app.command()
+def convert(
+    source: Source,
+    name: Annotated[str | None, typer.Option("--name", help="what to call it", show_default=False)] = None,
+    repo: Repo = None,
+    hash_name: HashName = None,
+    erofs_version: ErofsVersion = 1,
+    selinux_rules: SelinuxRules = "libselinux",
+    xattrs: Xattrs = "allowlist-only",
+    karg: Kargs = None,
+    karg_style: KargStyle = "composefs",
+    kver: Kver = None,
+    ukify: Ukify = "auto",
+    flow: Flow = "auto",
+    uki: UkiName = None,
+    allow_missing_verity: AllowMissingVerity = False,
+    db: Db = None,
+    key: signing.Key = None,
+    certificate: signing.Certificate = None,
+    passphrase: signing.Passphrase = None,
+    sign_command: signing.SignCommand = None,
+    signtool: signing.SignTool = None,
+    pkcs11_module: signing.Pkcs11Module = None,
+    sign_request: signing.SignRequest = None,
+    sign_response: signing.SignResponse = None,
+    boot: Annotated[bool, typer.Option("--boot/--no-boot", help="make the UKI; else stop after the digest")] = True,
+    platform: PlatformName = None,
+    tls_verify: TlsVerify = "true",
+    authfile: Authfile = None,
+    as_json: AsJson = False,
+    progress_json: ProgressJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch an image into the store, compute its digest and build what boots it."""
+    request = ConvertRequest(
+        source=parse_source(source),
+        repo=repo_path(repo),
+        name=name,
+        hash=hash_name,
+        options=source_options(platform, tls_verify, authfile),
+        tree=TreeOptions(True, selinux_rules, xattrs, erofs_version),
+        boot=BootOptions(
+            kver,
+            tuple(karg or ()),
+            karg_style,
+            ukify,
+            flow,
+            uki,
+            allow_missing_verity,
+            signing.signing_options(
+                key, certificate, passphrase, sign_command, signtool, pkcs11_module, sign_request, sign_response
+            ),
+            tuple(db or ()),
+        )
+        if boot
+        else None,
+    )
+    with output.reporting(progress_json=progress_json, quiet=quiet) as report:
+        bootable = run_convert(request, report)
+    if as_json:
+        output.print_json(bootable.to_json())
+    else:
+        output.show_bootable(bootable)
+
+
+@app.command()
+def install(
+    image: Annotated[
+        str | None,
+        typer.Argument(
+            help="a converted image, or a source to convert first; by default the image converted last",
+            autocompletion=complete_name,
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[Path, typer.Option("--target", help="the disk image to make", show_default=False)] = Path(),
+    size: Annotated[str | None, typer.Option("--size", help="of the disk: 10G; by default what is needed")] = None,
+    esp_size: Annotated[str | None, typer.Option("--esp-size", help="of the EFI system partition")] = None,
+    wipe: Annotated[bool, typer.Option("--wipe", help="replace a target that is there")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, write nothing")] = False,
+    repo: Repo = None,
+    tls_verify: TlsVerify = "true",
+    as_json: AsJson = False,
+    progress_json: ProgressJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a converted image to a disk: partitions, boot loader, UKI, and every object under fs-verity."""
+    if target == Path():
+        raise Error("where should it go?", hint="name a disk image: --target disk.raw")
+    path = repo_path(repo)
+    with output.reporting(progress_json=progress_json, quiet=quiet) as report:
+        if image and looks_like_a_source(image) and all(found.name != image for found in list_images(path)):
+            converted = run_convert(
+                ConvertRequest(parse_source(image), path, options=source_options(tls_verify=tls_verify)), report
+            )
+            image = converted.name
+        request = InstallRequest(
+            repo=path,
+            target=target,
+            name=image,
+            size=parse_size(size) if size else None,
+            esp_size=parse_size(esp_size) if esp_size else None,
+            wipe=wipe,
+        )
+        installed = run_install(request, report, dry_run=dry_run)
+    if as_json:
+        output.print_json(installed.to_json())
+    else:
+        output.show_installed(installed)
+
+
+@app.command()
+def digest(
+    source: Source,
+    hash_name: HashName = None,
+    erofs_version: ErofsVersion = 1,
+    bootable: Bootable = True,
+    karg: Annotated[bool, typer.Option("--karg", help="print the kernel argument")] = False,
+    karg_style: KargStyle = "composefs",
+    dumpfile: Annotated[bool, typer.Option("--dumpfile", help="print the tree as a composefs dump file")] = False,
+    selinux_rules: SelinuxRules = "libselinux",
+    xattrs: Xattrs = "allowlist-only",
+    platform: PlatformName = None,
+    tls_verify: TlsVerify = "true",
+    authfile: Authfile = None,
+    as_json: AsJson = False,
+    progress_json: ProgressJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print the digest of a root file system, and store nothing. Takes a directory, an image or a dump file."""
+    request = DigestRequest(
+        source=parse_source(source),
+        hash=hash_name or "sha256",
+        options=source_options(platform, tls_verify, authfile),
+        tree=TreeOptions(bootable, selinux_rules, xattrs, erofs_version),
+    )
+    with output.reporting(progress_json=progress_json, quiet=quiet) as report:
+        measured = measure(request, report)
+    argument = measured.karg(karg_style)
+    if dumpfile:
+        sys.stdout.buffer.write(measured.dumpfile())
+    elif as_json:
+        output.print_json(measured.to_json() | {"karg": argument})
+    else:
+        sys.stdout.write((argument if karg else str(measured.rootfs.digest)) + "\n")
+
+
+@app.command()
+def inspect(
+    image: Annotated[
+        str, typer.Argument(help="a converted image, or a source", autocompletion=complete_name, show_default=False)
+    ],
+    repo: Repo = None,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="print every path of a converted image, for `verify --against`")
+    ] = False,
+    platform: PlatformName = None,
+    tls_verify: TlsVerify = "true",
+    authfile: Authfile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what an image is, without fetching its layers."""
+    if manifest:
+        output.print_json(measured_manifest(image, repo_path(repo)))
+        return
+    found = run_inspect(image, repo_path(repo), source_options(platform, tls_verify, authfile))
+    if as_json:
+        output.print_json(found)
+    else:
+        output.show_inspected(found)
+
+
+@app.command()
+def images(
+    remove: Annotated[
+        str | None, typer.Option("--remove", help="forget an image; gc frees it", autocompletion=complete_name)
+    ] = None,
+    repo: Repo = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the converted images, the last one first."""
+    if remove is not None:
+        forget(repo_path(repo), remove)
+    found = list_images(repo_path(repo))
+    if as_json:
+        output.print_json([image.to_json() for image in found])
+    else:
+        output.show_images(found)
+
+
+@app.command()
+def fsck(repo: Repo = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Check every object, stream, image and reference of the store."""
+    with output.reporting(quiet=quiet or as_json) as report:
+        checked = check_store(repo_path(repo), report)
+    if as_json:
+        output.print_json(checked.to_json())
+    else:
+        output.show_checked(checked)
+    if checked.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, remove nothing")] = False,
+    repo: Repo = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what no image keeps."""
+    plan = collect_garbage(repo_path(repo), dry_run=dry_run)
+    if as_json:
+        output.print_json(plan.to_json())
+    else:
+        output.show_garbage(plan, dry_run=dry_run)
+
+
+register_verify(app)
+register_test(app)
+register_explain(app)
+
+
+def main() -> None:
+    """Run the command line; any failure that a user can meet is one sentence and status 1."""
+    as_json = "--json" in sys.argv[1:]
+    # A tree is a million objects without a cycle: looking for cycles in it costs a third of the time.
+    gc_module.disable()
+    try:
+        app()
+    except Error as error:
+        output.show_error(error, as_json=as_json)
+        sys.exit(1)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        output.show_error(Error(f"{error.strerror or error}{where}"), as_json=as_json)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        output.show_error(Error("stopped; nothing is half-written"), as_json=as_json)
+        sys.exit(130)

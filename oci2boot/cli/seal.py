@@ -1,0 +1,106 @@
+"""`oci2boot seal`."""
+
+from typing import Annotated
+
+import typer
+
+from oci2boot.cli import output, signing
+from oci2boot.cli.options import (
+    AsJson,
+    Authfile,
+    ErofsVersion,
+    HashName,
+    Kargs,
+    KargStyle,
+    Kver,
+    PlatformName,
+    ProgressJson,
+    Quiet,
+    Repo,
+    SelinuxRules,
+    Source,
+    TlsVerify,
+    Ukify,
+    Xattrs,
+    repo_path,
+    source_options,
+)
+from oci2boot.oci.reference import Reference
+from oci2boot.workflows.requests import BootOptions, SealRequest, TreeOptions, parse_source
+from oci2boot.workflows.seal import SealedImage
+from oci2boot.workflows.seal import seal as run_seal
+
+Destination = Annotated[
+    str, typer.Argument(help="REGISTRY/REPO:TAG (or with docker://), oci:DIR:TAG, oci-archive:FILE", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(seal)
+
+
+def seal(
+    source: Source,
+    destination: Destination,
+    repo: Repo = None,
+    hash_name: HashName = None,
+    erofs_version: ErofsVersion = 1,
+    selinux_rules: SelinuxRules = "libselinux",
+    xattrs: Xattrs = "allowlist-only",
+    karg: Kargs = None,
+    karg_style: KargStyle = "composefs",
+    kver: Kver = None,
+    ukify: Ukify = "auto",
+    key: signing.Key = None,
+    certificate: signing.Certificate = None,
+    passphrase: signing.Passphrase = None,
+    sign_command: signing.SignCommand = None,
+    signtool: signing.SignTool = None,
+    pkcs11_module: signing.Pkcs11Module = None,
+    sign_request: signing.SignRequest = None,
+    sign_response: signing.SignResponse = None,
+    platform: PlatformName = None,
+    tls_verify: TlsVerify = "true",
+    authfile: Authfile = None,
+    as_json: AsJson = False,
+    progress_json: ProgressJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write an image that carries its UKI, in a layer of its own over the image's, which stay as they are."""
+    request = SealRequest(
+        source=parse_source(source),
+        destination=Reference.parse(destination),
+        repo=repo_path(repo),
+        hash=hash_name,
+        options=source_options(platform, tls_verify, authfile),
+        tree=TreeOptions(True, selinux_rules, xattrs, erofs_version),
+        boot=BootOptions(
+            kver,
+            tuple(karg or ()),
+            karg_style,
+            ukify,
+            signing=signing.signing_options(
+                key, certificate, passphrase, sign_command, signtool, pkcs11_module, sign_request, sign_response
+            ),
+        ),
+    )
+    with output.reporting(progress_json=progress_json, quiet=quiet) as report:
+        sealed = run_seal(request, report)
+    if sealed is None:
+        return
+    if as_json:
+        output.print_json(sealed.to_json())
+    else:
+        _show(sealed)
+
+
+def _show(sealed: SealedImage) -> None:
+    output.print_table(
+        ("sealed", sealed.destination),
+        [
+            ("manifest", str(sealed.manifest)),
+            ("UKI", sealed.uki),
+            ("layer", str(sealed.layer)),
+            ("argument", sealed.karg),
+        ],
+    )

@@ -1,0 +1,87 @@
+"""Digests that name different things are different types, so that the checker keeps them apart."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from oci2boot.errors import FormatError
+
+Hash = Literal["sha256", "sha512"]
+
+HEX_LENGTH = {"sha256": 64, "sha512": 128}
+
+
+def parse_hash(text: str) -> Hash:
+    """Return the name of a hash function that fs-verity, dm-verity and OCI all know."""
+    match text:
+        case "sha256" | "sha512":
+            return text
+    raise FormatError(f"not a known hash function: {text!r}", hint="sha256 and sha512 are known")
+
+
+def _check_hex(hex_digits: str, algorithm: str, what: str) -> None:
+    if not re.fullmatch(rf"[0-9a-f]{{{HEX_LENGTH[algorithm]}}}", hex_digits):
+        raise FormatError(f"not {what}: {hex_digits[:140]!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class OciDigest:
+    """The hash of some bytes, as in `sha256:9834…` in a manifest. OCI image-spec, descriptor.md, "Digests"."""
+
+    algorithm: Hash
+    hex: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        algorithm, _, hex_digits = text.partition(":")
+        if algorithm not in HEX_LENGTH:
+            raise FormatError(f"not an OCI digest: {text[:140]!r}")
+        _check_hex(hex_digits, algorithm, "an OCI digest")
+        return cls(parse_hash(algorithm), hex_digits)
+
+    @classmethod
+    def of(cls, data: bytes, algorithm: Hash = "sha256") -> Self:
+        return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+@dataclass(frozen=True, slots=True)
+class VerityDigest:
+    """What the kernel's fs-verity calls a file with this content: it names objects in a composefs store."""
+
+    algorithm: Hash
+    raw: bytes
+
+    @classmethod
+    def parse(cls, hex_digits: str) -> Self:
+        """Take 64 (sha256) or 128 (sha512) lower-case hex digits."""
+        for algorithm in ("sha256", "sha512"):
+            if len(hex_digits) == HEX_LENGTH[algorithm]:
+                _check_hex(hex_digits, algorithm, "an fs-verity digest")
+                return cls(parse_hash(algorithm), bytes.fromhex(hex_digits))
+        raise FormatError(f"not an fs-verity digest: {hex_digits[:140]!r}")
+
+    @property
+    def hex(self) -> str:
+        return self.raw.hex()
+
+    @property
+    def path(self) -> str:
+        """Where a store keeps the object, beneath `objects/`: first byte in hex, slash, the rest."""
+        digits = self.raw.hex()
+        return f"{digits[:2]}/{digits[2:]}"
+
+    def __str__(self) -> str:
+        return self.raw.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """The content of a regular file that is an object of the store."""
+
+    digest: VerityDigest
+    size: int
+    """In bytes."""

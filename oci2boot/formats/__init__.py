@@ -1,0 +1,1 @@
+"""Bytes to values and back. Imports only `errors` and `digest`. Pure."""

@@ -1,0 +1,195 @@
+"""Where images go: OCI image layouts, a directory or a tar of one; registries are in `push`. image-spec,
+image-layout.md.
+
+Blobs first, the manifest last and its name after it, so that no reader finds half an image.
+"""
+
+import hashlib
+import json
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Self
+
+from oci2boot.digest import OciDigest
+from oci2boot.errors import DigestError, TargetError
+from oci2boot.formats.tar import NO_XATTRS, Entry
+from oci2boot.formats.tar_writer import END, header, padding
+from oci2boot.oci.documents import MAX_DOCUMENT, parse_object
+from oci2boot.oci.manifest import OCI_INDEX, REF_NAME, Descriptor, parse_layout_index
+from oci2boot.oci.reference import ArchiveReference, LayoutReference, Reference, RegistryReference
+from oci2boot.oci.source import SourceOptions
+from oci2boot.system.files import atomic_file, plain_errors, write_atomically
+
+_MARKER: Final = b'{"imageLayoutVersion":"1.0.0"}'
+
+Open = Callable[[], Iterable[bytes]]
+"""Gives a blob's bytes in pieces, from the start whenever it is called."""
+
+
+class ImageDestination(ABC):
+    """A place for one image; a context manager, whose image is there when `name` has returned."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    @abstractmethod
+    def has(self, descriptor: Descriptor) -> bool:
+        """Say whether a blob is there already."""
+
+    @abstractmethod
+    def put(self, descriptor: Descriptor, content: Open) -> None:
+        """Store a blob; `DigestError` where the content is not what its descriptor says."""
+
+    @abstractmethod
+    def name(self, descriptor: Descriptor, manifest: bytes) -> None:
+        """Store the manifest under the name that the reference gives."""
+
+
+def open_destination(reference: Reference, options: SourceOptions) -> ImageDestination:
+    match reference:
+        case RegistryReference():
+            from oci2boot.oci.push import RegistryDestination
+
+            return RegistryDestination(reference, tls_verify=options.tls_verify, authfile=options.authfile)
+        case LayoutReference():
+            return LayoutDestination(reference)
+        case ArchiveReference():
+            return ArchiveDestination(reference)
+    raise TargetError(f"{reference} cannot take an image", hint="give docker://…, oci:DIR:TAG or oci-archive:FILE")
+
+
+def checked(descriptor: Descriptor, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Pass a blob's bytes on; `DigestError` at the end if they are not what the descriptor says."""
+    found = hashlib.new(descriptor.digest.algorithm)
+    size = 0
+    for piece in pieces:
+        found.update(piece)
+        size += len(piece)
+        yield piece
+    digest = OciDigest(descriptor.digest.algorithm, found.hexdigest())
+    if (digest, size) != (descriptor.digest, descriptor.size):
+        raise DigestError(f"a blob of digest {digest} and {size} bytes, promised are {descriptor.digest}")
+
+
+def to_json(descriptor: Descriptor) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "mediaType": descriptor.media_type,
+        "digest": str(descriptor.digest),
+        "size": descriptor.size,
+    }
+    if descriptor.annotations:
+        document["annotations"] = dict(descriptor.annotations)
+    return document
+
+
+def pack_json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _index(manifests: list[Any]) -> bytes:
+    return pack_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests})
+
+
+def _tagged(descriptor: Descriptor, tag: str | None) -> dict[str, Any]:
+    annotations = {**descriptor.annotations, **({REF_NAME: tag} if tag else {})}
+    return to_json(Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, annotations))
+
+
+def _blob_path(descriptor: Descriptor) -> str:
+    return f"blobs/{descriptor.digest.algorithm}/{descriptor.digest.hex}"
+
+
+class LayoutDestination(ImageDestination):
+    """A directory; what else is in it stays."""
+
+    def __init__(self, reference: LayoutReference) -> None:
+        self._reference = reference
+        self._root = reference.path
+        with plain_errors(TargetError, f"write {reference}"):
+            self._root.mkdir(parents=True, exist_ok=True)
+            marker = self._root / "oci-layout"
+            if not marker.exists():
+                if any(self._root.iterdir()):
+                    raise TargetError(f"{self._root} is neither empty nor an OCI layout")
+                write_atomically(marker, _MARKER)
+
+    def has(self, descriptor: Descriptor) -> bool:
+        path = self._root / _blob_path(descriptor)
+        return path.is_file() and path.stat().st_size == descriptor.size
+
+    def put(self, descriptor: Descriptor, content: Open) -> None:
+        path = self._root / _blob_path(descriptor)
+        with plain_errors(TargetError, f"write {self._reference}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as file:
+                file.writelines(checked(descriptor, content()))
+
+    def name(self, descriptor: Descriptor, manifest: bytes) -> None:
+        self.put(descriptor, lambda: [manifest])
+        path, tag = self._root / "index.json", self._reference.tag
+        with plain_errors(TargetError, f"write {self._reference}"):
+            listed = self._listed(path)
+            kept = [one for one in listed if tag is None or (one.get("annotations") or {}).get(REF_NAME) != tag]
+            if tag is None:
+                kept = [one for one in kept if one["digest"] != str(descriptor.digest)]
+            write_atomically(path, _index([*kept, _tagged(descriptor, tag)]))
+
+    def _listed(self, path: Path) -> list[Any]:
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_DOCUMENT + 1)
+        except FileNotFoundError:
+            return []
+        what = f"index.json of {self._reference}"
+        parse_layout_index(data, what)
+        manifests = parse_object(data, what)["manifests"]
+        assert isinstance(manifests, list)
+        return manifests
+
+
+class ArchiveDestination(ImageDestination):
+    """A tar, new; it has its name only when it is whole."""
+
+    def __init__(self, reference: ArchiveReference) -> None:
+        self._reference = reference
+        self._written: set[OciDigest] = set()
+        self._stack = ExitStack()
+        if reference.path.exists():
+            raise TargetError(f"{reference.path} exists", hint="remove it first, or choose another name")
+
+    def __enter__(self) -> Self:
+        with plain_errors(TargetError, f"write {self._reference}"):
+            self._file = self._stack.enter_context(atomic_file(self._reference.path))
+            self._add("oci-layout", [_MARKER], len(_MARKER))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with plain_errors(TargetError, f"write {self._reference}"):
+            self._stack.__exit__(*error)
+
+    def has(self, descriptor: Descriptor) -> bool:
+        return descriptor.digest in self._written
+
+    def put(self, descriptor: Descriptor, content: Open) -> None:
+        self._add(_blob_path(descriptor), checked(descriptor, content()), descriptor.size)
+        self._written.add(descriptor.digest)
+
+    def name(self, descriptor: Descriptor, manifest: bytes) -> None:
+        self.put(descriptor, lambda: [manifest])
+        index = _index([_tagged(descriptor, self._reference.tag)])
+        self._add("index.json", [index], len(index))
+        with plain_errors(TargetError, f"write {self._reference}"):
+            self._file.write(END)
+
+    def _add(self, path: str, pieces: Iterable[bytes], size: int) -> None:
+        entry = Entry(path.encode(), stat.S_IFREG, 0o644, 0, 0, 0, 0, NO_XATTRS, b"", b"", 0)
+        with plain_errors(TargetError, f"write {self._reference}"):
+            self._file.write(header(entry, size))
+            self._file.writelines(pieces)
+            self._file.write(padding(size))

@@ -1,0 +1,192 @@
+"""Names of images and trees, as people type them: `docker://quay.io/os/demo:1`, `oci:DIR:TAG`, `dir:ROOTFS`.
+
+The spellings are those of containers-transports(5); a name without a transport is one of a registry.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from oci2boot.digest import OciDigest
+from oci2boot.errors import FormatError
+
+DOCKER_HUB: Final = "docker.io"
+MAX_NAME: Final = 255
+"""Of registry and repository together, in characters; distribution/reference, `NameTotalLengthMax`."""
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY: Final = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_REGISTRY: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?")
+_LAYOUT_TAG: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9]|[-._:@+/](?=[A-Za-z0-9])|-(?=-))*")
+"""image-spec, annotations.md, `org.opencontainers.image.ref.name`."""
+
+_TRANSPORTS: Final = "docker://REGISTRY/REPOSITORY:TAG, oci:DIR:TAG, oci-archive:FILE, dir:ROOTFS, dumpfile:FILE"
+_COPIED: Final = ("docker-archive", "docker-daemon", "containers-storage", "ostree", "sif")
+"""Transports that skopeo knows and we do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference(ABC):
+    """Where an image or a tree comes from; `parse` is the door, `str()` its inverse."""
+
+    @staticmethod
+    def parse(text: str) -> "Reference":
+        if not text or len(text) > 8192 or any(ord(character) < 32 for character in text):
+            raise FormatError(f"not the name of an image: {text[:80]!r}", hint=f"known are {_TRANSPORTS}")
+        transport, colon, rest = text.partition(":")
+        if not colon:
+            return RegistryReference.parse_name(text)
+        match transport:
+            case "docker":
+                if not rest.startswith("//"):
+                    raise FormatError(f"docker: wants two slashes: {text!r}", hint=f"docker://{rest.lstrip('/')}")
+                return RegistryReference.parse_name(rest[2:])
+            case "oci":
+                return LayoutReference(*_path_and_tag(rest, text))
+            case "oci-archive":
+                return ArchiveReference(*_path_and_tag(rest, text))
+            case "dir":
+                return DirectoryReference(_path(rest, text))
+            case "dumpfile":
+                return DumpfileReference(_path(rest, text))
+        if transport in _COPIED:
+            raise FormatError(
+                f"the transport {transport}: is not read directly",
+                hint=f"skopeo copy {text} oci:DIR:latest, and then give oci:DIR:latest",
+            )
+        return RegistryReference.parse_name(text)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A short name for people and stores, without transport and folders."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryReference(Reference):
+    registry: str
+    """Host name and perhaps port, as in the name; `docker.io` is Docker Hub."""
+    repository: str
+    tag: str | None = None
+    digest: OciDigest | None = None
+
+    @classmethod
+    def parse_name(cls, text: str) -> "RegistryReference":
+        """Take `[registry/]repository[:tag][@digest]` by the rules of distribution/reference."""
+        name, at, digest_text = text.partition("@")
+        digest = OciDigest.parse(digest_text) if at else None
+        head, slash, last = name.rpartition("/")
+        last, colon, tag = last.partition(":")
+        if colon and not _TAG.fullmatch(tag):
+            raise _not_a_name(text)
+        path = head + slash + last
+        registry, slash, repository = path.partition("/")
+        if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
+            registry, repository = DOCKER_HUB, path
+        if registry in (f"index.{DOCKER_HUB}", f"registry-1.{DOCKER_HUB}"):
+            registry = DOCKER_HUB
+        if registry == DOCKER_HUB and "/" not in repository:
+            repository = f"library/{repository}"
+        if not _REGISTRY.fullmatch(registry) or len(registry) + 1 + len(repository) > MAX_NAME:
+            raise _not_a_name(text)
+        if not _REPOSITORY.fullmatch(repository):
+            if _REPOSITORY.fullmatch(repository.lower()):
+                raise FormatError(f"a repository's name is in lower case: {text!r}", hint=f"try {text.lower()}")
+            raise _not_a_name(text)
+        return cls(registry, repository, tag or (None if digest else "latest"), digest)
+
+    @property
+    def name(self) -> str:
+        last = self.repository.rpartition("/")[2]
+        return f"{last}:{self.tag}" if self.tag else f"{last}@{self.digest}"
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"docker://{self.registry}/{self.repository}{tag}{digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutReference(Reference):
+    """A directory in the OCI image layout; image-spec, image-layout.md."""
+
+    path: Path
+    tag: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.absolute().name + _suffix(self.tag)
+
+    def __str__(self) -> str:
+        return f"oci:{self.path}{_suffix(self.tag)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveReference(Reference):
+    """A tar of an OCI image layout."""
+
+    path: Path
+    tag: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name.removesuffix(".tar").removesuffix(".oci") + _suffix(self.tag)
+
+    def __str__(self) -> str:
+        return f"oci-archive:{self.path}{_suffix(self.tag)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryReference(Reference):
+    """A root file system as files."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.absolute().name or "root"
+
+    def __str__(self) -> str:
+        return f"dir:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class DumpfileReference(Reference):
+    """A tree as composefs-dump(5) writes it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def __str__(self) -> str:
+        return f"dumpfile:{self.path}"
+
+
+def _suffix(tag: str | None) -> str:
+    return f":{tag}" if tag else ""
+
+
+def _path(text: str, whole: str) -> Path:
+    if not text:
+        raise FormatError(f"the name of a file or directory is missing: {whole!r}")
+    return Path(text)
+
+
+def _path_and_tag(rest: str, whole: str) -> tuple[Path, str | None]:
+    # As in skopeo, the first colon ends the path: no path with a colon can be named.
+    path, colon, tag = rest.partition(":")
+    if colon and not _LAYOUT_TAG.fullmatch(tag):
+        raise FormatError(f"not a tag of an OCI layout: {tag!r} in {whole!r}")
+    return _path(path, whole), tag or None
+
+
+def _not_a_name(text: str) -> FormatError:
+    if text.startswith((".", "/", "~")):
+        return FormatError(f"a path needs its transport: {text!r}", hint=f"dir:{text} (files) or oci:{text} (a layout)")
+    return FormatError(f"not the name of an image: {text!r}", hint=f"known are {_TRANSPORTS}")

@@ -1,0 +1,1 @@
+"""A tree the kernel can verify. Pure."""

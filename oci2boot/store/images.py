@@ -1,0 +1,199 @@
+"""What the store knows of an image: its manifest and config, its rootfs images, and what boots it.
+
+Stream names, named references and tags are composefs-rs 0.9's, so that `cfsctl oci` sees the images; the boot
+record is a stream of our own that keeps everything an installation needs.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal, Self
+
+from oci2boot.digest import OciDigest, VerityDigest
+from oci2boot.errors import FormatError, StoreError
+from oci2boot.formats.splitstream import CONFIG, MANIFEST, SplitStreamWriter
+from oci2boot.store.layers import stream_name
+from oci2boot.store.objects import ObjectBatch
+from oci2boot.store.repository import Repository
+
+BOOTABLE: Final = b"o2b_boot"
+REF: Final = "oci2boot"
+MAX_NAME: Final = 200
+
+Flow = Literal["local", "sealed", "vendor"]
+"""Where the UKI is from: built here, or the image's own, the digest in it or in an addon to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OciRecord:
+    """The parts of an OCI image that the store keeps besides its layers."""
+
+    manifest: bytes
+    manifest_digest: OciDigest
+    config: bytes
+    config_digest: OciDigest
+    diff_ids: tuple[OciDigest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bootable:
+    """A converted image: its rootfs image, and the files that boot it. The store keeps it as JSON."""
+
+    name: str
+    source: str
+    rules: str
+    """The id of the canonical rules that the digest follows."""
+    rootfs: VerityDigest
+    erofs_version: int
+    selinux_rules: str
+    xattrs: str
+    manifest: OciDigest | None
+    architecture: str
+    title: str
+    """For people: PRETTY_NAME of the image's os-release."""
+    kernel: str | None = None
+    """Version of the kernel in the UKI; None where no boot files were made."""
+    cmdline: str | None = None
+    """Kernel command line of the UKI, with the argument that carries the digest."""
+    flow: Flow = "local"
+    esp: Mapping[str, VerityDigest] = field(default_factory=dict)
+    """The files of the EFI system partition, by path."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "rootfs": str(self.rootfs),
+            "manifest": str(self.manifest) if self.manifest else None,
+            "esp": {path: str(digest) for path, digest in sorted(self.esp.items())},
+        }
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        try:
+            found = json.loads(data)
+            manifest = found["manifest"]
+            return cls(
+                **{
+                    **found,
+                    "rootfs": VerityDigest.parse(found["rootfs"]),
+                    "manifest": OciDigest.parse(manifest) if manifest else None,
+                    "esp": {path: VerityDigest.parse(digest) for path, digest in found["esp"].items()},
+                }
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise FormatError("a boot record of the store cannot be read", hint="convert the image again") from error
+
+
+def check_name(name: str) -> str:
+    """Return `name` if an image may be called so."""
+    if not name or len(name.encode()) > MAX_NAME or name[0] in "@." or not name.isprintable() or "/../" in f"/{name}/":
+        raise StoreError(f"not a name for an image: {name[:80]!r}", hint="name it by --name")
+    return name
+
+
+def _escaped(name: str) -> str:
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def _version_key(key: str, version: int) -> str:
+    return key if version == 2 else f"{key}.v{version}"
+
+
+def record_oci(
+    repository: Repository, batch: ObjectBatch, image: OciRecord, rootfs: VerityDigest, version: int
+) -> dict[str, VerityDigest]:
+    """Add an image's config and manifest, tied to its layers and its bootable rootfs; return {stream name: object}."""
+    layers = {str(diff_id): _layer_digest(repository, diff_id) for diff_id in image.diff_ids}
+    config = SplitStreamWriter(CONFIG, repository.algorithm)
+    config.external(batch.add(image.config), len(image.config))
+    for name, digest in layers.items():
+        config.name(name, digest)
+    config.name(_version_key("composefs.image.boot", version), rootfs)
+    config_stream = batch.add(config.finish())
+
+    manifest = SplitStreamWriter(MANIFEST, repository.algorithm)
+    manifest.external(batch.add(image.manifest), len(image.manifest))
+    manifest.name(f"config:{image.config_digest}", config_stream)
+    for name, digest in layers.items():
+        manifest.name(name, digest)
+    return {
+        f"oci-config-{image.config_digest}": config_stream,
+        f"oci-manifest-{image.manifest_digest}": batch.add(manifest.finish()),
+    }
+
+
+def _layer_digest(repository: Repository, diff_id: OciDigest) -> VerityDigest:
+    digest = repository.stream_digest(stream_name(diff_id))
+    if digest is None:
+        raise StoreError(f"layer {diff_id} is not in the store")
+    return digest
+
+
+def save(
+    repository: Repository, bootable: Bootable, rootfs_image: bytes, esp: Mapping[str, bytes], oci: OciRecord | None
+) -> Bootable:
+    """Store a converted image under its name: objects first, then streams, the names last.
+
+    `esp` is the content of the EFI system partition; the record that is returned names it by digest.
+    """
+    check_name(bootable.name)
+    with ObjectBatch(repository) as batch:
+        if batch.add(rootfs_image) != bootable.rootfs:
+            raise StoreError("the rootfs image is not what its digest says")
+        files = {path: batch.add(data) for path, data in esp.items()}
+        bootable = Bootable(**{**_fields(bootable), "esp": files})
+        streams = record_oci(repository, batch, oci, bootable.rootfs, bootable.erofs_version) if oci else {}
+
+        record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode()
+        stream = SplitStreamWriter(BOOTABLE, repository.algorithm)
+        stream.external(batch.add(record), len(record))
+        # A collector follows named references only: everything that the record names is tied to it.
+        for path, digest in files.items():
+            stream.name(f"esp:{path}", digest)
+        stream.name("rootfs", bootable.rootfs)
+        for name, digest in streams.items():
+            stream.name(name, digest)
+        boot_name = f"oci2boot-{OciDigest.of(record)}"
+        batch.link_stream(boot_name, batch.add(stream.finish()))
+        batch.link_image(bootable.rootfs)
+        for name, digest in streams.items():
+            batch.link_stream(name, digest)
+    ref = _escaped(bootable.name)
+    if oci:
+        repository.set_ref("streams", f"oci/{ref}", f"oci-manifest-{oci.manifest_digest}")
+    repository.set_ref("images", f"{REF}/{ref}", bootable.rootfs.hex)
+    repository.set_ref("streams", f"{REF}/{ref}", boot_name)
+    return bootable
+
+
+def _fields(bootable: Bootable) -> dict[str, Any]:
+    return {name: getattr(bootable, name) for name in Bootable.__dataclass_fields__}
+
+
+def saved_images(repository: Repository) -> Iterator[Bootable]:
+    """Yield every converted image, the one converted last first."""
+    found = [(link.lstat().st_mtime_ns, name, target) for name, link, target in repository.refs("streams", REF)]
+    for _, _, target in sorted(found, key=lambda item: (-item[0], item[1])):
+        yield Bootable.parse(repository.read_object(repository.read_stream(target).sole_object()))
+
+
+def find_image(repository: Repository, name: str | None) -> Bootable:
+    """Return a converted image by name, or the one converted last."""
+    names = []
+    for bootable in saved_images(repository):
+        if name in (None, bootable.name):
+            return bootable
+        names.append(bootable.name)
+    if name is None:
+        raise StoreError(f"{repository.path} holds no converted image", hint="run `oci2boot convert` first")
+    raise StoreError(
+        f"no image is called {name!r}", hint=f"there is {', '.join(names)}" if names else "run `oci2boot convert` first"
+    )
+
+
+def remove_image(repository: Repository, name: str) -> None:
+    """Forget a name; a collector frees what only it kept."""
+    find_image(repository, name)
+    ref = _escaped(name)
+    for area, folder in (("streams", REF), ("images", REF), ("streams", "oci")):
+        (repository.path / area / "refs" / folder / ref).unlink(missing_ok=True)

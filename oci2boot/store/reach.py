@@ -1,0 +1,138 @@
+"""What the store's references reach, and the removal of the rest.
+
+The roots and the walk are those of composefs-rs 0.9: every link below `images/refs` and `streams/refs`; an image
+keeps the objects of its files, a stream its objects and all that its named references lead to.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oci2boot.digest import HEX_LENGTH, VerityDigest
+from oci2boot.errors import FormatError, StoreError
+from oci2boot.formats.splitstream import SplitStream
+from oci2boot.rootfs.reader import referenced_objects
+from oci2boot.store.repository import STAGING, Repository
+from oci2boot.system.files import plain_errors
+
+AREAS = ("images", "streams")
+
+
+@dataclass(frozen=True, slots=True)
+class GarbagePlan:
+    """What a collection removes."""
+
+    objects: tuple[VerityDigest, ...]
+    links: tuple[str, ...]
+    """Names in images/ and streams/ that nothing keeps, relative to the repository."""
+    leftovers: tuple[str, ...]
+    """Staging folders of commands that were stopped."""
+    freed: int
+    """Bytes on disk."""
+    kept: int
+    """Objects that stay."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "objects": [str(digest) for digest in self.objects],
+            "links": list(self.links),
+            "leftovers": list(self.leftovers),
+            "freed_bytes": self.freed,
+            "kept_objects": self.kept,
+        }
+
+
+def named(repository: Repository, area: str) -> dict[str, VerityDigest]:
+    """Return {name: object} of the links at the top of images/ or streams/."""
+    found = {}
+    folder = repository.path / area
+    if folder.is_dir():
+        for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names, not paths)
+            if name != "refs":
+                digest = repository.stream_digest(name) if area == "streams" else repository.image_digest(name)
+                if digest is not None:
+                    found[name] = digest
+    return found
+
+
+def stored_objects(repository: Repository) -> Iterator[tuple[VerityDigest, Path]]:
+    """Yield every object that is there. A file with a name that is no digest is a `StoreError`."""
+    top = repository.path / "objects"
+    length = HEX_LENGTH[repository.algorithm]
+    for folder in sorted(top.iterdir()) if top.is_dir() else ():
+        for path in sorted(folder.iterdir()):
+            digits = folder.name + path.name
+            try:
+                digest = VerityDigest.parse(digits)
+            except FormatError:
+                digest = None
+            if digest is None or len(folder.name) != 2 or len(digits) != length:
+                raise StoreError(f"{path} is not an object of this repository", hint="remove it if it is yours")
+            yield digest, path
+
+
+def live_objects(repository: Repository) -> set[VerityDigest]:
+    """Return every object that a reference keeps."""
+    images, streams = named(repository, "images"), named(repository, "streams")
+    stream_digests = set(streams.values())
+    live: set[VerityDigest] = set()
+    for name, link, target in repository.refs("images"):
+        if target not in images:
+            raise StoreError(f"the reference {name} names an image that is gone", hint=f"remove {link}")
+        digest = images[target]
+        live |= {digest, *referenced_objects(repository.read_object(digest))}
+    waiting = []
+    for name, link, target in repository.refs("streams"):
+        if target not in streams:
+            raise StoreError(f"the reference {name} names a stream that is gone", hint=f"remove {link}")
+        waiting.append(streams[target])
+    walked: set[VerityDigest] = set()
+    while waiting:
+        digest = waiting.pop()
+        if digest in walked:
+            continue
+        walked.add(digest)
+        stream = SplitStream.unpack(repository.read_object(digest))
+        live |= {digest, *stream.objects, *stream.named.values()}
+        waiting += [named_digest for named_digest in stream.named.values() if named_digest in stream_digests]
+    return live
+
+
+def plan_collection(repository: Repository) -> GarbagePlan:
+    """Find what nothing keeps; nothing is changed."""
+    with plain_errors(StoreError, f"read the repository {repository.path}"):
+        live = live_objects(repository)
+        dead, freed, kept = [], 0, 0
+        for digest, path in stored_objects(repository):
+            if digest in live:
+                kept += 1
+            else:
+                dead.append(digest)
+                freed += path.lstat().st_blocks * 512
+        gone = set(dead)
+        links = [
+            f"{area}/{name}"
+            for area in AREAS
+            for name, digest in named(repository, area).items()
+            if digest in gone or not repository.has_object(digest)
+        ]
+        leftovers = sorted(path.name for path in repository.path.glob(f"{STAGING}*"))
+    return GarbagePlan(tuple(dead), tuple(links), tuple(leftovers), freed, kept)
+
+
+def collect(repository: Repository) -> GarbagePlan:
+    """Remove what nothing keeps, names before what they name: stopped at any point, the rest is whole."""
+    repository.check_writable()
+    repository.lock_alone()
+    plan = plan_collection(repository)
+    with plain_errors(StoreError, f"remove garbage from {repository.path}"):
+        for link in plan.links:
+            (repository.path / link).unlink()
+        for digest in plan.objects:
+            repository.object_path(digest).unlink()
+        for leftover in plan.leftovers:
+            shutil.rmtree(repository.path / leftover)
+    return plan

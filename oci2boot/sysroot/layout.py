@@ -1,0 +1,146 @@
+"""The physical root of an installed machine, as a tree: the composefs repository and the state of deployments.
+
+The places are those that composefs-setup-root and bootc know, so that an image with either boots unchanged:
+
+    /composefs/{meta.json,objects,images,streams}     the repository
+    /state/deploy/<digest>/etc/{upper,work}           what the machine changed in /etc
+    /state/deploy/<digest>/var -> ../../os/default/var
+    /state/os/default/var                             /var of the operating system, shared by its deployments
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from oci2boot.digest import External, VerityDigest
+from oci2boot.tree.model import SELINUX_XATTR, Directory, File, Inode, Metadata, Symlink, find
+
+RECORD: Final = b"oci2boot.json"
+"""What a deployment was made from, beside its state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """SELinux contexts of the places on the physical root; None on a machine without a policy."""
+
+    root: bytes | None = None
+    """Of the root directory and of what only leads to other places."""
+    content: bytes | None = None
+    """Of the repository, as /usr."""
+    etc: bytes | None = None
+    """Of the upper directory of /etc: it becomes the label of /etc itself."""
+
+
+def labels_of(tree: Directory) -> Labels:
+    """Take the contexts from the labelled root file system itself."""
+
+    def label(path: bytes) -> bytes | None:
+        inode = find(tree, path)
+        return inode.meta.xattrs.get(SELINUX_XATTR) if inode else None
+
+    return Labels(label(b"/"), label(b"/usr"), label(b"/etc"))
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One rootfs image to be installed, and what keeps it."""
+
+    digest: VerityDigest
+    ref: str
+    """Name of its reference below images/refs."""
+    record: bytes
+    """JSON, for `RECORD`."""
+
+
+def physical_root(
+    deployment: Deployment,
+    objects: Iterable[External],
+    meta_json: bytes,
+    tree: Directory,
+) -> Directory:
+    """Return the physical root for one deployment whose root file system is `tree`.
+
+    `objects` are all that the image needs, itself among them. Times are zero: the place is the same for each machine.
+    """
+    labels = labels_of(tree)
+    places = _Places(labels)
+    digits = deployment.digest.hex
+    var = find(tree, b"/var")
+    etc = find(tree, b"/etc")
+    repository: dict[bytes, Inode] = {
+        b"meta.json": places.file(meta_json),
+        b"objects": _objects(places, objects),
+        b"images": places.content(
+            {
+                digits.encode(): places.link(f"../objects/{deployment.digest.path}"),
+                b"refs": _nested(places, deployment.ref, digits),
+            }
+        ),
+        b"streams": places.content({b"refs": places.content({})}),
+    }
+    upper = Directory(_like(etc, 0o755, labels.etc), {})
+    state: dict[bytes, Inode] = {
+        digits.encode(): places.state(
+            {
+                b"etc": places.state({b"upper": upper, b"work": places.state({}, 0o755)}),
+                b"var": Symlink(_meta(0o777, labels.root), b"../../os/default/var"),
+                RECORD: File(_meta(0o644, labels.root), deployment.record),
+            }
+        )
+    }
+    initial_var = var if isinstance(var, Directory) else places.state({})
+    return places.state(
+        {
+            b"composefs": places.content(repository, 0o700),
+            b"state": places.state(
+                {
+                    b"deploy": places.state(state),
+                    b"os": places.state({b"default": places.state({b"var": initial_var})}),
+                }
+            ),
+        }
+    )
+
+
+def _like(inode: Inode | None, mode: int, label: bytes | None) -> Metadata:
+    if isinstance(inode, Directory):
+        return inode.meta
+    return _meta(mode, label)
+
+
+def _meta(mode: int, label: bytes | None) -> Metadata:
+    return Metadata(mode, xattrs={SELINUX_XATTR: label} if label else {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    labels: Labels
+
+    def state(self, entries: Mapping[bytes, Inode], mode: int = 0o755) -> Directory:
+        return Directory(_meta(mode, self.labels.root), entries)
+
+    def content(self, entries: Mapping[bytes, Inode], mode: int = 0o755) -> Directory:
+        return Directory(_meta(mode, self.labels.content), entries)
+
+    def file(self, data: bytes | External) -> File:
+        return File(_meta(0o644, self.labels.content), data)
+
+    def link(self, target: str) -> Symlink:
+        return Symlink(_meta(0o777, self.labels.content), target.encode())
+
+
+def _objects(places: _Places, objects: Iterable[External]) -> Directory:
+    folders: dict[bytes, dict[bytes, Inode]] = {}
+    for item in objects:
+        folder, name = item.digest.path.encode().split(b"/")
+        folders.setdefault(folder, {})[name] = places.file(item)
+    return places.content({folder: places.content(entries) for folder, entries in folders.items()})
+
+
+def _nested(places: _Places, ref: str, target: str) -> Directory:
+    """Return refs/ with a link at `ref` to the name `target` beside refs/."""
+    *folders, last = ref.encode().split(b"/")
+    inner = places.content({last: places.link("../" * (len(folders) + 1) + target)})
+    for folder in reversed(folders):
+        inner = places.content({folder: inner})
+    return inner

@@ -1,0 +1,94 @@
+"""Files that are there whole or not at all."""
+
+import ctypes
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from oci2boot.errors import Error
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def syncfs(path: Path) -> None:
+    """Write everything of the file system that holds `path` to its device. syncfs(2)."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(fd) != 0:
+            raise OSError(ctypes.get_errno(), "syncfs failed", str(path))
+    finally:
+        os.close(fd)
+
+
+def sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a name beside `path` that nobody else uses."""
+    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
+
+
+@contextmanager
+def atomic_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """Give a file to write; at the end it is synced and takes the name `path`, after an error nothing is left."""
+    temporary = temporary_name(path)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(fd)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
+    with atomic_file(path, mode) as file:
+        file.write(data)
+
+
+def replace_symlink(path: Path, target: str) -> None:
+    """Make `path` a symbolic link to `target`, at once, whatever it was."""
+    temporary = temporary_name(path)
+    temporary.symlink_to(target)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink()
+        raise
+
+
+_MEANINGS = {
+    errno.ENOSPC: ("no space left", "free some space, or choose another place"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another place"),
+    errno.EROFS: ("the file system is read-only", None),
+    errno.EACCES: ("permission denied", None),
+    errno.EPERM: ("not permitted", None),
+    errno.ENOENT: ("no such file or directory", None),
+    errno.ENOTDIR: ("not a directory", None),
+    errno.EIO: ("input/output error: the medium is failing, or its content was tampered with", None),
+}
+
+
+@contextmanager
+def plain_errors(kind: type[Error], doing: str) -> Iterator[None]:
+    """Turn an `OSError` within into one sentence of the given kind: `cannot <doing>: why`."""
+    try:
+        yield
+    except OSError as error:
+        why, hint = _MEANINGS.get(error.errno or 0, (error.strerror or str(error), None))
+        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+        raise kind(f"cannot {doing}: {why}{where}", hint=hint) from error

@@ -1,0 +1,1 @@
+"""Where an installation lands."""

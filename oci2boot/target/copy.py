@@ -1,0 +1,137 @@
+"""Copying files into the blocks that were chosen for them, their fs-verity metadata made on the way."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from oci2boot.digest import VerityDigest
+from oci2boot.errors import DigestError, TargetError
+from oci2boot.formats.fsverity import DESCRIPTOR_SIZE, Hasher
+from oci2boot.target.entries import RootEntry
+from oci2boot.target.layout import PlacedFile, Run
+from oci2boot.target.nodes import BLOCK
+
+Progress = Callable[[int], None]
+
+_CHUNK: Final = 1 << 18
+_ZEROS: Final = bytes(_CHUNK)
+_WRITE: Final = 1 << 20
+_BATCH: Final = 8 << 20
+_WORKERS: Final = 2
+
+
+def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+class _Blocks:
+    """Writes blocks in the order of the disk, many small files in one call, and leaves large runs of zeros as holes."""
+
+    def __init__(self, fd: int, base: int) -> None:
+        self._fd = fd
+        self._base = base
+        self._buffer = bytearray()
+        self._end = 0
+
+    def write(self, runs: list[Run], data: bytes) -> None:
+        """Write whole blocks to the first of the runs, which lie in the list last to first, and take them off it."""
+        while data:
+            start, length = runs.pop()
+            part, data = data[: length * BLOCK], data[length * BLOCK :]
+            if len(part) < length * BLOCK:
+                used = len(part) // BLOCK
+                runs.append(Run(start + used, length - used))
+            if part != _ZEROS:
+                self._put(self._base + start * BLOCK, part)
+
+    def _put(self, offset: int, data: bytes) -> None:
+        if offset != self._end or len(self._buffer) >= _WRITE:
+            self.flush()
+        self._end = offset + len(data)
+        self._buffer += data
+
+    def flush(self) -> None:
+        pwrite_all(self._fd, self._buffer, self._end - len(self._buffer))
+        self._buffer.clear()
+
+
+def _read(entry: RootEntry) -> Iterator[bytes]:
+    """Yield the content in pieces of whole blocks, the last one perhaps shorter."""
+    if isinstance(entry.source, bytes):
+        yield from (entry.source[at : at + _CHUNK] for at in range(0, entry.size, _CHUNK))
+        return
+    fd = os.open(entry.source.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for at in range(0, entry.size, _CHUNK):
+            data = os.pread(fd, min(_CHUNK, entry.size - at), at)
+            if len(data) != min(_CHUNK, entry.size - at):
+                raise TargetError(f"{entry.source.path} became shorter while it was copied")
+            yield data
+        if os.fstat(fd).st_size != entry.size:
+            raise TargetError(f"{entry.source.path} does not have the {entry.size} bytes that were promised")
+    finally:
+        os.close(fd)
+
+
+def _copy(file: PlacedFile, blocks: _Blocks) -> None:
+    entry = file.node.entry
+    runs = list(reversed(file.runs))
+    hasher = Hasher(entry.verity.algorithm) if entry.verity else None
+    for data in _read(entry):
+        if hasher:
+            hasher.update(data)
+        blocks.write(runs, data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0"))
+    if entry.verity and hasher:
+        blocks.write(runs, _verity_blocks(entry, hasher, entry.verity))
+
+
+def _verity_blocks(entry: RootEntry, hasher: Hasher, promised: VerityDigest) -> bytes:
+    """Return what follows the data: Merkle tree, descriptor at the start of a block, its size at that block's end.
+
+    Linux, fs/ext4/verity.c, ext4_end_enable_verity().
+    """
+    tree, descriptor = hasher.metadata()
+    found = hashlib.new(promised.algorithm, descriptor).digest()
+    if found != promised.raw:
+        raise DigestError(
+            f"{entry.path.decode(errors='replace')} should measure {promised}, its content measures {found.hex()}",
+            hint="the object is damaged: fetch the image again",
+        )
+    return tree + descriptor.ljust(BLOCK - 4, b"\0") + DESCRIPTOR_SIZE.to_bytes(4, "little")
+
+
+def _batches(files: Sequence[PlacedFile]) -> Iterator[list[PlacedFile]]:
+    batch: list[PlacedFile] = []
+    size = 0
+    for file in files:
+        batch.append(file)
+        size += file.node.entry.size
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def copy_files(files: Sequence[PlacedFile], fd: int, base: int, progress: Progress) -> None:
+    """Write the files to the file system that begins `base` bytes into `fd`."""
+
+    def copy_batch(batch: list[PlacedFile]) -> None:
+        blocks = _Blocks(fd, base)
+        for file in batch:
+            _copy(file, blocks)
+        blocks.flush()
+        progress(sum(file.node.entry.size for file in batch))
+
+    with ThreadPoolExecutor(_WORKERS) as workers:
+        pending = [workers.submit(copy_batch, batch) for batch in _batches(files)]
+        try:
+            for one in pending:
+                one.result()
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise

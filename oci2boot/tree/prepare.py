@@ -1,0 +1,101 @@
+"""What makes the digest of a tree the same however the tree was had: the canonical rules of composefs-rs 0.9.
+
+composefs-rs, doc/oci.md: container tools disagree about the metadata of the root, leave mount points in /run and let
+attributes of the build host through, so none of these may count.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final, Literal
+
+from oci2boot.errors import ImageError
+from oci2boot.tree.merge import OVERLAY_XATTRS
+from oci2boot.tree.model import NO_XATTRS, Directory, Inode, Metadata
+
+Xattrs = Literal["allowlist-only", "keep-user", "keep-all"]
+"""`keep-user` lets `user.*` through besides the allowlist, composefs-rs calls it keep-user-xattrs; `keep-all` is what
+composefs-rs did with images before 0.9."""
+
+ALLOWED_XATTRS: Final = frozenset({b"security.capability"})
+BOOT_DIRECTORIES: Final = (b"boot", b"sysroot")
+"""The UKI that carries the digest lies in /boot, the store is mounted at /sysroot: the digest must not cover them."""
+
+
+def prepare(tree: Directory, xattrs: Xattrs = "allowlist-only") -> Directory:
+    """Return the tree in plain form: attributes filtered, the root as /usr is, /run empty."""
+    filtered = _filter_xattrs(tree, xattrs)
+    usr = _usr(filtered)
+    entries = dict(filtered.entries)
+    if b"run" in entries:
+        entries[b"run"] = _emptied(entries[b"run"], b"run", usr)
+    return Directory(usr, entries)
+
+
+def prepare_for_boot(tree: Directory, warn: Callable[[str], None], xattrs: Xattrs = "allowlist-only") -> Directory:
+    """Return the tree in bootable form: as `prepare` does, and /boot and /sysroot are there and empty.
+
+    SELinux labels come after it.
+    """
+    plain = prepare(tree, xattrs)
+    usr = _usr(plain)
+    missing = {name: Directory(_mount_point(usr), {}) for name in BOOT_DIRECTORIES if name not in plain.entries}
+    if missing:
+        names = " and ".join(f"/{name.decode()}" for name in missing)
+        warn(f"the image has no {names}: made 0755 root:root, mtime that of /usr (composefs-rs refuses such an image)")
+    present = {name: _emptied(plain.entries[name], name, usr) for name in BOOT_DIRECTORIES if name not in missing}
+    return Directory(plain.meta, {**plain.entries, **present, **missing})
+
+
+def _usr(tree: Directory) -> Metadata:
+    usr = tree.entries.get(b"usr")
+    if not isinstance(usr, Directory):
+        raise ImageError(
+            "the image has no directory /usr, whose metadata the root takes",
+            hint="is it the image of an operating system?",
+        )
+    return usr.meta
+
+
+def _mount_point(usr: Metadata) -> Metadata:
+    return Metadata(0o755, mtime=usr.mtime, mtime_nsec=usr.mtime_nsec)
+
+
+def _emptied(inode: Inode, name: bytes, usr: Metadata) -> Directory:
+    if not isinstance(inode, Directory):
+        raise ImageError(f"/{name.decode()} of the image is not a directory")
+    return Directory(replace(inode.meta, mtime=usr.mtime, mtime_nsec=usr.mtime_nsec), {})
+
+
+def _filter_xattrs(root: Directory, xattrs: Xattrs) -> Directory:
+    """Return the tree without the attributes that may not count; inodes that have none stay the same objects."""
+
+    def allowed(name: bytes) -> bool:
+        if xattrs == "keep-all":
+            return True
+        if xattrs == "keep-user" and name.startswith(b"user."):
+            return not name.startswith(OVERLAY_XATTRS)
+        return name in ALLOWED_XATTRS
+
+    changed: dict[int, Inode] = {}  # by id() of the inode it replaces, so that hard links stay one inode
+
+    def filtered(meta: Metadata) -> Metadata:
+        kept: Mapping[bytes, bytes] = {name: value for name, value in meta.xattrs.items() if allowed(name)}
+        return meta if len(kept) == len(meta.xattrs) else replace(meta, xattrs=kept or NO_XATTRS)
+
+    directories = [root]
+    for directory in directories:
+        for inode in directory.entries.values():
+            if isinstance(inode, Directory):
+                directories.append(inode)
+            elif inode.meta.xattrs and id(inode) not in changed:
+                meta = filtered(inode.meta)
+                if meta is not inode.meta:
+                    changed[id(inode)] = replace(inode, meta=meta)
+    for directory in reversed(directories):
+        meta = filtered(directory.meta) if directory.meta.xattrs else directory.meta
+        new = {name: changed[id(inode)] for name, inode in directory.entries.items() if id(inode) in changed}
+        if new or meta is not directory.meta:
+            changed[id(directory)] = Directory(meta, {**directory.entries, **new})
+    result = changed.get(id(root), root)
+    assert isinstance(result, Directory)
+    return result

@@ -1,0 +1,1 @@
+"""One verb per file; joins the parts, decides nothing about bytes."""

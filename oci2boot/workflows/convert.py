@@ -1,0 +1,66 @@
+"""A source becomes a bootable image in the store: fetch, merge, label, digest, boot files."""
+
+from oci2boot.boot.sealed import find_sealable
+from oci2boot.boot.vendor import choose_vendor
+from oci2boot.rootfs.composefs import build_rootfs
+from oci2boot.store.images import Bootable, check_name, save
+from oci2boot.store.repository import Repository
+from oci2boot.workflows.boot import BootFiles, local_files, os_release_of, signed_files, version_of
+from oci2boot.workflows.events import Report, Told, Warned
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
+from oci2boot.workflows.root import RULES, Read, canonical_tree, karg_of
+from oci2boot.workflows.sealed import Digests, check_signatures, find_sealed, sealed_files, vendor_files
+from oci2boot.workflows.unpack import Unpacked, object_reader, unpack
+
+
+def convert(request: ConvertRequest, report: Report) -> Bootable:
+    """Store an image and what boots it. Run again, it fetches and writes only what is new."""
+
+    def warn(text: str) -> None:
+        report(Warned(text))
+
+    name = check_name(request.name or request.source.name)
+    with Repository.ensure(request.repo, request.hash) as repository:
+        unpacked = unpack(request.source, request.options, repository, report, warn)
+        read = object_reader(repository)
+        tree = canonical_tree(unpacked.tree, request.tree, read, warn)
+        rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
+        digests = Digests(unpacked.tree, read, tree, rootfs, request.tree)
+        report(Told(f"digest {rootfs.digest}"))
+        rules, files = request.tree, BootFiles()
+        if request.boot:
+            rules, files = _choose_payload(unpacked, digests, request.boot, read, report)
+            check_signatures(files, request.boot.db)
+            files = signed_files(files, request.boot.signing, report)
+            rootfs = digests.rootfs(rules, repository.algorithm)
+        bootable = Bootable(
+            name=name,
+            source=str(request.source),
+            rules=RULES,
+            rootfs=rootfs.digest,
+            erofs_version=rootfs.version,
+            selinux_rules=rules.selinux_rules,
+            xattrs=rules.xattrs,
+            manifest=unpacked.oci.manifest_digest if unpacked.oci else None,
+            architecture=unpacked.architecture,
+            title=os_release_of(tree, read).get("PRETTY_NAME", name),
+            kernel=files.kernel,
+            cmdline=files.cmdline,
+            flow=files.flow,
+        )
+        return save(repository, bootable, rootfs.image, files.esp or {}, unpacked.oci)
+
+
+def _choose_payload(
+    unpacked: Unpacked, digests: Digests, options: BootOptions, read: Read, report: Report
+) -> tuple[TreeOptions, BootFiles]:
+    """Return what boots the image, and the rules of the digest that it promises."""
+    tree, architecture = unpacked.tree, unpacked.architecture
+    if options.flow in ("auto", "sealed") and (sealed := find_sealed(find_sealable(tree, read), digests, options)):
+        return digests.rules_of(sealed.variant), sealed_files(sealed, tree, read, architecture, report)
+    karg = karg_of(digests.asked, options.karg_style)
+    if options.flow == "vendor":
+        uki = choose_vendor(find_sealable(tree, read), options.uki)
+        return digests.rules, vendor_files(uki, tree, read, architecture, karg, options, report)
+    version = version_of(tree, unpacked.oci)
+    return digests.rules, local_files(tree, architecture, version, karg, options, read, report)

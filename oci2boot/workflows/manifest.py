@@ -1,0 +1,70 @@
+"""The measurement manifest of a root file system: every path with its metadata and digest, as deterministic JSON."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from oci2boot.digest import VerityDigest
+from oci2boot.errors import FormatError, LimitError, SourceError
+from oci2boot.system.files import plain_errors
+from oci2boot.tree.diff import Difference, compare, describe, text
+from oci2boot.tree.model import Directory, File, walk
+
+FORMAT: Final = "oci2boot-manifest-1"
+MANIFEST_MAX: Final = 512 << 20
+"""Bytes; a Debian root has about 7 MiB."""
+PLAIN_HASH: Final = "sha256"
+"""The field for other tools: what sha256sum(1) says of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    rootfs: VerityDigest
+    """Of the rootfs image."""
+    image: str | None
+    """Digest of the OCI image's manifest."""
+    paths: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, tree: Directory, rootfs: VerityDigest, image: str | None, sha256: Callable[[File], str]) -> Self:
+        """Describe a tree; `sha256` gives the plain hash of a file's content."""
+        paths = dict(describe(tree, rootfs.algorithm))
+        for raw, inode in walk(tree):
+            if isinstance(inode, File):
+                paths[text(raw)][PLAIN_HASH] = sha256(inode)
+        return cls(rootfs, image, paths)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "image": self.image,
+            "rootfs": {"fs-verity": str(self.rootfs), "hash": self.rootfs.algorithm},
+            "paths": self.paths,
+        }
+
+    def differences(self, tree: Directory) -> Iterator[Difference]:
+        """Yield what a tree has otherwise. Contents are compared by their fs-verity digests, which say it all."""
+        expected = (
+            (path, {name: value for name, value in fields.items() if name != PLAIN_HASH})
+            for path, fields in self.paths.items()
+        )
+        return compare(expected, describe(tree, self.rootfs.algorithm))
+
+
+def read_manifest(path: Path) -> Manifest:
+    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
+        data = file.read(MANIFEST_MAX + 1)
+    if len(data) > MANIFEST_MAX:
+        raise LimitError(f"{path} has more than {MANIFEST_MAX} bytes")
+    try:
+        found = json.loads(data)
+        if found["format"] != FORMAT:
+            raise FormatError(f"{path} is a manifest of another kind: {str(found['format'])[:80]!r}")
+        image, paths = found["image"], found["paths"]
+        if not (image is None or isinstance(image, str)) or not all(isinstance(one, dict) for one in paths.values()):
+            raise TypeError
+        return Manifest(VerityDigest.parse(found["rootfs"]["fs-verity"]), image, paths)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{path} is not a manifest", hint="`oci2boot inspect NAME --manifest` writes one") from error

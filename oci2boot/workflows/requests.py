@@ -1,0 +1,127 @@
+"""What the user asked for, as values."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from oci2boot.boot.sign import SignTool
+from oci2boot.digest import Hash
+from oci2boot.errors import FormatError
+from oci2boot.formats.file_contexts.specs import Rules
+from oci2boot.oci.reference import DirectoryReference, Reference
+from oci2boot.oci.source import SourceOptions
+from oci2boot.tree.prepare import Xattrs
+
+ErofsVersion = Literal[0, 1, 2]
+KargStyle = Literal["composefs", "digest"]
+FlowChoice = Literal["auto", "sealed", "vendor", "local"]
+"""`auto` is sealed where a UKI of the image carries a composefs argument, else local."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeOptions:
+    """What decides a digest besides the image: recorded wherever the digest is."""
+
+    bootable: bool = True
+    """The canonical bootable form, else the plain one of a container."""
+    selinux_rules: Rules = "libselinux"
+    xattrs: Xattrs = "allowlist-only"
+    erofs_version: ErofsVersion = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SigningOptions:
+    """The certificate, and exactly one way to its private key."""
+
+    certificate: Path
+    key: str | None = None
+    """A file, or with `tool` also a `pkcs11:` URI."""
+    passphrase: Path | None = None
+    """A file with the key's passphrase."""
+    command: str | None = None
+    """Takes what is to be signed on standard input, and writes the signature."""
+    tool: SignTool | None = None
+    pkcs11_module: Path | None = None
+    request: Path | None = None
+    """A file to write what is to be signed to; nothing is signed."""
+    response: Path | None = None
+    """A file with the answer to such a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootOptions:
+    """What goes into the UKI besides the digest."""
+
+    kernel: str | None = None
+    """Version, where the image has several."""
+    kargs: tuple[str, ...] = ()
+    karg_style: KargStyle = "composefs"
+    ukify: str = "auto"
+    """`auto`, `builtin`, or a path."""
+    flow: FlowChoice = "auto"
+    uki: str | None = None
+    """File name or path of the one to take, where the image has several."""
+    allow_missing_verity: bool = False
+    """Take a UKI that boots also what fs-verity does not protect."""
+    signing: SigningOptions | None = None
+    """How the UKI and the boot loader are signed; None leaves them as they are."""
+    db: tuple[Path, ...] = ()
+    """Certificates, one of which must be behind the image's own UKI and addons; without any, these may be unsigned."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertRequest:
+    source: Reference
+    repo: Path
+    name: str | None = None
+    """By default the source's own."""
+    hash: Hash | None = None
+    """Of a new repository; an existing one has its own."""
+    options: SourceOptions = field(default_factory=SourceOptions)
+    tree: TreeOptions = field(default_factory=TreeOptions)
+    boot: BootOptions | None = field(default_factory=BootOptions)
+    """None to stop after the digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealRequest:
+    source: Reference
+    destination: Reference
+    repo: Path
+    hash: Hash | None = None
+    """Of a new repository; an existing one has its own."""
+    options: SourceOptions = field(default_factory=SourceOptions)
+    """For source and destination."""
+    tree: TreeOptions = field(default_factory=TreeOptions)
+    boot: BootOptions = field(default_factory=BootOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class DigestRequest:
+    source: Reference
+    hash: Hash = "sha256"
+    options: SourceOptions = field(default_factory=SourceOptions)
+    tree: TreeOptions = field(default_factory=TreeOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class InstallRequest:
+    repo: Path
+    target: Path
+    name: str | None = None
+    """A converted image; the one converted last by default."""
+    size: int | None = None
+    """Bytes of the whole disk; by default what the image needs and some room."""
+    esp_size: int | None = None
+    wipe: bool = False
+    """Replace a target that is there."""
+
+
+def parse_source(text: str) -> Reference:
+    """Take a source as people type it; a path alone is a directory."""
+    if text.startswith(("/", "./", "../", "~/")) or text in (".", ".."):
+        path = Path(text).expanduser()
+        if not path.is_dir():
+            raise FormatError(f"not a directory: {text}", hint=f"an archive is oci-archive:{text}")
+        return DirectoryReference(path)
+    return Reference.parse(text)

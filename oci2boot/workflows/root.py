@@ -1,0 +1,69 @@
+"""From merged layers to the tree that a digest covers: canonical rules, then labels. Shared by all that compute one."""
+
+from collections.abc import Callable
+from typing import Final
+
+from oci2boot.digest import External
+from oci2boot.errors import Error, FormatError
+from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.formats.tar import printable
+from oci2boot.rootfs.composefs import Rootfs
+from oci2boot.tree.model import Directory, File
+from oci2boot.tree.prepare import prepare, prepare_for_boot
+from oci2boot.tree.selinux import disagreements, label, load_policy
+from oci2boot.workflows.requests import KargStyle, TreeOptions
+
+RULES: Final = "canonical-1"
+"""The id of the rules that decide a digest: they never change under it."""
+NAMED: Final = 5
+"""Paths that a warning names; it counts the others."""
+
+Warn = Callable[[str], None]
+Read = Callable[[File], bytes]
+
+
+def canonical_tree(merged: Directory, options: TreeOptions, read: Read, warn: Warn) -> Directory:
+    """Return the tree in the form that is asked for: bootable and labelled, or plain."""
+    if not options.bootable:
+        return prepare(merged, options.xattrs)
+    tree = prepare_for_boot(merged, warn, options.xattrs)
+    policy = load_policy(merged, read, options.selinux_rules, warn)
+    if options.selinux_rules == "libselinux":
+        try:
+            others = load_policy(merged, read, "composefs-rs")
+        except Error as error:
+            warn(f"bootc and composefs-rs refuse the image's SELinux policy: {error.message}")
+            others = policy
+        if found := disagreements(tree, policy, others):
+            paths = ", ".join(printable(path) for path, _, _ in found[:NAMED])
+            more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+            warn(
+                f"bootc and composefs-rs label {paths}{more} otherwise and compute another digest; "
+                "--selinux-rules composefs-rs gives theirs"
+            )
+    return label(tree, policy, warn)
+
+
+def reader(read_object: Callable[[External], bytes]) -> Read:
+    """Return a function that reads a regular file of a tree."""
+
+    def read(file: File) -> bytes:
+        match file.content:
+            case bytes():
+                return file.content
+            case External():
+                return read_object(file.content)
+        return bytes(file.size)
+
+    return read
+
+
+def karg_of(rootfs: Rootfs, style: KargStyle) -> ComposefsArg:
+    """Return the kernel argument that boots this rootfs image."""
+    if style == "composefs":
+        return ComposefsArg(rootfs.digest)
+    if rootfs.version == 0:
+        raise FormatError(
+            "composefs.digest= has no name for EROFS format 0", hint="use composefs=, or --erofs-version 1"
+        )
+    return ComposefsArg(rootfs.digest, rootfs.version)

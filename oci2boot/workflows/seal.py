@@ -1,0 +1,262 @@
+"""An image becomes a sealed one: the same layers, and one more with the UKI that promises what they hold."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from oci2boot.boot.uki_layer import UKI_DIRECTORY, uki_layer
+from oci2boot.digest import OciDigest
+from oci2boot.errors import DigestError
+from oci2boot.formats.gzip import store
+from oci2boot.formats.pieces import Pieces
+from oci2boot.formats.tar import Entry
+from oci2boot.formats.tar_writer import write_tar
+from oci2boot.oci.blob import PIECE
+from oci2boot.oci.destination import Open, checked, open_destination, pack_json, to_json
+from oci2boot.oci.documents import parse_object
+from oci2boot.oci.image import ImageSource
+from oci2boot.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, oci_type
+from oci2boot.oci.reference import DirectoryReference
+from oci2boot.oci.source import open_source
+from oci2boot.rootfs.composefs import Rootfs, build_rootfs
+from oci2boot.store.images import OciRecord
+from oci2boot.store.layers import read_layer, stage_layer
+from oci2boot.store.objects import commit
+from oci2boot.store.repository import Repository
+from oci2boot.tree.entries import entries_of
+from oci2boot.tree.merge import merge
+from oci2boot.workflows.boot import build_payload, version_of
+from oci2boot.workflows.events import Report, Step, Told, Warned
+from oci2boot.workflows.requests import SealRequest
+from oci2boot.workflows.root import Warn, canonical_tree, karg_of
+from oci2boot.workflows.sign import sign_files
+from oci2boot.workflows.unpack import Unpacked, object_reader, unpack, unpack_image
+from oci2boot.workflows.views import check_unpacked
+
+UKI_ANNOTATION: Final = "io.oci2boot.uki.v1"
+"""On the descriptor of the UKI's layer: the kernel argument. For people; nothing trusts it."""
+_COMPOSEFS: Final = "composefs."
+
+
+@dataclass(frozen=True, slots=True)
+class NewLayer:
+    """A layer that is made here, by what makes it: it is not held."""
+
+    descriptor: Descriptor
+    content: Open
+    tar: Descriptor
+    """What it is before compression; its digest is the diff_id."""
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SealedImage:
+    destination: str
+    manifest: OciDigest
+    layer: OciDigest
+    """Of the UKI."""
+    rootfs: str
+    karg: str
+    uki: str
+    """Its path in the image."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "destination": self.destination,
+            "manifest": str(self.manifest),
+            "layer": str(self.layer),
+            "rootfs": self.rootfs,
+            "karg": self.karg,
+            "uki": self.uki,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What is sealed: its documents as JSON, and its blobs."""
+
+    unpacked: Unpacked
+    manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
+    blobs: tuple[tuple[Descriptor, Open], ...]
+
+
+def seal(request: SealRequest, report: Report) -> SealedImage | None:
+    """Write the sealed image, its name last; None where it only asked for signatures."""
+
+    def warn(text: str) -> None:
+        report(Warned(text))
+
+    destination = open_destination(request.destination, request.options)
+    with ExitStack() as stack:
+        repository = stack.enter_context(Repository.ensure(request.repo, request.hash))
+        base = _open_base(request, repository, stack, report, warn)
+        assert base.unpacked.oci
+        read = object_reader(repository)
+        tree = canonical_tree(base.unpacked.tree, request.tree, read, warn)
+        rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
+        report(Told(f"digest {rootfs.digest}"))
+        check_unpacked(repository, base.unpacked.oci.diff_ids, tree, rootfs, request.tree, read, report)
+
+        karg = karg_of(rootfs, request.boot.karg_style)
+        version = version_of(base.unpacked.tree, base.unpacked.oci)
+        payload = build_payload(
+            base.unpacked.tree, base.unpacked.architecture, version, karg, request.boot, read, report
+        )
+        path = UKI_DIRECTORY + b"/" + payload.uki_path.rpartition("/")[2].encode()
+        files = {payload.uki_path: payload.uki}
+        if request.boot.signing:
+            files = sign_files(files, request.boot.signing, report)
+            if request.boot.signing.request:
+                return None
+        entries = uki_layer(base.unpacked.tree, read, [(path, files[payload.uki_path])])
+        layer = _uki_layer(entries, str(karg))
+        _check_sealed(repository, base, layer, request, rootfs)
+
+        config = pack_json(_config(base, layer, str(karg)))
+        config_descriptor = _descriptor(OCI_CONFIG, config)
+        manifest = pack_json(_manifest(base, layer, config_descriptor, rootfs))
+        descriptor = _descriptor(OCI_MANIFEST, manifest)
+        stack.enter_context(destination)
+        blobs = [*base.blobs, (layer.descriptor, layer.content), (config_descriptor, lambda: [config])]
+        for blob, content in blobs:
+            task = f"blob {blob.digest.hex[:12]}"
+            there = destination.has(blob)
+            if not there:
+                destination.put(blob, _reporting(content, task, blob.size, report))
+            note = "already there" if there else "written"
+            report(Step(task, blob.size, blob.size, finished=True, note=note))
+        destination.name(descriptor, manifest)
+    return SealedImage(
+        str(request.destination),
+        descriptor.digest,
+        layer.descriptor.digest,
+        str(rootfs.digest),
+        str(karg),
+        f"/{path.decode()}",
+    )
+
+
+def _open_base(request: SealRequest, repository: Repository, stack: ExitStack, report: Report, warn: Warn) -> Base:
+    if isinstance(request.source, DirectoryReference):
+        return _directory_base(request, repository, report, warn)
+    source = stack.enter_context(open_source(request.source, request.options))
+    image = source.fetch()
+    unpacked = unpack_image(source, image, repository, report, warn)
+    blobs = tuple((_plain(layer), _opener(source, layer)) for layer in image.layers)
+    what = str(request.source)
+    return Base(unpacked, parse_object(image.manifest, what), parse_object(image.config, what), blobs)
+
+
+def _directory_base(request: SealRequest, repository: Repository, report: Report, warn: Warn) -> Base:
+    """Make a layer of a directory, uncompressed: what it is then depends on the files alone."""
+    unpacked = unpack(request.source, request.options, repository, report, warn)
+    entries = list(entries_of(unpacked.tree, warn))
+
+    def tar() -> Iterator[bytes]:
+        return write_tar(entries, lambda content: [repository.read_object(content.digest)])
+
+    descriptor = Descriptor(OCI_LAYER, *_digest(tar()), {})
+    diff_id = descriptor.digest
+    _, batch = stage_layer(repository, diff_id, Pieces(checked(descriptor, tar())).read)
+    commit(repository, [batch])
+    config = {
+        "architecture": unpacked.architecture,
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [str(diff_id)]},
+        "history": [{"created_by": "oci2boot seal"}],
+    }
+    data = pack_json(config)
+    record = OciRecord(b"", OciDigest.of(b""), data, OciDigest.of(data), (diff_id,))
+    return Base(replace(unpacked, oci=record), {}, config, ((descriptor, tar),))
+
+
+def _plain(layer: Descriptor) -> Descriptor:
+    """Return a layer's descriptor in OCI's words, without what another seal said of it."""
+    annotations = {name: text for name, text in layer.annotations.items() if name != UKI_ANNOTATION}
+    return Descriptor(oci_type(layer.media_type), layer.digest, layer.size, annotations)
+
+
+def _opener(source: ImageSource, descriptor: Descriptor) -> Open:
+    def pieces() -> Iterator[bytes]:
+        with source.open(descriptor) as blob:
+            while piece := blob.read(PIECE):
+                yield piece
+
+    return pieces
+
+
+def _reporting(content: Open, task: str, size: int, report: Report) -> Open:
+    def pieces() -> Iterator[bytes]:
+        done = 0
+        for piece in content():
+            done += len(piece)
+            report(Step(task, done, size))
+            yield piece
+
+    return pieces
+
+
+def _uki_layer(entries: list[Entry], karg: str) -> NewLayer:
+    def tar() -> Iterator[bytes]:
+        return write_tar(entries, lambda _: [])
+
+    descriptor = Descriptor(f"{OCI_LAYER}+gzip", *_digest(store(tar())), {UKI_ANNOTATION: karg})
+    return NewLayer(descriptor, lambda: store(tar()), Descriptor(OCI_LAYER, *_digest(tar()), {}), tuple(entries))
+
+
+def _digest(pieces: Iterable[bytes]) -> tuple[OciDigest, int]:
+    found, size = hashlib.sha256(), 0
+    for piece in pieces:
+        found.update(piece)
+        size += len(piece)
+    return OciDigest("sha256", found.hexdigest()), size
+
+
+def _descriptor(media_type: str, document: bytes) -> Descriptor:
+    return Descriptor(media_type, OciDigest.of(document), len(document), {})
+
+
+def _check_sealed(repository: Repository, base: Base, layer: NewLayer, request: SealRequest, rootfs: Rootfs) -> None:
+    """Merge all layers once more, the UKI's last, out of the store: the digest must not have changed."""
+    assert base.unpacked.oci
+    tar = Pieces(checked(layer.tar, write_tar(layer.entries, lambda _: [])))
+    stored, batch = stage_layer(repository, layer.tar.digest, tar.read)
+    commit(repository, [batch])
+    layers = [*(list(read_layer(repository, diff_id)) for diff_id in base.unpacked.oci.diff_ids), stored]
+    tree = canonical_tree(merge(layers, lambda _: None), request.tree, object_reader(repository), lambda _: None)
+    found = build_rootfs(tree, rootfs.version, repository.algorithm).digest
+    if found != rootfs.digest:
+        raise DigestError(f"the UKI's layer changes the image's digest from {rootfs.digest} to {found}")
+
+
+def _config(base: Base, layer: NewLayer, karg: str) -> dict[str, Any]:
+    config = dict(base.config)
+    rootfs = config["rootfs"]
+    config["rootfs"] = {**rootfs, "diff_ids": [*rootfs["diff_ids"], str(layer.tar.digest)]}
+    if isinstance(config.get("history"), list):
+        entry = {"created_by": "oci2boot seal", "comment": karg}
+        if isinstance(config.get("created"), str):
+            # The image's own time: sealed again, it is the same image.
+            entry["created"] = config["created"]
+        config["history"] = [*config["history"], entry]
+    return config
+
+
+def _manifest(base: Base, layer: NewLayer, config: Descriptor, rootfs: Rootfs) -> dict[str, Any]:
+    """Return the manifest, in OCI's media types whatever the base's are: Docker's have no annotations."""
+    annotations = base.manifest.get("annotations") or {}
+    kept = {name: text for name, text in annotations.items() if not name.startswith(_COMPOSEFS)}
+    if rootfs.version:
+        key = f"composefs.merged.bootable.erofs.v{rootfs.version}.fsverity-{rootfs.digest.algorithm}-12"
+        kept[key] = str(rootfs.digest)
+    return {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": to_json(config),
+        "layers": [to_json(descriptor) for descriptor, _ in (*base.blobs, (layer.descriptor, None))],
+        "annotations": kept,
+    }

@@ -1,0 +1,84 @@
+"""Packages of Debian 13, fetched by apt without touching the host's own, unpacked and kept in build/."""
+
+import fcntl
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.witness import program
+
+PROJECT = Path(__file__).parent.parent.parent
+KEPT = PROJECT / "build" / "trixie"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other test processes away from what is kept."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with (KEPT / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def package(name: str) -> Path:
+    """Return the directory with a package's files; the first call of a name fetches it."""
+    made = KEPT / name
+    with _alone():
+        if not made.exists():
+            options = _private_apt()
+            with tempfile.TemporaryDirectory(dir=KEPT) as scratch:
+                _run(program("apt-get"), *options, "download", name, cwd=Path(scratch))
+                (archive,) = Path(scratch).glob("*.deb")
+                _run(program("dpkg-deb"), "-x", archive, Path(scratch, "files"))
+                Path(scratch, "files").rename(made)
+    return made
+
+
+def kernel() -> tuple[str, Path]:
+    """Return the version of Debian's kernel for virtual machines and its files, modules.dep by depmod among them."""
+    name = _dependency("linux-image-cloud-amd64")
+    version, files = name.removeprefix("linux-image-"), package(name)
+    with _alone():
+        if not (files / "lib").exists():
+            (files / "lib").symlink_to("usr/lib")
+        if not (files / "usr/lib/modules" / version / "modules.dep").exists():
+            _run(program("depmod"), "-b", files, version)
+    return version, files
+
+
+def _dependency(name: str) -> str:
+    """Return the first package that a metapackage depends on."""
+    with _alone():
+        shown = _run(program("apt-cache"), *_private_apt(), "depends", "--important", name)
+    return next(line.split()[1] for line in shown.splitlines() if line.strip().startswith("Depends:"))
+
+
+def _private_apt() -> list[str]:
+    apt = KEPT / "apt"
+    (apt / "lists/partial").mkdir(parents=True, exist_ok=True)
+    (apt / "archives/partial").mkdir(parents=True, exist_ok=True)
+    sources = apt / "sources.list"
+    (apt / "status").touch()
+    options = [
+        f"Dir::Etc::SourceList={sources}", "Dir::Etc::SourceParts=-", f"Dir::State::Lists={apt / 'lists'}",
+        f"Dir::State::Status={apt / 'status'}", f"Dir::Cache={apt}", f"Dir::Cache::Archives={apt / 'archives'}",
+        "Acquire::Check-Valid-Until=false", "Acquire::Languages=none", "APT::Sandbox::User=root",
+    ]  # fmt: skip
+    words = [word for option in options for word in ("-o", option)]
+    if not sources.exists():
+        mirror = _run(PROJECT / "scripts/debian-mirror").strip()
+        pending = apt / "sources.new"
+        pending.write_text(f"deb [signed-by={KEYRING}] {mirror} trixie main\n")
+        words_now = [word.replace(str(sources), str(pending)) for word in words]
+        _run(program("apt-get"), *words_now, "update")
+        pending.rename(sources)
+    return words
+
+
+def _run(*argv: str | Path, cwd: Path | None = None) -> str:
+    done = subprocess.run(argv, check=False, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

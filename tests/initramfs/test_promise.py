@@ -1,0 +1,113 @@
+"""What setup-root reads and writes before it mounts anything, under each shell that an initramfs may have."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from oci2boot.digest import External, VerityDigest
+from oci2boot.errors import FormatError
+from oci2boot.formats import cmdline
+from oci2boot.rootfs.composefs import build_rootfs
+from oci2boot.tree.model import Directory, File, Metadata
+from tests.boot.debian import PROJECT, package
+from tests.formats.test_cmdline import REFUSED
+from tests.witness import program
+
+SCRIPTS = PROJECT / "oci2boot/initramfs"
+SETUP_ROOT = SCRIPTS / "setup-root"
+A, B = "ab" * 32, "0f" * 64
+
+
+def shell(name: str) -> list[str]:
+    if name == "busybox":
+        return [str(package("busybox-static") / "usr/bin/busybox"), "ash"]
+    return [program(name), *(["--posix"] if name == "bash" else [])]
+
+
+SHELLS = ("dash", "bash", "busybox")
+
+
+def promise(name: str, line: str, tmp_path: Path) -> tuple[int, str, str]:
+    (tmp_path / "cmdline").write_text(line + "\n")
+    argv = [*shell(name), str(SETUP_ROOT), "promise", str(tmp_path / "cmdline")]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f"rw composefs={A} quiet", f"sha256:{A}"),
+        (f"composefs={B}", f"sha512:{B}"),
+        (f"composefs=?{A}", f"sha256:{A} insecure"),
+        (f"composefs.digest=v1-sha256-12:{A}", f"sha256:{A}"),
+        (f"composefs.digest=?v2-sha512-12:{B}", f"sha512:{B} insecure"),
+        (f'dyndbg="file composefs={B} +p" a=* composefs={A}', f"sha256:{A}"),
+        (f'"a b" composefs={A} "c', f"sha256:{A}"),
+        (f"\tcomposefs={A}\t", f"sha256:{A}"),
+        (f"rd.composefs=1 composefsx composefs={A}", f"sha256:{A}"),
+    ],
+)
+def test_one_argument_is_the_promise(name: str, line: str, said: str, tmp_path: Path) -> None:
+    """C.15"""
+    assert promise(name, line, tmp_path) == (0, said, "")
+
+
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("rw quiet", "no composefs argument"),
+        ("", "no composefs argument"),
+        (f'a="b composefs={A}"', "no composefs argument"),
+        (f"composefs={A} composefs={A}", "more than one composefs argument"),
+        (f"composefs={A} x composefs.digest=v1-sha256-12:{A}", "more than one composefs argument"),
+        (f"composefs={A} composefs={B}", "more than one composefs argument"),
+        (f"composefs={A} composefs=", "more than one composefs argument"),
+        (f"composefs={A} Composefs={A}", "malformed"),
+        (f"composefs={A} composefs.other=1", "malformed"),
+    ],
+)
+def test_no_argument_two_and_look_alikes_stop_the_boot(name: str, line: str, said: str, tmp_path: Path) -> None:
+    """C.31, C.36: systemd-stub addons and the host of a VM can append to the command line."""
+    code, _, words = promise(name, line, tmp_path)
+    assert code == 1
+    assert said in words
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_what_the_builder_refuses_to_write_the_boot_refuses_to_read(name: str, tmp_path: Path) -> None:
+    for word in REFUSED:
+        with pytest.raises(FormatError):
+            cmdline.find_composefs([word])
+        assert promise(name, f"rw {word}", tmp_path)[0] == 1, word
+
+
+def witness(name: str, digest: VerityDigest) -> bytes:
+    argv = [*shell(name), str(SETUP_ROOT), "witness", digest.algorithm, digest.hex]
+    return subprocess.run(argv, check=True, capture_output=True, env={}).stdout
+
+
+@pytest.mark.parametrize("digest", [VerityDigest.parse(A), VerityDigest.parse(B)], ids=["sha256", "sha512"])
+def test_the_witness_is_an_erofs_image_under_each_shell(digest: VerityDigest, tmp_path: Path) -> None:
+    images = {witness(name, digest) for name in SHELLS}
+    assert len(images) == 1
+    path = tmp_path / "witness.erofs"
+    path.write_bytes(images.pop())
+    assert path.stat().st_size == 4096
+    subprocess.run([program("fsck.erofs"), path], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("digest", [VerityDigest.parse(A), VerityDigest.parse(B)], ids=["sha256", "sha512"])
+def test_the_witness_is_the_image_that_the_rootfs_writer_writes(digest: VerityDigest) -> None:
+    """The writer is held to composefs-rs's bytes by the vectors."""
+    tree = Directory(Metadata(0o755), {b"image": File(Metadata(0o444), External(digest, 1))})
+    assert witness("dash", digest) == build_rootfs(tree, 2, digest.algorithm).image
+
+
+def test_shellcheck_finds_nothing() -> None:
+    scripts = [path for path in SCRIPTS.rglob("*") if path.is_file() and path.read_bytes().startswith(b"#!")]
+    assert len(scripts) == 6
+    subprocess.run([program("shellcheck"), *scripts], check=True)

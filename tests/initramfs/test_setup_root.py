@@ -1,0 +1,188 @@
+"""setup-root under Debian's kernel, which alone can tell whether a promise is kept: one boot, many disks."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from oci2boot.digest import Hash
+from oci2boot.formats.fsverity import measure
+from tests.initramfs.machine import Case, Disk, Outcome, make_repository, object_path, run
+
+pytestmark = [pytest.mark.boot, pytest.mark.xdist_group("setup-root")]
+
+BIG = random.Random(7).randbytes(300_001)
+FILE = b"verified content of the image, more than 64 bytes of it, so that it is an object"
+IMAGE_FILES = 600
+"""So many that the EROFS image has several blocks."""
+TRANSIENT_ETC = "[etc]\\ntransient = true\\n"
+TRANSIENT_ROOT = "# all of it\\n[root]\\ntransient = true\\n"
+NO_VAR = '[var]\\nmount = "none"\\n'
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    scratch = tmp_path_factory.mktemp("setup-root")
+    root = scratch / "root"
+    for path in ("usr/share/many", "boot", "sysroot", "etc", "var", "run", "proc", "sys", "dev"):
+        (root / path).mkdir(parents=True)
+    (root / "usr/share/file").write_bytes(FILE)
+    (root / "usr/share/big").write_bytes(BIG)
+    (root / "etc/conf").write_bytes(b"of the image\n")
+    for number in range(IMAGE_FILES):
+        (root / f"usr/share/many/{number:064}").write_bytes(b"%d" % number)
+    disk = Disk(scratch)
+    digests = {algorithm: make_repository(root, algorithm, scratch / algorithm) for algorithm in ("sha256", "sha512")}
+    digest = digests["sha256"]
+    image = object_path(digest)
+    content = (scratch / "sha256/objects" / image).read_bytes()
+    add_store(disk, "sha512", scratch / "sha512", "sha512", digests["sha512"])
+    for store in ("good", "untouched", "missing", "other", "plain", "flipped", "flipped-file"):
+        add_store(disk, store, scratch / "sha256", "sha256", digest)
+    disk.remove(f"missing/composefs/objects/{image}")
+    disk.add(f"other/composefs/objects/{image}", content[:-1] + b"x", "sha256")
+    disk.add(f"plain/composefs/objects/{image}", content, None)
+    disk.write()
+    disk.flip(f"flipped/composefs/objects/{image}", len(content) - 100)
+    file = object_path(str(measure(BIG)))
+    disk.flip(f"flipped-file/composefs/objects/{file}", 200_000)
+    assert len(content) > 16 * 4096
+    promise = f"composefs={digest}"
+    not_an_image = f"composefs={measure(BIG)}"
+    return run(
+        [
+            Case("good", "good", f"rw {promise} quiet"),
+            Case("digest", "good", f"composefs.digest=v1-sha256-12:{digest}"),
+            Case("sha512", "sha512", f"composefs.digest=v1-sha512-12:{digests['sha512']}"),
+            Case("sealed", "good", "quiet", sealed=digest),
+            Case("sealed-and-said", "good", promise, sealed=digest),
+            Case("sealed-otherwise", "good", promise, sealed=str(measure(BIG))),
+            Case("sealed-insecure", "good", f"composefs=?{digest}", sealed=digest),
+            Case("none", "good", "rw quiet"),
+            Case("two", "good", f"{promise} {promise}"),
+            Case("missing", "missing", promise),
+            Case("other", "other", promise),
+            Case("plain", "plain", promise),
+            Case("plain-insecure", "plain", f"composefs=?{digest}"),
+            Case("flipped", "flipped", promise),
+            Case("flipped-file", "flipped-file", promise),
+            Case("not-an-image", "good", not_an_image),
+            Case("transient-etc", "untouched", promise, TRANSIENT_ETC),
+            Case("transient-root", "good", promise, TRANSIENT_ROOT),
+            Case("transient-both", "good", promise, TRANSIENT_ROOT + TRANSIENT_ETC),
+            Case("no-var", "good", promise, NO_VAR),
+            Case("strange-setting", "good", promise, "[root]\\nverity = false\\n"),
+        ],
+        disk.image,
+        scratch,
+    )
+
+
+def add_store(disk: Disk, store: str, repository: Path, algorithm: Hash, digest: str) -> None:
+    objects = repository / "objects"
+    for path in objects.rglob("*"):
+        if path.is_file():
+            disk.add(f"{store}/composefs/objects/{path.relative_to(objects)}", path.read_bytes(), algorithm)
+    disk.mkdir(f"{store}/state/deploy/{digest}")
+
+
+BOOTS = ("good", "digest", "sha512", "sealed", "sealed-and-said")
+
+
+@pytest.mark.parametrize("name", BOOTS)
+def test_a_promise_that_is_kept_becomes_the_root(name: str, outcomes: dict[str, Outcome]) -> None:
+    """C.15, C.16, D.3: both forms of the argument, both hash functions, or a digest in the initramfs."""
+    found = outcomes[name]
+    assert found.seen["exit"] == "0"
+    assert "root is the image sha" in found.said
+    assert found.seen["file"] == FILE.decode()
+    assert found.seen["big"] == str(len(BIG))
+
+
+@pytest.mark.parametrize("name", BOOTS)
+def test_only_etc_and_var_can_be_written(name: str, outcomes: dict[str, Outcome]) -> None:
+    """O.11, O.12, K0.17"""
+    seen = outcomes[name].seen
+    assert "Read-only file system" in seen["usr"]
+    assert "Read-only file system" in seen["top"]
+    assert "Read-only file system" in seen["physical"]
+    assert seen["etc"] == "of the image\nnew"
+    assert seen["etc-kept"] == "1"
+    assert seen["var"] == "written"
+
+
+@pytest.mark.parametrize("name", BOOTS)
+def test_no_mount_is_left_in_the_initramfs(name: str, outcomes: dict[str, Outcome]) -> None:
+    """C.21"""
+    seen = outcomes[name].seen
+    assert seen["left"] == "0"
+    assert seen["root"] == "- overlay"  # the disk is not beneath it any more
+    assert seen["link"].startswith("/dev/block/")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none", "no composefs argument on the command line"),
+        ("two", "more than one composefs argument on the command line"),
+        ("missing", "found is no such object"),
+        ("other", "has the wrong fs-verity digest"),
+        ("plain", "has no fs-verity digest"),
+        ("flipped", "FILE CORRUPTED!"),
+        ("not-an-image", "cannot mount the root file system"),
+        ("sealed-otherwise", "the initramfs promises"),
+        ("sealed-insecure", "the initramfs promises"),
+        ("strange-setting", "a setting that this version does not know: verity = false"),
+    ],
+)
+def test_a_promise_that_is_not_kept_stops_the_boot(name: str, words: str, outcomes: dict[str, Outcome]) -> None:
+    """C.23, O.4, O.13: what was promised and what was found is said, and the disk is not switched to."""
+    found = outcomes[name]
+    assert found.seen["exit"] == "1"
+    assert words in found.said
+    assert "FATAL" in found.said
+    assert "overlay" not in found.seen["root"]
+
+
+@pytest.mark.parametrize("name", ["missing", "other", "plain", "flipped"])
+def test_the_digest_that_was_promised_is_named(name: str, outcomes: dict[str, Outcome]) -> None:
+    good = outcomes["good"].said.partition("root is the image ")[2].split()[0]
+    assert f"promised is the image {good}, found is" in outcomes[name].said
+
+
+def test_a_file_that_was_changed_on_disk_cannot_be_read(outcomes: dict[str, Outcome]) -> None:
+    """D.3, O.14: verified when it is read, so the others still can."""
+    seen = outcomes["flipped-file"].seen
+    assert seen["exit"] == "0"
+    assert "I/O error" in seen["big"] or "Input/output error" in seen["big"]
+    assert seen["file"] == FILE.decode()
+
+
+def test_optional_verification_boots_anything_and_says_so(outcomes: dict[str, Outcome]) -> None:
+    """C.32"""
+    found = outcomes["plain-insecure"]
+    assert found.seen["exit"] == "0"
+    assert "NOTHING on this system is verified" in found.said
+
+
+def test_a_transient_etc_leaves_nothing_on_the_disk(outcomes: dict[str, Outcome]) -> None:
+    """O.12"""
+    seen = outcomes["transient-etc"].seen
+    assert (seen["exit"], seen["etc-kept"], seen["var"]) == ("0", "0", "written")
+    assert seen["etc"] == "of the image\nnew"
+    assert "Read-only file system" in seen["top"]
+
+
+@pytest.mark.parametrize("name", ["transient-root", "transient-both"])
+def test_a_transient_root_takes_new_directories(name: str, outcomes: dict[str, Outcome]) -> None:
+    """O.11, O.12"""
+    seen = outcomes[name].seen
+    assert (seen["exit"], seen["top"], seen["etc"], seen["var"]) == ("0", "written", "of the image\nnew", "written")
+    assert "Read-only file system" in seen["physical"]
+    assert seen["left"] == "0"
+
+
+def test_var_may_stay_the_images(outcomes: dict[str, Outcome]) -> None:
+    seen = outcomes["no-var"].seen
+    assert seen["exit"] == "0"
+    assert "Read-only file system" in seen["var"]

@@ -1,0 +1,227 @@
+"""containerfiles/builder and containerfiles/sealed/debian, built by buildah from the demo image."""
+
+import gzip
+import json
+import os
+import re
+import ssl
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from tests.conftest import ROOT, Initramfs
+from tests.keys import Pair, make, openssl
+from tests.vm import oci2boot
+from tests.witness import program
+
+pytestmark = pytest.mark.demo
+
+RULES = ("--selinux-rules", "composefs-rs")
+"""Those of cfsctl, which is to agree on the digest."""
+
+MEASURE = """\
+ARG BASE
+FROM ${BASE} AS base
+FROM oci2boot-builder AS measured
+RUN --mount=type=bind,from=base,target=/mnt/base oci2boot digest dir:/mnt/base --selinux-rules composefs-rs >/digest
+FROM scratch
+COPY --from=measured /digest /digest
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An image in an OCI layout, tagged `latest`."""
+
+    layout: Path
+
+    def blob(self, descriptor: dict[str, str]) -> bytes:
+        algorithm, _, name = descriptor["digest"].partition(":")
+        return (self.layout / "blobs" / algorithm / name).read_bytes()
+
+    @property
+    def manifest(self) -> bytes:
+        return self.blob(json.loads((self.layout / "index.json").read_bytes())["manifests"][0])
+
+    @property
+    def config(self) -> bytes:
+        return self.blob(json.loads(self.manifest)["config"])
+
+    @property
+    def layers(self) -> Iterator[bytes]:
+        """The tar files, from the lowest."""
+        for descriptor in json.loads(self.manifest)["layers"]:
+            blob = self.blob(descriptor)
+            yield gzip.decompress(blob) if descriptor["mediaType"].endswith("gzip") else blob
+
+    @property
+    def top(self) -> tarfile.TarFile:
+        *_, last = self.layers
+        return tarfile.open(fileobj=BytesIO(last))
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Images of one module; nothing of it stays."""
+
+    folder: Path
+    driver: str
+
+    def run(self, *words: str | Path) -> None:
+        argv = [
+            program("buildah"), "--root", str(self.folder / "root"), "--runroot", str(self.folder / "run"),
+            "--storage-driver", self.driver, *map(str, words),
+        ]  # fmt: skip
+        done = subprocess.run(argv, cwd=ROOT, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+    def build(self, tag: str, context: Path, *words: str | Path) -> None:
+        self.run("bud", "--isolation", "chroot", "--pull-never", "--tag", tag, *words, context)
+
+    def export(self, tag: str) -> Built:
+        layout = self.folder / f"{tag}-layout"
+        self.run("push", "--quiet", "--format", "oci", tag, f"oci:{layout}:latest")
+        return Built(layout)
+
+
+@pytest.fixture(scope="module")
+def base(demo_image: Callable[[Initramfs], Path]) -> Built:
+    return Built(demo_image("dracut"))
+
+
+@pytest.fixture(scope="module")
+def storage(base: Built) -> Iterator[Storage]:
+    """Give a storage with `debian:trixie`, which is the demo image's lowest layer, and `oci2boot-builder`."""
+    folder = Path(tempfile.mkdtemp(prefix="oci2boot-buildah-"))
+    try:
+        # Without root there is no overlayfs to count on.
+        made = Storage(folder, "overlay" if os.geteuid() == 0 else "vfs")
+        debian = folder / "debian"
+        debian.mkdir()
+        (debian / "base.tar").write_bytes(next(base.layers))
+        (debian / "Containerfile").write_text("FROM scratch\nADD base.tar /\n")
+        made.build("debian:trixie", debian)
+        authorities = os.environ.get("PIP_CERT") or ssl.get_default_verify_paths().cafile
+        secrets = ["--secret", f"id=ca,src={authorities}"] if authorities else []
+        made.build("oci2boot-builder", ROOT, "--file", ROOT / "containerfiles/builder/Containerfile", *secrets)
+        yield made
+    finally:
+        # buildah leaves the bind-mounted stages mounted.
+        mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for point in reversed([point for point in mounted if Path(point).is_relative_to(folder)]):
+            subprocess.run([program("umount"), point], check=True)
+        namespace = [] if os.geteuid() == 0 else [program("buildah"), "unshare"]
+        subprocess.run([*namespace, "rm", "-rf", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make(tmp_path_factory.mktemp("keys"), "db")
+
+
+@pytest.fixture(scope="module")
+def sealed(storage: Storage, base: Built, pair: Pair) -> Built:
+    storage.build(
+        "sealed", ROOT / "containerfiles/sealed/debian",
+        "--secret", f"id=key,src={pair.key}", "--secret", f"id=cert,src={pair.path}",
+        "--build-arg", f"BASE=oci:{base.layout}:latest", "--build-arg", f"UKI_OPTIONS={' '.join(RULES)}",
+    )  # fmt: skip
+    return storage.export("sealed")
+
+
+@pytest.fixture(scope="module")
+def uki(sealed: Built) -> bytes:
+    with sealed.top as layer:
+        (member,) = (member for member in layer if member.isfile())
+        assert re.fullmatch(r"boot/EFI/Linux/[^/]+\.efi", member.name)
+        content = layer.extractfile(member)
+        assert content
+        return content.read()
+
+
+def bootable_id(image: Built, folder: Path) -> str:
+    argv = [program("cfsctl"), "--repo", str(folder), "--insecure"]
+    subprocess.run(
+        [argv[0], "init", "--algorithm", "fsverity-sha256-12", "--insecure", str(folder)],
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run([*argv, "oci", "pull", f"oci:{image.layout}:latest", "it"], check=True, capture_output=True)
+    argv += ["--erofs-version=1", "oci", "compute-id", "--bootable", "it"]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_uki_promises_what_cfsctl_computes_of_the_sealed_image_and_of_its_base(
+    sealed: Built, base: Built, uki: bytes, tmp_path: Path
+) -> None:
+    """C.26, D.14: the UKI was made from the bind-mounted stage, cfsctl reads layers; /boot does not count."""
+    promised = re.findall(rb"composefs=([0-9a-f]{64})\b", uki)
+    assert [bootable_id(sealed, tmp_path / "sealed").encode()] == promised
+    assert [bootable_id(base, tmp_path / "base").encode()] == promised
+
+
+def test_convert_installs_the_uki_that_the_build_made(sealed: Built, uki: bytes, pair: Pair, tmp_path: Path) -> None:
+    """C.26: the sealed flow, byte for byte, by its signature."""
+    repo = tmp_path / "repo"
+    source = f"oci:{sealed.layout}:latest"
+    said = oci2boot("convert", source, "--repo", repo, "--db", pair.path, "--json", home=tmp_path, demote=False)
+    converted = json.loads(said)
+    assert converted["flow"] == "sealed"
+    assert b"composefs=" + converted["rootfs"].encode() in uki
+    (digest,) = (digest for path, digest in converted["esp"].items() if path.startswith("EFI/Linux/"))
+    assert (repo / "objects" / digest[:2] / digest[2:]).read_bytes() == uki
+
+
+def test_firmware_would_accept_the_uki(uki: bytes, pair: Pair, tmp_path: Path) -> None:
+    file = tmp_path / "uki.efi"
+    file.write_bytes(uki)
+    subprocess.run([program("sbverify"), "--cert", pair.path, file], check=True, capture_output=True)
+
+
+def test_the_sealed_image_is_its_base_and_a_layer_of_boot(sealed: Built, base: Built) -> None:
+    """D.14."""
+    *below, _ = json.loads(sealed.config)["rootfs"]["diff_ids"]
+    assert below == json.loads(base.config)["rootfs"]["diff_ids"]
+    with sealed.top as layer:
+        assert {name.split("/")[0] for name in layer.getnames()} == {"boot"}
+
+
+def test_the_key_is_in_no_layer(sealed: Built, pair: Pair) -> None:
+    """D.13: neither as text nor as numbers; the certificate is found, so the search finds."""
+    pem = pair.key.read_bytes()
+    key = load_pem_private_key(pem, None)
+    assert isinstance(key, RSAPrivateKey)
+    numbers = key.private_numbers()
+    secret = [line for line in pem.splitlines() if len(line) == 64]
+    assert len(secret) > 20
+    secret += [number.to_bytes(-(-number.bit_length() // 8), "big") for number in (numbers.d, numbers.p, numbers.q)]
+    certificate = openssl("x509", "-in", pair.path, "-outform", "DER")
+    holds_certificate = []
+    for content in (sealed.manifest, sealed.config, *sealed.layers):
+        assert not [needle for needle in secret if needle in content]
+        holds_certificate.append(certificate in content)
+    assert holds_certificate == [False] * (len(holds_certificate) - 1) + [True]
+    with sealed.top as layer:
+        assert not [name for name in layer.getnames() if "secrets" in name]
+
+
+def test_a_stage_prints_the_digest_of_the_stage_before(
+    storage: Storage, base: Built, uki: bytes, tmp_path: Path
+) -> None:
+    """D.11: nothing but the digest on standard output."""
+    (tmp_path / "Containerfile").write_text(MEASURE)
+    storage.build("measured", tmp_path, "--build-arg", f"BASE=oci:{base.layout}:latest")
+    with storage.export("measured").top as layer:
+        content = layer.extractfile("digest")
+        assert content
+        printed = content.read()
+    assert re.fullmatch(rb"[0-9a-f]{64}\n", printed)
+    assert b"composefs=" + printed.strip() in uki

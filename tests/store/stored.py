@@ -1,0 +1,96 @@
+"""Images in a store, made from small layers, for the tests of the store."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from oci2boot.digest import OciDigest
+from oci2boot.formats.tar import Entry
+from oci2boot.rootfs.composefs import Rootfs, build_rootfs
+from oci2boot.store.images import Bootable, OciRecord, save
+from oci2boot.store.layers import stage_layer
+from oci2boot.store.repository import Repository
+from oci2boot.tree.merge import merge
+from oci2boot.tree.prepare import prepare_for_boot
+from tests.tarballs import END, directory, file
+
+SKELETON = b"".join(directory(name) for name in (b"usr/", b"usr/bin/", b"etc/", b"boot/", b"sysroot/", b"var/"))
+ESP = {"EFI/Linux/demo.efi": b"not really a UKI" * 100}
+
+
+def layer(*parts: bytes) -> bytes:
+    return b"".join(parts) + END
+
+
+def system(seed: bytes = b"one") -> list[bytes]:
+    """Return two layers of which the second one differs by `seed`."""
+    return [
+        layer(SKELETON, file(b"usr/bin/shared", b"shared" * 1000), file(b"etc/small", b"small")),
+        layer(directory(b"usr/bin/"), file(b"usr/bin/own", seed * 2000)),
+    ]
+
+
+def store_layer(repository: Repository, tar: bytes) -> list[Entry]:
+    entries, batch = stage_layer(repository, OciDigest.of(tar), io.BytesIO(tar).read)
+    with batch:
+        return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    bootable: Bootable
+    rootfs: Rootfs
+    diff_ids: tuple[OciDigest, ...]
+
+
+def store_image(repository: Repository, name: str, tars: Sequence[bytes]) -> Stored:
+    """Do what `convert` does, without a source."""
+    diff_ids = tuple(OciDigest.of(tar) for tar in tars)
+    entries = [store_layer(repository, tar) for tar in tars]
+    rootfs = build_rootfs(prepare_for_boot(merge(entries, print), print), 1, repository.algorithm)
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [str(one) for one in diff_ids]},
+        }
+    ).encode()
+    layers = [
+        {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": str(diff_id), "size": len(tar)}
+        for diff_id, tar in zip(diff_ids, tars, strict=True)
+    ]
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": str(OciDigest.of(config)),
+                "size": len(config),
+            },
+            "layers": layers,
+        }
+    ).encode()
+    record = OciRecord(manifest, OciDigest.of(manifest), config, OciDigest.of(config), diff_ids)
+    bootable = Bootable(
+        name=name,
+        source=f"oci:somewhere:{name}",
+        rules="canonical-1",
+        rootfs=rootfs.digest,
+        erofs_version=1,
+        selinux_rules="libselinux",
+        xattrs="allowlist-only",
+        manifest=record.manifest_digest,
+        architecture="amd64",
+        title="A test",
+    )
+    return Stored(save(repository, bootable, rootfs.image, ESP, record), rootfs, diff_ids)
+
+
+def everything(repository: Path) -> set[str]:
+    """Return the name of every file and link of a store."""
+    return {
+        str(path.relative_to(repository)) for path in repository.rglob("*") if not path.is_dir() or path.is_symlink()
+    }

@@ -1,0 +1,226 @@
+"""Disks and machines for the boot tests: what is asked in the guest, and what is done to a disk from outside."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from oci2boot.system.qemu import Machine, boot, credential, find_firmware, unit_credentials
+from tests.witness import program
+
+BOOT_SECONDS = 300
+"""A boot takes 30 to 60 seconds under TCG; the rest is for a machine that does much else."""
+
+FLIPPED = b"1" * 1048576
+"""The content of /usr/share/demo/sizes/1048576, an object of the demo image that no boot needs."""
+
+REPORT_UNIT = """\
+[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+LoadCredential=oci2boot.report
+ExecStart=/bin/sh ${CREDENTIALS_DIRECTORY}/oci2boot.report
+"""
+
+REPORT = r"""
+exec >/dev/ttyS1 2>&1
+say() { printf '%s=%s\n' "$1" "$(eval "$2" 2>&1 | tr '\n' ';')"; }
+say multi-user 'systemctl is-active multi-user.target'
+say failed-units 'systemctl list-units --failed --plain --no-legend'
+say root 'findmnt -no FSTYPE,SOURCE,OPTIONS /'
+say sysroot 'findmnt -no FSTYPE,OPTIONS /sysroot'
+say sysroot-size 'findmnt -bno SIZE /sysroot'
+say etc-kept 'cat /etc/written'
+say var-kept 'cat /var/written'
+say etc 'echo kept >/etc/written && cat /etc/written'
+say var 'echo kept >/var/written && cat /var/written'
+say usr 'touch /usr/written'
+say top 'touch /written'
+"""
+
+REPORT_CONTENT = r"""
+cd /sysroot/composefs/objects
+say objects 'find . -type f | wc -l'
+say measured 'find . -type f | xargs fsverity measure | sed "s/^sha[0-9]*://" | tr -d ./ | awk "\$1 == \$2" | wc -l'
+cd /usr/share/demo
+say flipped 'cat sizes/1048576 >/dev/null'
+say kernel 'dmesg | grep fs-verity'
+say intact 'sha256sum <sizes/20000001'
+say sparse 'sha256sum <sizes/sparse'
+say set-id 'stat -c %U:%g:%a /usr/bin/demo-setuid'
+say unnamed-ids 'stat -c %u:%g:%a sticky'
+say capability '/sbin/getcap /usr/bin/demo-capable'
+say hard-links 'stat -c %h:%i sizes/65536 names/65536.hard | uniq'
+say inline 'cat names/64.hard'
+say names 'LC_ALL=C ls -b names'
+say deleted 'ls /usr/bin/yes'
+say replaced 'ls -A /usr/share/lintian'
+say pipe 'stat -c %F pipe'
+"""
+
+REPORT_END = "echo end\n"
+REBOOT = "[ -e /etc/booted ] || { touch /etc/booted; echo reboot; systemctl --no-block reboot; exit; }\n"
+
+
+def with_report(machine: Machine, *, content: bool = True, reboot: bool = False) -> Machine:
+    """Have the guest say on ttyS1 what it is, once multi-user.target is reached."""
+    script = REPORT + (REPORT_CONTENT if content else "") + (REBOOT if reboot else "") + REPORT_END
+    return replace(
+        machine,
+        smbios=(
+            *machine.smbios,
+            *unit_credentials("oci2boot-report.service", REPORT_UNIT, wanted_by="multi-user.target"),
+            credential("oci2boot.report", script.encode()),
+        ),
+        may_reboot=reboot,
+    )
+
+
+def parse_report(text: str) -> dict[str, str]:
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return {key: value.rstrip(";") for key, value in pairs}
+
+
+def machine(disk: Path, *smbios: str) -> Machine:
+    return Machine(disk, find_firmware(), smbios=smbios)
+
+
+# ---- an ordinary user
+
+
+def oci2boot(*words: str | Path, home: Path, demote: bool = True) -> str:
+    """Run the program as nobody when the tests run as root: it may not need more."""
+    prefix: list[str] = []
+    if demote and os.geteuid() == 0:
+        # Python itself may lie in root's home: reading is allowed, and that is all.
+        rights = "-all,+dac_read_search"
+        prefix = [program("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
+        prefix += [f"--inh-caps={rights}", f"--ambient-caps={rights}", f"--bounding-set={rights}"]
+    done = subprocess.run(
+        [*prefix, str(Path(sys.executable).with_name("oci2boot")), *map(str, words)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"HOME": str(home), "TMPDIR": str(home), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def users_folder(path: Path) -> Path:
+    """Make a folder that the ordinary user may write to."""
+    path.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    return path
+
+
+# ---- machines
+
+
+def refusal(disk: Path, folder: Path, *smbios: str) -> str:
+    """Boot what must not boot: the guest reboots, which ends the machine; return the reason on its console."""
+    with boot(machine(disk, *smbios), folder / "vm") as running:
+        running.wait_end(BOOT_SECONDS)
+        console = running.console
+    assert "login:" not in console
+    assert "switch root" not in console.lower()
+    reason = re.search(r"oci2boot: FATAL: .*", console)
+    assert reason, console[-3000:]
+    return reason[0]
+
+
+# ---- a disk, from outside
+
+
+def copy(disk: Path, target: Path) -> Path:
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", disk, target], check=True)
+    target.chmod(0o644)
+    return target
+
+
+def partitions(disk: Path) -> list[tuple[int, int]]:
+    """Return offset and size in bytes of the partitions, by sfdisk: the ESP, the root."""
+    table = json.loads(subprocess.check_output([program("sfdisk"), "--json", disk]))["partitiontable"]
+    sector = table.get("sectorsize", 512)
+    return [(part["start"] * sector, part["size"] * sector) for part in table["partitions"]]
+
+
+@contextmanager
+def extracted(disk: Path, number: int, target: Path) -> Iterator[Path]:
+    """Give one partition as a file of its own."""
+    offset, size = partitions(disk)[number]
+    subprocess.run(
+        [
+            "dd", f"if={disk}", f"of={target}", "bs=1M", "conv=sparse", "status=none",
+            "iflag=skip_bytes,count_bytes", f"skip={offset}", f"count={size}",
+        ],
+        check=True,
+    )  # fmt: skip
+    yield target
+    target.unlink()
+
+
+def debugfs(disk: Path, command: str, *, write: bool = False) -> str:
+    argv = [program("debugfs"), *(["-w"] if write else []), "-R", command, f"{disk}?offset={partitions(disk)[1][0]}"]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    refused = [line for line in done.stderr.splitlines() if not line.startswith("debugfs 1.")]
+    assert not refused, refused
+    return done.stdout
+
+
+def flip(disk: Path, path: str, position: int) -> None:
+    """Flip the bits of one byte of a file on the root file system, as an attacker with the disk in hand."""
+    block = int(debugfs(disk, f"bmap {path} {position // 4096}").split()[-1])
+    assert block, f"{path} has a hole at {position}"
+    with disk.open("r+b") as file:
+        where = partitions(disk)[1][0] + block * 4096 + position % 4096
+        file.seek(where)
+        old = file.read(1)[0]
+        file.seek(where)
+        file.write(bytes([old ^ 0xFF]))
+
+
+def object_path(digest: str) -> str:
+    return f"/composefs/objects/{digest[:2]}/{digest[2:]}"
+
+
+def digest_of(content: bytes, folder: Path) -> str:
+    """Return the fs-verity digest of some content, by fsverity-utils."""
+    file = folder / "content"
+    file.write_bytes(content)
+    argv = [program("fsverity"), "digest", "--compact", str(file)]
+    digest = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+    file.unlink()
+    return digest
+
+
+def read_uki(disk: Path, folder: Path) -> tuple[str, bytes]:
+    """Return the name on the ESP and the bytes of the one UKI."""
+    esp = f"{disk}@@{partitions(disk)[0][0]}"
+    listing = subprocess.check_output([program("mdir"), "-b", "-i", esp, "::EFI/Linux"], text=True)
+    (name,) = (line for line in listing.splitlines() if line.endswith(".efi"))
+    target = folder / "uki.efi"
+    subprocess.run([program("mcopy"), "-n", "-i", esp, name, target], check=True)
+    content = target.read_bytes()
+    target.unlink()
+    return name, content
+
+
+def replace_uki(disk: Path, name: str, content: bytes, folder: Path) -> None:
+    source = folder / "uki.new"
+    source.write_bytes(content)
+    subprocess.run([program("mcopy"), "-o", "-i", f"{disk}@@{partitions(disk)[0][0]}", source, name], check=True)
+
+
+def promised_digest(disk: Path, folder: Path) -> str:
+    """Return the digest on the command line of the UKI."""
+    found: set[bytes] = set(re.findall(rb"composefs=([0-9a-f]{64})\b", read_uki(disk, folder)[1]))
+    assert len(found) == 1, found
+    return found.pop().decode()

@@ -1,0 +1,171 @@
+"""A converted image on a disk. Witnesses: e2fsck, debugfs, mtools, and `cfsctl` on the repository that lies there."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from oci2boot.errors import DigestError, StoreError, TargetError
+from oci2boot.formats.fsverity import measure
+from oci2boot.store.images import Bootable, save
+from oci2boot.store.repository import Repository
+from oci2boot.workflows.events import silent
+from oci2boot.workflows.install import Installed, install
+from oci2boot.workflows.requests import InstallRequest
+from tests.store.stored import ESP, SKELETON, Stored, layer, store_image
+from tests.tarballs import directory, file, hard_link, pax, symlink
+from tests.witness import program
+
+OWNED = layer(
+    SKELETON,
+    file(b"usr/bin/tool", b"tool" * 3000),
+    directory(b"var/lib/"),
+    file(b"var/lib/state", b"state" * 100, uid=7, gid=8, mode=0o640, mtime=1234),
+    hard_link(b"var/lib/other", b"var/lib/state"),
+    symlink(b"var/run", b"../run"),
+    pax((b"SCHILY.xattr.security.capability", b"\1\0\0\2\0\4\0\0" + bytes(12))),
+    file(b"var/lib/capable", b"x" * 100),
+)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stored]:
+    repo = tmp_path_factory.mktemp("store") / "repo"
+    with Repository.ensure(repo) as repository:
+        return repo, store_image(repository, "demo", [OWNED])
+
+
+@pytest.fixture(scope="module")
+def installed(stored: tuple[Path, Stored], tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    return install(InstallRequest(stored[0], tmp_path_factory.mktemp("disk") / "disk.raw"), silent)
+
+
+def root_of(installed: Installed) -> Path:
+    """Return the root partition as a file of its own."""
+    root = installed.target.with_suffix(".root")
+    if not root.exists():
+        part = installed.plan.root
+        place = [f"skip={part.start >> 20}", f"count={part.size >> 20}"]
+        how = ["bs=1M", "conv=sparse", "status=none"]
+        subprocess.run(["dd", f"if={installed.target}", f"of={root}", *how, *place], check=True)
+    return root
+
+
+def debugfs(installed: Installed, command: str) -> str:
+    done = subprocess.run(
+        [program("debugfs"), "-R", command, root_of(installed)], check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def test_the_repository_on_the_disk_is_one_for_cfsctl(
+    installed: Installed, stored: tuple[Path, Stored], tmp_path: Path
+) -> None:
+    """D.2, D.8, O.2: meta.json, objects and images, and nothing that the image does not need."""
+    assert subprocess.run([program("e2fsck"), "-fn", root_of(installed)], check=False).returncode == 0
+    debugfs(installed, f"rdump /composefs {tmp_path}")
+    repo = tmp_path / "composefs"
+    assert repo.stat().st_mode & 0o777 == 0o700
+    said = subprocess.run(
+        [program("cfsctl"), "--repo", repo, "fsck"], check=True, capture_output=True, text=True
+    ).stdout
+    assert "status: ok" in said
+    assert "images: 1/1 ok" in said
+    collected = subprocess.run(
+        [program("cfsctl"), "--repo", repo, "gc", "--dry-run"], check=True, capture_output=True, text=True
+    )
+    assert "Objects: 0 removed" in collected.stdout
+    assert (repo / "images" / stored[1].rootfs.digest.hex).read_bytes() == stored[1].rootfs.image
+
+
+def test_the_state_is_where_composefs_setup_root_looks(installed: Installed, stored: tuple[Path, Stored]) -> None:
+    """C.22: a state directory for each digest, /var shared by the deployments of one system."""
+    deploy = f"/state/deploy/{stored[1].rootfs.digest}"
+    assert "Type: directory" in debugfs(installed, f"stat {deploy}/etc/upper")
+    assert "Type: directory" in debugfs(installed, f"stat {deploy}/etc/work")
+    assert '"../../os/default/var"' in debugfs(installed, f"stat {deploy}/var")
+    record = json.loads(debugfs(installed, f"cat {deploy}/oci2boot.json"))
+    assert record["rootfs"] == str(stored[1].rootfs.digest)
+    assert record["rules"] == "canonical-1"
+
+
+def test_var_begins_as_the_image_has_it(installed: Installed) -> None:
+    var = "/state/os/default/var"
+    said = debugfs(installed, f"stat {var}/lib/state")
+    assert "Mode:  0640" in said
+    assert "User:     7   Group:     8" in said
+    assert "Links: 2" in said
+    assert "Verity" not in said
+    assert debugfs(installed, f"cat {var}/lib/other") == "state" * 100
+    assert '"../run"' in debugfs(installed, f"stat {var}/run")
+    assert "security.capability" in debugfs(installed, f"ea_list {var}/lib/capable")
+
+
+def test_objects_are_verity_files_of_root(installed: Installed, stored: tuple[Path, Stored]) -> None:
+    """D.3, D.4: flag 0x100000 is EXT4_VERITY_FL."""
+    said = debugfs(installed, f"stat /composefs/objects/{stored[1].rootfs.digest.path}")
+    assert "Flags: 0x180000" in said
+    assert "User:     0   Group:     0" in said
+    assert "Flags: 0x180000" in debugfs(installed, "stat /composefs/meta.json")
+
+
+def test_the_esp_holds_the_boot_files(installed: Installed) -> None:
+    image = f"{installed.target}@@{installed.plan.esp.start}"
+    for path, content in ESP.items():
+        copied = subprocess.run([program("mtype"), "-i", image, f"::{path}"], check=True, capture_output=True).stdout
+        assert copied == content
+
+
+def test_installing_twice_gives_the_same_bytes(
+    installed: Installed, stored: tuple[Path, Stored], tmp_path: Path
+) -> None:
+    """B.1: bit-identical from run to run."""
+    again = install(InstallRequest(stored[0], tmp_path / "again.raw"), silent)
+    assert subprocess.run(["cmp", installed.target, again.target], check=False).returncode == 0
+
+
+def test_a_dry_run_plans_and_writes_nothing(stored: tuple[Path, Stored], tmp_path: Path) -> None:
+    planned = install(InstallRequest(stored[0], tmp_path / "disk.raw"), silent, dry_run=True)
+    assert json.loads(json.dumps(planned.to_json()))["written"] is False
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_too_small_is_refused_with_the_size_it_needs(stored: tuple[Path, Stored], tmp_path: Path) -> None:
+    request = InstallRequest(stored[0], tmp_path / "disk.raw", size=64 << 20)
+    with pytest.raises(TargetError, match="bytes are needed"):
+        install(request, silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_is_there_stays(stored: tuple[Path, Stored], tmp_path: Path) -> None:
+    target = tmp_path / "disk.raw"
+    target.write_text("precious")
+    with pytest.raises(TargetError, match="exists"):
+        install(InstallRequest(stored[0], target), silent)
+    assert target.read_text() == "precious"
+    install(InstallRequest(stored[0], target, wipe=True), silent)
+    assert target.stat().st_size > 500 << 20
+
+
+def test_an_image_without_boot_files_is_refused(tmp_path: Path) -> None:
+    with Repository.ensure(tmp_path / "repo") as repository:
+        stored = store_image(repository, "demo", [OWNED])
+        fields = {name: getattr(stored.bootable, name) for name in Bootable.__dataclass_fields__}
+        save(repository, Bootable(**(fields | {"name": "bare"})), stored.rootfs.image, {}, None)
+    with pytest.raises(StoreError, match="without boot files"):
+        install(InstallRequest(tmp_path / "repo", tmp_path / "disk.raw", name="bare"), silent)
+
+
+@pytest.mark.parametrize("what", ["rootfs image", "file"])
+def test_a_damaged_object_never_gets_onto_a_disk(what: str, tmp_path: Path) -> None:
+    with Repository.ensure(tmp_path / "repo") as repository:
+        stored = store_image(repository, "demo", [OWNED])
+        digest = stored.rootfs.digest if what == "rootfs image" else measure(b"tool" * 3000)
+        victim = repository.object_path(digest)
+    data = bytearray(victim.read_bytes())
+    data[100] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(DigestError):
+        install(InstallRequest(tmp_path / "repo", tmp_path / "disk.raw"), silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["repo"]
