@@ -200,6 +200,14 @@ def clean_console(raw: bytes) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text)
 
 
+_KERNEL_LINE = re.compile(r"\[ *\d+\.\d{6}\] [^\n]*(?:\n|$)")
+
+
+def find_words(pattern: str, text: str) -> re.Match[str] | None:
+    """Search a console; where the kernel wrote into the middle of a line, also the line as it would stand without."""
+    return re.search(pattern, text) or re.search(pattern, _KERNEL_LINE.sub("", text))
+
+
 @dataclass(slots=True)
 class Running:
     """A started machine. `console` is ttyS0, `report` ttyS1: after the firmware, only what the caller sends there."""
@@ -231,7 +239,7 @@ class Running:
         deadline = time.monotonic() + timeout
         while True:
             ended = self.process.poll() is not None
-            if match := re.search(pattern, self._read(port)):
+            if match := find_words(pattern, self._read(port)):
                 return match
             if ended:
                 raise self._failure(f"the machine ended without {pattern!r} on its {port}")

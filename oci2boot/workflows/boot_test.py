@@ -13,7 +13,7 @@ from typing import Any, Final
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, FormatError, ToolError
 from oci2boot.system.files import write_atomically
-from oci2boot.system.qemu import Accelerator, Firmware, Machine, boot, choose_accelerator, find_firmware
+from oci2boot.system.qemu import Accelerator, Firmware, Machine, boot, choose_accelerator, find_firmware, find_words
 from oci2boot.system.run import run
 from oci2boot.target.opened import open_disk
 from oci2boot.workflows.esp import esp_of_fat, find_ukis
@@ -138,10 +138,11 @@ def _promise(disk: Path) -> tuple[str, VerityDigest]:
 
 def _words(console: str, pattern: str) -> str:
     """Return what the console says around a match: its line, or of a boot menu drawn into one, the end."""
-    found = re.search(pattern, console)
+    found = find_words(pattern, console)
     if found is None:
         return ""
-    line = console[console.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0]
+    text = found.string
+    line = text[text.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0]
     end = line.find(found[0].partition("\n")[0]) + len(found[0])
     readable = re.sub(r"[^ -~]+", " ", line[max(end - 200, 0) : end + 200])
     return " ".join(readable.split())
@@ -165,8 +166,8 @@ class _Bench:
         except ToolError as error:
             return Case("boots", False, error.message, time.monotonic() - started)
         wanted = [f"composefs[^ ]*{self.digest}", *([SECURE] if self.firmware.secure else [])]
-        missing = [pattern for pattern in wanted if not re.search(pattern, console)]
-        said = re.search(rf"[^\n]*root is the image [^\n]*{self.digest}[^\n]*", console)
+        missing = [pattern for pattern in wanted if not find_words(pattern, console)]
+        said = find_words(rf"[^\n]*root is the image [^\n]*{self.digest}[^\n]*", console)
         evidence = (
             f"the console lacks {', '.join(missing)}" if missing else (said[0].strip() if said else "login prompt")
         )
@@ -189,7 +190,7 @@ class _Bench:
         finally:
             disk.unlink()
         said = _words(console, change.evidence)
-        up = re.search(LOGIN, console)
+        up = find_words(LOGIN, console)
         evidence = said or "it came up as if nothing had happened"
         return Case(change.name, bool(said) and up is None, evidence, time.monotonic() - started)
 

@@ -14,6 +14,7 @@ from oci2boot.system.qemu import (
     clean_console,
     credential,
     find_firmware,
+    find_words,
     kernel_arguments,
     qemu_argv,
     unit_credentials,
@@ -69,6 +70,25 @@ def test_credentials_follow_systemd() -> None:
 )
 def test_the_console_reads_as_on_a_screen(raw: bytes, text: str) -> None:
     assert clean_console(raw) == text
+
+
+@pytest.mark.parametrize(
+    "console",
+    [
+        "demo login: ",
+        "demo login: [   47.061388] powernow_k8: Power state transitions not supported",
+        "demo lo[   47.061388] powernow_k8: Power state transitions not supported\ngin: ",
+    ],
+)
+def test_a_prompt_is_seen_with_a_kernel_message_in_it(console: str) -> None:
+    found = find_words(r"(?m:^.*\blogin: *$)", f"Debian GNU/Linux 13 demo ttyS0\n\n{console}")
+    assert found is not None
+    assert found[0] == "demo login: "
+
+
+def test_a_kernel_message_is_found_as_it_stands() -> None:
+    assert find_words(r"FILE CORRUPTED", "[   47.061388] fs-verity (vda2): FILE CORRUPTED!\n")
+    assert find_words(r"login: *$", "[   47.061388] fs-verity (vda2): FILE CORRUPTED!\n") is None
 
 
 def descriptor(folder: Path, name: str, features: list[str], *, device: str = "flash") -> None:
