@@ -4,9 +4,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from oci2boot.boot.files import Read, find_file, list_directory, read_limited, resolve, show
+from oci2boot.boot.files import Read, find_file, list_directory, read_limited, show
 from oci2boot.errors import ImageError
 from oci2boot.formats import elf
+from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 
 MAX_PROGRAM: Final = 64 << 20
@@ -19,7 +20,7 @@ _LIBRARY_DIRECTORIES: Final = (b"usr/lib64", b"usr/lib", b"lib64", b"lib")
 def find_program(tree: Directory, name: bytes) -> tuple[bytes, File] | None:
     """Return a program's path without symlinks and its file."""
     for directory in PROGRAM_DIRECTORIES:
-        found = resolve(tree, directory + b"/" + name)
+        found = look_up(tree, directory + b"/" + name)
         if found and isinstance(found[1], File):
             return found[0], found[1]
     return None
@@ -68,7 +69,7 @@ def _add(
 ) -> bool:
     for candidate in candidates:
         directory, _, name = candidate.rpartition(b"/")
-        parent = resolve(tree, directory)
+        parent = look_up(tree, directory)
         file = find_file(tree, candidate)
         if parent and file:
             path = parent[0] + b"/" + name

@@ -12,7 +12,7 @@ from functools import cmp_to_key
 from typing import Final
 
 from oci2boot.boot import discover
-from oci2boot.boot.files import Read, list_directory, read_limited, resolve, show
+from oci2boot.boot.files import Read, list_directory, read_limited, show
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, ImageError, LimitError
 from oci2boot.formats import cmdline, os_release, pe
@@ -20,6 +20,7 @@ from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.formats.version import compare
 from oci2boot.rootfs.inodes import Version
+from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.tree.prepare import Xattrs
 
@@ -107,7 +108,7 @@ def find_sealable(tree: Directory, read: Read) -> list[Uki]:
 
 def _read_uki(tree: Directory, read: Read, path: bytes, shared: Sequence[Addon]) -> Uki | None:
     """Return None for a program that is no UKI: a kernel alone, a boot loader."""
-    found = resolve(tree, path)
+    found = look_up(tree, path)
     assert found
     file = found[1]
     assert isinstance(file, File)
@@ -160,7 +161,7 @@ def find_addons(tree: Directory, read: Read, directory: bytes) -> Iterator[Addon
     """Yield what systemd-stub would load of a directory, in its order."""
     for count, (name, _) in enumerate(list_directory(tree, directory)):
         path = directory + b"/" + name
-        found = resolve(tree, path)
+        found = look_up(tree, path)
         if not name.lower().endswith(_ADDON) or name.startswith(b".") or not name.isascii():
             continue
         if not found or not isinstance(found[1], File):

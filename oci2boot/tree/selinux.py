@@ -8,6 +8,7 @@ from typing import Final
 from oci2boot.errors import FormatError, LimitError
 from oci2boot.formats.file_contexts.policy import FILES, Place, Policy
 from oci2boot.formats.file_contexts.specs import Rules, parse_policy_type
+from oci2boot.tree.lookup import resolve
 from oci2boot.tree.model import (
     NO_XATTRS,
     SELINUX_XATTR,
@@ -24,8 +25,6 @@ from oci2boot.tree.model import (
 
 MAX_POLICY_FILE: Final = 8 << 20
 """Bytes; the file_contexts of distributions have about half a million."""
-MAX_SYMLINKS: Final = 40
-"""Followed in resolving one path; the kernel's limit."""
 MAX_NAMED: Final = 5
 """Hard links named in the warning about them."""
 
@@ -42,7 +41,8 @@ def load_policy(tree: Directory, read: Read, rules: Rules = "libselinux", warn: 
     config = _read_file(tree, CONFIG, read)
     name = parse_policy_type(config, rules) if config is not None else None
     if name is None:
-        if isinstance(_resolve(tree, b"etc/selinux/targeted"), Directory):
+        targeted = resolve(tree, b"etc/selinux/targeted")
+        if targeted and isinstance(targeted[1], Directory):
             warn("/etc/selinux has a policy but no config that names it: the files get no SELinux labels")
         return None
     if name in (b"", b".", b"..") or b"/" in name:
@@ -199,50 +199,15 @@ class _Relabelling:
 
 
 def _read_file(tree: Directory, path: bytes, read: Read) -> bytes | None:
-    inode = _resolve(tree, path)
-    if inode is None:
+    found = resolve(tree, path)
+    if found is None:
         return None
+    _, inode = found
     if not isinstance(inode, File):
         raise FormatError(f"/{_show(path)} is not a regular file")
     if inode.size > MAX_POLICY_FILE:
         raise LimitError(f"/{_show(path)} has {inode.size} bytes, more than the {MAX_POLICY_FILE} that are read")
     return read(inode)
-
-
-def _resolve(tree: Directory, path: bytes) -> Inode | None:
-    """Find what `path` leads to, symlinks followed as on the machine that will have `tree` as its root."""
-    parents = [tree]
-    left = path.split(b"/")[::-1]
-    links = 0
-    inode: Inode = tree
-    while left:
-        name = left.pop()
-        if name in (b"", b"."):
-            continue
-        if name == b"..":
-            if len(parents) > 1:
-                parents.pop()
-            inode = parents[-1]
-            continue
-        found = parents[-1].entries.get(name)
-        match found:
-            case None:
-                return None
-            case Symlink():
-                links += 1
-                if links > MAX_SYMLINKS:
-                    raise FormatError(f"/{_show(path)} leads through more than {MAX_SYMLINKS} symbolic links")
-                if found.target.startswith(b"/"):
-                    parents = [tree]
-                left += found.target.split(b"/")[::-1]
-                inode = parents[-1]
-                continue
-            case Directory():
-                parents.append(found)
-            case _ if any(left):
-                return None
-        inode = found
-    return inode
 
 
 def _show(text: bytes) -> str:

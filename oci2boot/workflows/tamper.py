@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oci2boot.boot.files import resolve
 from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.formats import authenticode, pe
@@ -17,6 +16,7 @@ from oci2boot.target.esp import replace_on_esp
 from oci2boot.target.installed import InstalledRoot
 from oci2boot.target.opened import OpenedDisk, open_disk
 from oci2boot.target.plan import ESP_TYPE, ROOT_TYPES
+from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import File
 
 IMAGE_MAX: Final = 1 << 30
@@ -58,7 +58,7 @@ def look_at(disk: Path, digest: VerityDigest, uki: str) -> Subject:
     with open_disk(disk) as opened:
         root = InstalledRoot(opened.root())
         tree = read_rootfs(root.object(digest, IMAGE_MAX))
-        found = resolve(tree, INIT)
+        found = look_up(tree, INIT)
         if not found or not isinstance(found[1], File) or not isinstance(found[1].content, External):
             raise FormatError("the image has no systemd to tamper with")
         esp = opened.esp()
