@@ -3,30 +3,24 @@
 import hashlib
 import json
 import os
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from oci2boot.digest import External, VerityDigest
+from oci2boot.digest import VerityDigest
 from oci2boot.errors import FormatError, StoreError
-from oci2boot.formats import fsverity
-from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.store.images import REF, Bootable, find_image
-from oci2boot.store.repository import Repository, meta_json
-from oci2boot.sysroot.layout import Deployment, physical_root
+from oci2boot.store.images import Bootable, find_image
+from oci2boot.store.repository import Repository
 from oci2boot.target.disk import write_disk
-from oci2boot.target.entries import EspFile, FileSource, RootEntry
+from oci2boot.target.entries import EspFile, FileSource
 from oci2boot.target.plan import DiskOptions, DiskPlan, plan_disk
-from oci2boot.tree.model import Device, Directory, File, Inode, Sparse, Special, Symlink, walk
 from oci2boot.workflows.events import Report, Step
+from oci2boot.workflows.physical import root_entries
 from oci2boot.workflows.requests import InstallRequest
 
 LABEL: Final = "oci2boot"
 """Of the root file system; the initramfs finds it by this name where systemd does not by its type."""
-VERIFIED: Final = (b"/composefs/objects/", b"/composefs/meta.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +46,7 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
         plan = plan_disk(
-            list(_root_entries(repository, bootable)),
+            list(root_entries(repository, bootable)),
             [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()],
             DiskOptions(
                 seed=hashlib.sha256(json.dumps(bootable.to_json(), sort_keys=True).encode()).digest(),
@@ -94,47 +88,3 @@ def _object(repository: Repository, digest: VerityDigest) -> FileSource:
     if not path.is_file():
         raise StoreError(f"object {digest} is missing from {repository.path}", hint="run `oci2boot fsck`")
     return FileSource.of(path)
-
-
-def _root_entries(repository: Repository, bootable: Bootable) -> Iterator[RootEntry]:
-    """Yield the inodes of the root partition."""
-    image = repository.read_object(bootable.rootfs)
-    tree = read_rootfs(image)
-    objects = {External(bootable.rootfs, len(image))}
-    for _, inode in walk(tree):
-        if isinstance(inode, File) and isinstance(inode.content, External):
-            objects.add(inode.content)
-    record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode() + b"\n"
-    root = physical_root(
-        Deployment(bootable.rootfs, f"{REF}/{bootable.rootfs}", record), objects, meta_json(repository.algorithm), tree
-    )
-    names: dict[int, list[bytes]] = {}
-    inodes: dict[int, Inode] = {}
-    for path, inode in walk(root):
-        names.setdefault(id(inode), []).append(path)
-        inodes[id(inode)] = inode
-    for key, inode in inodes.items():
-        first, *others = names[key]
-        yield _entry(repository, first, inode, others)
-
-
-def _entry(repository: Repository, path: bytes, inode: Inode, links: list[bytes]) -> RootEntry:
-    match inode:
-        case Directory():
-            return RootEntry(path, stat.S_IFDIR, inode.meta)
-        case File(content=External() as content):
-            verity = content.digest if path.startswith(VERIFIED) else None
-            source = FileSource(repository.object_path(content.digest), content.size)
-            return RootEntry(path, stat.S_IFREG, inode.meta, source, verity, links=links)
-        case File(content=Sparse()):
-            raise StoreError(f"{path!r} has no content in the store")
-        case File(content=bytes() as data):
-            verity = fsverity.measure(data, repository.algorithm) if path.startswith(VERIFIED) else None
-            return RootEntry(path, stat.S_IFREG, inode.meta, data, verity, links=links)
-        case Symlink():
-            return RootEntry(path, stat.S_IFLNK, inode.meta, inode.target, links=links)
-        case Device():
-            return RootEntry(path, inode.kind, inode.meta, rdev=inode.rdev, links=links)
-        case Special():
-            return RootEntry(path, inode.kind, inode.meta, links=links)
-    raise TypeError(inode)

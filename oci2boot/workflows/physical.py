@@ -1,0 +1,62 @@
+"""The root partition of a disk: an image's part of the repository and the state of its deployment, inode by inode."""
+
+import json
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from oci2boot.digest import External
+from oci2boot.errors import StoreError
+from oci2boot.formats import fsverity
+from oci2boot.rootfs.reader import read_rootfs
+from oci2boot.store.images import REF, Bootable
+from oci2boot.store.repository import Repository, meta_json
+from oci2boot.sysroot.layout import Deployment, physical_root
+from oci2boot.target.entries import FileSource, RootEntry
+from oci2boot.tree.model import Device, Directory, File, Inode, Sparse, Special, Symlink, walk
+
+VERIFIED: Final = (b"/composefs/objects/", b"/composefs/meta.json")
+
+
+def root_entries(repository: Repository, bootable: Bootable) -> Iterator[RootEntry]:
+    """Yield the inodes of the root partition."""
+    image = repository.read_object(bootable.rootfs)
+    tree = read_rootfs(image)
+    objects = {External(bootable.rootfs, len(image))}
+    for _, inode in walk(tree):
+        if isinstance(inode, File) and isinstance(inode.content, External):
+            objects.add(inode.content)
+    record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode() + b"\n"
+    root = physical_root(
+        Deployment(bootable.rootfs, f"{REF}/{bootable.rootfs}", record), objects, meta_json(repository.algorithm), tree
+    )
+    names: dict[int, list[bytes]] = {}
+    inodes: dict[int, Inode] = {}
+    for path, inode in walk(root):
+        names.setdefault(id(inode), []).append(path)
+        inodes[id(inode)] = inode
+    for key, inode in inodes.items():
+        first, *others = names[key]
+        yield _entry(repository, first, inode, others)
+
+
+def _entry(repository: Repository, path: bytes, inode: Inode, links: list[bytes]) -> RootEntry:
+    match inode:
+        case Directory():
+            return RootEntry(path, stat.S_IFDIR, inode.meta)
+        case File(content=External() as content):
+            verity = content.digest if path.startswith(VERIFIED) else None
+            source = FileSource(repository.object_path(content.digest), content.size)
+            return RootEntry(path, stat.S_IFREG, inode.meta, source, verity, links=links)
+        case File(content=Sparse()):
+            raise StoreError(f"{path!r} has no content in the store")
+        case File(content=bytes() as data):
+            verity = fsverity.measure(data, repository.algorithm) if path.startswith(VERIFIED) else None
+            return RootEntry(path, stat.S_IFREG, inode.meta, data, verity, links=links)
+        case Symlink():
+            return RootEntry(path, stat.S_IFLNK, inode.meta, inode.target, links=links)
+        case Device():
+            return RootEntry(path, inode.kind, inode.meta, rdev=inode.rdev, links=links)
+        case Special():
+            return RootEntry(path, inode.kind, inode.meta, links=links)
+    raise TypeError(inode)
