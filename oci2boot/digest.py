@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import uuid
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -73,6 +74,36 @@ class VerityDigest:
         """Where a store keeps the object, beneath `objects/`: first byte in hex, slash, the rest."""
         digits = self.raw.hex()
         return f"{digits[:2]}/{digits[2:]}"
+
+    def __str__(self) -> str:
+        return self.raw.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class RootHash:
+    """What dm-verity calls a device with this content. UAPI group, Discoverable Partitions Specification."""
+
+    algorithm: Hash
+    raw: bytes
+
+    @classmethod
+    def parse(cls, hex_digits: str) -> Self:
+        """Take 64 (sha256) or 128 (sha512) lower-case hex digits."""
+        for algorithm in ("sha256", "sha512"):
+            if len(hex_digits) == HEX_LENGTH[algorithm]:
+                _check_hex(hex_digits, algorithm, "a root hash")
+                return cls(parse_hash(algorithm), bytes.fromhex(hex_digits))
+        raise FormatError(f"not a root hash: {hex_digits[:140]!r}")
+
+    @property
+    def data_uuid(self) -> str:
+        """GUID of the partition with the data: the first 128 bits."""
+        return str(uuid.UUID(bytes=self.raw[:16]))
+
+    @property
+    def hash_uuid(self) -> str:
+        """GUID of the partition with the hash tree: the last 128 bits."""
+        return str(uuid.UUID(bytes=self.raw[-16:]))
 
     def __str__(self) -> str:
         return self.raw.hex()
