@@ -91,7 +91,8 @@ def check_name(name: str) -> str:
     return name
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
+    """Return a name as one component of a path, as composefs-rs writes tags."""
     return name.replace("%", "%25").replace("/", "%2F")
 
 
@@ -158,7 +159,7 @@ def save(
         batch.link_image(bootable.rootfs)
         for name, digest in streams.items():
             batch.link_stream(name, digest)
-    ref = _escaped(bootable.name)
+    ref = escaped(bootable.name)
     if oci:
         repository.set_ref("streams", f"oci/{ref}", f"oci-manifest-{oci.manifest_digest}")
     repository.set_ref("images", f"{REF}/{ref}", bootable.rootfs.hex)
@@ -194,6 +195,6 @@ def find_image(repository: Repository, name: str | None) -> Bootable:
 def remove_image(repository: Repository, name: str) -> None:
     """Forget a name; a collector frees what only it kept."""
     find_image(repository, name)
-    ref = _escaped(name)
+    ref = escaped(name)
     for area, folder in (("streams", REF), ("images", REF), ("streams", "oci")):
         (repository.path / area / "refs" / folder / ref).unlink(missing_ok=True)

@@ -103,6 +103,13 @@ class Repository:
     def has_object(self, digest: VerityDigest) -> bool:
         return os.access(self.object_path(digest), os.F_OK)
 
+    def object_size(self, digest: VerityDigest) -> int:
+        """Return the bytes of an object that is there."""
+        try:
+            return self.object_path(digest).stat().st_size
+        except FileNotFoundError as error:
+            raise StoreError(f"object {digest} is missing from {self.path}", hint="run `oci2boot fsck`") from error
+
     def read_object(self, digest: VerityDigest, limit: int = MAX_READ) -> bytes:
         """Return an object's content, checked against its name."""
         path = self.object_path(digest)
@@ -131,6 +138,11 @@ class Repository:
             raise StoreError(f"{self.path} has no stream {name}")
         return SplitStream.unpack(self.read_object(digest))
 
+    def names_of_streams(self) -> dict[VerityDigest, str]:
+        """Return the name of each object that is a stream."""
+        names = sorted(path.name for path in (self.path / "streams").glob("*") if path.name != "refs")
+        return {digest: name for name in names if (digest := self.stream_digest(name))}
+
     def link(self, name: str, digest: VerityDigest) -> None:
         """Point `streams/<name>` or `images/<hex>` at an object; the caller syncs the folder."""
         self.check_writable()
@@ -145,6 +157,13 @@ class Repository:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_symlink(path, "../" * (1 + ref.count("/")) + name)
             sync_directory(path.parent)
+
+    def ref_target(self, path: str) -> str | None:
+        """Return the name that the reference `<area>/refs/…` leads to."""
+        try:
+            return (self.path / path).readlink().name
+        except FileNotFoundError:
+            return None
 
     def refs(self, area: str, beneath: str = "") -> Iterator[tuple[str, Path, str]]:
         """Yield (name below `beneath`, link, what it points at) for each reference of `streams` or `images`."""

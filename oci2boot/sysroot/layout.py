@@ -43,11 +43,9 @@ def labels_of(tree: Directory) -> Labels:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One rootfs image to be installed, and what keeps it."""
+    """One rootfs image to be installed, and what is known of it."""
 
     digest: VerityDigest
-    ref: str
-    """Name of its reference below images/refs."""
     record: bytes
     """JSON, for `RECORD`."""
 
@@ -55,12 +53,14 @@ class Deployment:
 def physical_root(
     deployment: Deployment,
     objects: Iterable[External],
+    links: Mapping[str, str],
     meta_json: bytes,
     tree: Directory,
 ) -> Directory:
     """Return the physical root for one deployment whose root file system is `tree`.
 
-    `objects` are all that the image needs, itself among them. Times are zero: the place is the same for each machine.
+    `objects` are all that the repository shall hold, `links` the symbolic links in it by path, references among them.
+    Times are zero: the place is the same for each machine.
     """
     labels = labels_of(tree)
     places = _Places(labels)
@@ -70,13 +70,8 @@ def physical_root(
     repository: dict[bytes, Inode] = {
         b"meta.json": places.file(meta_json),
         b"objects": _objects(places, objects),
-        b"images": places.content(
-            {
-                digits.encode(): places.link(f"../objects/{deployment.digest.path}"),
-                b"refs": _nested(places, deployment.ref, digits),
-            }
-        ),
-        b"streams": places.content({b"refs": places.content({})}),
+        b"images": _links(places, links, "images"),
+        b"streams": _links(places, links, "streams"),
     }
     upper = Directory(_like(etc, 0o755, labels.etc), {})
     state: dict[bytes, Inode] = {
@@ -129,6 +124,9 @@ class _Places:
         return Symlink(_meta(0o777, self.labels.content), target.encode())
 
 
+_Folder = dict[str, "str | _Folder"]
+
+
 def _objects(places: _Places, objects: Iterable[External]) -> Directory:
     folders: dict[bytes, dict[bytes, Inode]] = {}
     for item in objects:
@@ -137,10 +135,25 @@ def _objects(places: _Places, objects: Iterable[External]) -> Directory:
     return places.content({folder: places.content(entries) for folder, entries in folders.items()})
 
 
-def _nested(places: _Places, ref: str, target: str) -> Directory:
-    """Return refs/ with a link at `ref` to the name `target` beside refs/."""
-    *folders, last = ref.encode().split(b"/")
-    inner = places.content({last: places.link("../" * (len(folders) + 1) + target)})
-    for folder in reversed(folders):
-        inner = places.content({folder: inner})
-    return inner
+def _links(places: _Places, links: Mapping[str, str], area: str) -> Directory:
+    """Return images/ or streams/ with its links, those below refs/ among them."""
+    top: _Folder = {"refs": {}}
+    for path, target in links.items():
+        first, *folders, name = path.split("/")
+        if first == area:
+            inner = top
+            for folder in folders:
+                below = inner.setdefault(folder, {})
+                assert isinstance(below, dict)
+                inner = below
+            inner[name] = target
+    return _folder(places, top)
+
+
+def _folder(places: _Places, folder: _Folder) -> Directory:
+    return places.content(
+        {
+            name.encode(): _folder(places, item) if isinstance(item, dict) else places.link(item)
+            for name, item in sorted(folder.items())
+        }
+    )

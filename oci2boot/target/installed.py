@@ -37,13 +37,20 @@ class InstalledRoot:
 
     def images(self) -> dict[str, VerityDigest]:
         """Return the object that each name in the repository's images/ links to."""
+        return self._links("images")
+
+    def streams(self) -> dict[str, VerityDigest]:
+        """Return the object that each name in the repository's streams/ links to."""
+        return self._links("streams")
+
+    def _links(self, area: str) -> dict[str, VerityDigest]:
         found = {}
-        for name, number in self.listing(_REPOSITORY + b"/images").items():
+        for name, number in self.listing(f"{_REPOSITORY.decode()}/{area}".encode()).items():
             if name != _REFS:
                 target = self._fs.symlink(number).decode(errors="replace")
                 digest = VerityDigest.parse("".join(target.split("/")[-2:]))
                 if target != f"../objects/{digest.path}":
-                    raise FormatError(f"/composefs/images/{name.decode(errors='replace')} links to {target!r}")
+                    raise FormatError(f"/composefs/{area}/{name.decode(errors='replace')} links to {target!r}")
                 found[name.decode(errors="replace")] = digest
         return found
 

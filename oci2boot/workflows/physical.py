@@ -9,7 +9,8 @@ from oci2boot.digest import External
 from oci2boot.errors import StoreError
 from oci2boot.formats import fsverity
 from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.store.images import REF, Bootable
+from oci2boot.store.content import deployed_refs, image_content
+from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository, meta_json
 from oci2boot.sysroot.layout import Deployment, physical_root
 from oci2boot.target.entries import FileSource, RootEntry
@@ -20,15 +21,14 @@ VERIFIED: Final = (b"/composefs/objects/", b"/composefs/meta.json")
 
 def root_entries(repository: Repository, bootable: Bootable) -> Iterator[RootEntry]:
     """Yield the inodes of the root partition."""
-    image = repository.read_object(bootable.rootfs)
-    tree = read_rootfs(image)
-    objects = {External(bootable.rootfs, len(image))}
-    for _, inode in walk(tree):
-        if isinstance(inode, File) and isinstance(inode.content, External):
-            objects.add(inode.content)
+    tree = read_rootfs(repository.read_object(bootable.rootfs))
+    content = image_content(repository, bootable.name)
+    links = {path: f"../objects/{digest.path}" for path, digest in content.links.items()}
+    for ref, target in {**content.refs, **deployed_refs(content, bootable.rootfs)}.items():
+        links[ref] = "../" * (ref.count("/") - 1) + target
     record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode() + b"\n"
     root = physical_root(
-        Deployment(bootable.rootfs, f"{REF}/{bootable.rootfs}", record), objects, meta_json(repository.algorithm), tree
+        Deployment(bootable.rootfs, record), content.externals(), links, meta_json(repository.algorithm), tree
     )
     names: dict[int, list[bytes]] = {}
     inodes: dict[int, Inode] = {}

@@ -15,12 +15,13 @@ from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import Error, FormatError, TargetError
 from oci2boot.formats.erofs.structs import IMAGE_MAX, ComposefsHeader
 from oci2boot.formats.fsverity import measure
+from oci2boot.formats.splitstream import SplitStream
 from oci2boot.formats.tar import printable
 from oci2boot.formats.x509 import Certificate, read_certificates
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store import fsck, reach
 from oci2boot.store.images import Bootable
-from oci2boot.store.repository import Repository
+from oci2boot.store.repository import MAX_READ, Repository
 from oci2boot.sysroot.layout import RECORD
 from oci2boot.system.files import plain_errors
 from oci2boot.target.installed import InstalledRoot
@@ -191,6 +192,7 @@ def _check_disk(disk: OpenedDisk, checks: Checks, report: Report) -> _Found:
             )
             for digest in images.values():
                 _check_image(root, objects, digest, found, checks)
+            _check_streams(root, objects, checks)
             _check_objects(root, objects, found, checks, report)
         with checks.attempt("state"):
             _read_state(root, found, checks)
@@ -231,6 +233,19 @@ def _check_image(
     version = ComposefsHeader.unpack(image).composefs_version
     inodes = len({id(inode) for _, inode in walk(tree)})
     checks.ok(name, f"EROFS format V{version}, {len(image)} bytes, {inodes} inodes, fs-verity in place")
+
+
+def _check_streams(root: InstalledRoot, objects: Mapping[VerityDigest, int], checks: Checks) -> None:
+    """See that everything is there which the layers and records of the images name."""
+    failures, streams = [], root.streams()
+    for name, digest in streams.items():
+        try:
+            stream = SplitStream.unpack(root.object(digest, MAX_READ))
+            gone = {*stream.objects, *stream.named.values()} - objects.keys()
+            failures += [(f"stream {name}", f"object {one} is missing") for one in sorted(gone, key=str)[:1]]
+        except Error as error:
+            failures.append((f"stream {name}", error.message))
+    checks.each(failures, "streams", f"{len(streams)} streams, with every object that they name")
 
 
 def _check_objects(

@@ -27,7 +27,7 @@ def test_a_damaged_disk_is_status_1_and_names_the_check(run: Run, demo: Demo) ->
         status, output, _ = run("verify", demo.disk, "-q")
         assert status == 1
         assert f"object {measure(BIG)}" in output
-        assert "1 of 12 checks failed" in output
+        assert "1 of 13 checks failed" in output
         status, output, _ = run("verify", demo.disk, "--json", "-q")
     found = json.loads(output)
     assert (status, found["ok"]) == (1, False)

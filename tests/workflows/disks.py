@@ -96,9 +96,11 @@ def _data(disk: Path) -> list[tuple[int, bytes]]:
 
 
 def find(disk: Path, content: bytes) -> int:
-    """Return where the bytes lie on a disk that has not been changed; they are there once."""
-    (at,) = {start + data.index(content) for start, data in _data(disk) if content in data}
-    return at
+    """Return where the bytes lie first on a disk that has not been changed.
+
+    What is on the EFI system partition comes before the copy of it that the repository has as an object.
+    """
+    return min(start + data.index(content) for start, data in _data(disk) if content in data)
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import pytest
 
 from oci2boot.errors import DigestError, StoreError, TargetError
 from oci2boot.formats.fsverity import measure
-from oci2boot.store.images import Bootable, save
+from oci2boot.store.fsck import check
+from oci2boot.store.images import Bootable, find_image, save
+from oci2boot.store.layers import has_layer
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.events import silent
 from oci2boot.workflows.install import Installed, install
@@ -62,7 +64,7 @@ def debugfs(installed: Installed, command: str) -> str:
 def test_the_repository_on_the_disk_is_one_for_cfsctl(
     installed: Installed, stored: tuple[Path, Stored], tmp_path: Path
 ) -> None:
-    """D.2, D.8, O.2: meta.json, objects and images, and nothing that the image does not need."""
+    """D.2, D.8, O.2, P.11: objects, images and streams, the layers an upgrade can reuse, and nothing without a use."""
     assert subprocess.run([program("e2fsck"), "-fn", root_of(installed)], check=False).returncode == 0
     debugfs(installed, f"rdump /composefs {tmp_path}")
     repo = tmp_path / "composefs"
@@ -72,6 +74,12 @@ def test_the_repository_on_the_disk_is_one_for_cfsctl(
     ).stdout
     assert "status: ok" in said
     assert "images: 1/1 ok" in said
+    layers = subprocess.run([program("cfsctl"), "--repo", repo, "oci", "images"], check=True, capture_output=True)
+    assert b"demo" in layers.stdout
+    with Repository.open(repo) as repository:
+        assert all(has_layer(repository, diff_id) for diff_id in stored[1].diff_ids)
+        assert find_image(repository, "demo") == stored[1].bootable
+        assert not check(repository).problems
     collected = subprocess.run(
         [program("cfsctl"), "--repo", repo, "gc", "--dry-run"], check=True, capture_output=True, text=True
     )

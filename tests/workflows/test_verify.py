@@ -67,6 +67,7 @@ def test_a_fresh_disk_is_intact(demo: Demo) -> None:
         "root file system": "ok",
         "repository": "ok",
         f"rootfs image {demo.digest}": "ok",
+        "streams": "ok",
         "objects": "ok",
         "/etc": "not checked",
         "/var": "not checked",
@@ -76,7 +77,8 @@ def test_a_fresh_disk_is_intact(demo: Demo) -> None:
         f"signature {UKI}": "not checked",
         "signature EFI/BOOT/BOOTX64.EFI": "not checked",
     }
-    assert "43 objects" in {check.name: check.evidence for check in verified.checks}["objects"]
+    # Those of the rootfs image, the record and its stream, and the three files of the ESP.
+    assert f"{43 + 2 + 3} objects" in {check.name: check.evidence for check in verified.checks}["objects"]
     assert json.loads(json.dumps(verified.to_json()))["ok"] is True
 
 
@@ -209,7 +211,8 @@ def test_a_missing_rootfs_image_is_caught(demo: Demo, tmp_path: Path) -> None:
     copy = copied(demo, tmp_path)
     debugfs(copy, f"rm /composefs/objects/{demo.stored.rootfs.digest.path}")
     found = failures(seen(copy.disk))
-    assert found.keys() == {f"rootfs image {demo.digest}", f"UKI {UKI}"}
+    (record,) = (name for name in found if name.startswith("stream oci2boot-"))
+    assert found.keys() == {f"rootfs image {demo.digest}", f"UKI {UKI}", record}
 
 
 def test_an_object_of_another_size_than_the_image_says_is_caught(demo: Demo, tmp_path: Path) -> None:
