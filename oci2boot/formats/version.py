@@ -4,15 +4,17 @@ import re
 from functools import cmp_to_key
 from typing import Final
 
-_NO_PART: Final = re.compile(r"[^A-Za-z0-9~.^-]+")
+_NO_PART: Final = re.compile(r"[^A-Za-z0-9~.^-]*")
+"""Passed over where a part begins: `1_2` has two parts, `12` has one."""
 _DIGITS: Final = re.compile(r"[0-9]*")
 _LETTERS: Final = re.compile(r"[A-Za-z]*")
 
 
 def compare(first: str, second: str) -> int:
     """Return a number below, above or of zero: `first` is older, newer, or the same."""
-    a, b = _NO_PART.sub("", first), _NO_PART.sub("", second)
+    a, b = first, second
     while True:
+        a, b = a[len(_head(_NO_PART, a)) :], b[len(_head(_NO_PART, b)) :]
         if order := _order(not a.startswith("~"), not b.startswith("~")):
             return order
         if a[:1] == "~":

@@ -4,7 +4,7 @@ import itertools
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oci2boot.formats.version import compare, key
@@ -22,6 +22,7 @@ def systemd(first: str, second: str) -> int:
     [
         ("9", "10"), ("1~rc1", "1"), ("1.0", "1.0.1"), ("1-1", "1^1"), ("1^1", "1.1"), ("01", "1"), ("a", "1"),
         ("00", "0a"), ("1.", "1"), ("1", "1_"), ("~", ""), ("0", "-"), ("123.a", "123.a-3"), ("1a", "1.a"),
+        ("1_2", "12"), ("debian_9+3-0.efi", "debian_10.efi"), ("debian_9.1.efi", "debian_9.efi"), ("1+2", "1+1"),
         ("20261121100000", "20261121095959"),
     ],
 )  # fmt: skip
@@ -39,3 +40,9 @@ def test_the_order_is_one(texts: list[str]) -> None:
         assert compare(text, text) == 0
     ordered = sorted(texts, key=key)
     assert all(compare(first, second) <= 0 for first, second in itertools.pairwise(ordered))
+
+
+@settings(max_examples=60, deadline=None)
+@given(*[st.text(alphabet="01a~-^._+", max_size=6).map("1{}".format)] * 2)
+def test_systemd_orders_any_two_so(first: str, second: str) -> None:
+    assert compare(first, second) == systemd(first, second)
