@@ -119,7 +119,8 @@ class Pe:
 
 def contents(data: bytes, section: SectionHeader) -> bytes:
     """Return what the stub uses and measures of a section: its virtual size, without the padding in the file."""
-    return data[section.pointer_to_raw_data :][: min(section.virtual_size, section.size_of_raw_data)]
+    start = section.pointer_to_raw_data
+    return data[start : start + min(section.virtual_size, section.size_of_raw_data)]
 
 
 def parse(data: bytes) -> Pe:
