@@ -1,5 +1,6 @@
 """Objects on their way into the store: written without a name, synced, and named together."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -9,16 +10,19 @@ from types import TracebackType
 from typing import Final, Self
 
 from oci2boot.digest import VerityDigest
-from oci2boot.errors import StoreError
+from oci2boot.errors import DigestError, StoreError
 from oci2boot.formats import fsverity
 from oci2boot.store.repository import STAGING, Repository
 from oci2boot.system import verity
-from oci2boot.system.files import plain_errors, sync_directory, syncfs
+from oci2boot.system.files import clone, plain_errors, sync_directory, syncfs
 
 FEW: Final = 32
 """Files and folders that are synced one by one: a whole file system may have much more to write than ours."""
 WHOLE: Final = 8 << 20
 """A file up to this size is hashed before it is written, so that one that is there already is not written at all."""
+
+
+_PIECE: Final = 1 << 20
 
 
 class ObjectBatch:
@@ -95,6 +99,49 @@ class ObjectBatch:
                 self.staged[digest] = name
                 self.written += hasher.size
         return digest
+
+    def take(self, digest: VerityDigest, path: Path) -> None:
+        """Take an object from another store: blocks shared where the file system can, else copied, and always measured.
+
+        An object that the kernel holds to its digest cannot change, so it may even be the same file.
+        """
+        if digest in self:
+            return
+        with plain_errors(StoreError, f"copy {path} to the repository {self.repository.path}"):
+            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if verity.measured(source) == digest.raw and self._take_link(digest, path):
+                    return
+                self._take_copy(digest, source, path)
+            finally:
+                os.close(source)
+
+    def _take_link(self, digest: VerityDigest, path: Path) -> bool:
+        name = f"{self._staging}/{len(self.staged)}"
+        try:
+            os.link(path, name)
+        except OSError as error:
+            if error.errno in (errno.EXDEV, errno.EMLINK, errno.EPERM):
+                return False
+            raise
+        self.staged[digest] = name
+        return True
+
+    def _take_copy(self, digest: VerityDigest, source: int, path: Path) -> None:
+        hasher = fsverity.Hasher(self._algorithm)
+        fd, name = self._new_file()
+        try:
+            shared = clone(source, fd)
+            while piece := os.read(source, _PIECE):
+                hasher.update(piece)
+                if not shared:
+                    _write_all(fd, piece)
+        finally:
+            os.close(fd)
+        if (found := hasher.digest()) != digest:
+            raise DigestError(f"{path} is damaged: it measures {found}", hint="run `oci2boot fsck` on its store")
+        self.staged[digest] = name
+        self.written += hasher.size
 
     def _new_file(self) -> tuple[int, str]:
         name = f"{self._staging}/{len(self.staged)}"

@@ -65,36 +65,44 @@ def physical_root(
     labels = labels_of(tree)
     places = _Places(labels)
     digits = deployment.digest.hex
-    var = find(tree, b"/var")
-    etc = find(tree, b"/etc")
     repository: dict[bytes, Inode] = {
         b"meta.json": places.file(meta_json),
         b"objects": _objects(places, objects),
         b"images": _links(places, links, "images"),
         b"streams": _links(places, links, "streams"),
     }
-    upper = Directory(_like(etc, 0o755, labels.etc), {})
-    state: dict[bytes, Inode] = {
-        digits.encode(): places.state(
-            {
-                b"etc": places.state({b"upper": upper, b"work": places.state({}, 0o755)}),
-                b"var": Symlink(_meta(0o777, labels.root), b"../../os/default/var"),
-                RECORD: File(_meta(0o644, labels.root), deployment.record),
-            }
-        )
-    }
-    initial_var = var if isinstance(var, Directory) else places.state({})
+    state: dict[bytes, Inode] = {digits.encode(): deployment_state(deployment.record, tree)}
     return places.state(
         {
             b"composefs": places.content(repository, 0o700),
             b"state": places.state(
                 {
                     b"deploy": places.state(state),
-                    b"os": places.state({b"default": places.state({b"var": initial_var})}),
+                    b"os": places.state({b"default": places.state({b"var": initial_var(tree)})}),
                 }
             ),
         }
     )
+
+
+def deployment_state(record: bytes, tree: Directory, upper: Directory | None = None) -> Directory:
+    """Return the state directory of a deployment of `tree`; `upper` is what the machine has in its /etc."""
+    labels = labels_of(tree)
+    places = _Places(labels)
+    etc = upper or Directory(_like(find(tree, b"/etc"), 0o755, labels.etc), {})
+    return places.state(
+        {
+            b"etc": places.state({b"upper": etc, b"work": places.state({}, 0o755)}),
+            b"var": Symlink(_meta(0o777, labels.root), b"../../os/default/var"),
+            RECORD: File(_meta(0o644, labels.root), record),
+        }
+    )
+
+
+def initial_var(tree: Directory) -> Directory:
+    """Return /var of a machine that is new: as the image has it."""
+    var = find(tree, b"/var")
+    return var if isinstance(var, Directory) else _Places(labels_of(tree)).state({})
 
 
 def _like(inode: Inode | None, mode: int, label: bytes | None) -> Metadata:

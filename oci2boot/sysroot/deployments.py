@@ -1,0 +1,99 @@
+"""Deployments: the state directory of each rootfs image that was installed, and the record of it that lies there."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from oci2boot.digest import VerityDigest
+from oci2boot.errors import FormatError, TargetError
+from oci2boot.sysroot.layout import RECORD
+from oci2boot.sysroot.machine import Sysroot
+from oci2boot.system.files import plain_errors, sync_directory, write_atomically
+
+RECORD_MAX: Final = 1 << 20
+OWN: Final = "deployment"
+"""Key of the record for what the machine knows; all else is the image's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One installed rootfs image."""
+
+    digest: VerityDigest
+    record: Mapping[str, Any] | None
+    """The image's boot record as JSON; None for one of another tool."""
+    deployed: int | None = None
+    """Seconds since 1970, by this machine's clock."""
+    pinned: bool = False
+
+
+def read_deployments(sysroot: Sysroot) -> list[Deployment]:
+    """Return the deployments, by digest. A record that cannot be read is an error: it may be of a newer version."""
+    found = []
+    with plain_errors(TargetError, f"read {sysroot.deployments}"):
+        names = sorted(entry.name for entry in os.scandir(sysroot.deployments)) if sysroot.deployments.is_dir() else []
+        for name in names:
+            if not name.startswith("."):
+                found.append(_read(sysroot.deployments / name))
+    return found
+
+
+def _read(path: Path) -> Deployment:
+    try:
+        digest = VerityDigest.parse(path.name)
+    except FormatError as error:
+        raise TargetError(
+            f"{path} is not the state of a deployment", hint="move it elsewhere if it is yours"
+        ) from error
+    record = path / os.fsdecode(RECORD)
+    if not record.exists():
+        return Deployment(digest, None)
+    with record.open("rb") as file:
+        data = file.read(RECORD_MAX + 1)
+    try:
+        if len(data) > RECORD_MAX:
+            raise ValueError
+        facts = json.loads(data)
+        own = facts.pop(OWN, {})
+        deployed, pinned = own.get("deployed"), own.get("pinned", False)
+        if not isinstance(pinned, bool) or not isinstance(deployed, int | None) or facts["rootfs"] != digest.hex:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TargetError(f"{record} is damaged", hint="install the image again") from error
+    return Deployment(digest, facts, deployed, pinned)
+
+
+def record_bytes(facts: Mapping[str, Any], *, deployed: int, pinned: bool = False) -> bytes:
+    """Return the record of a deployment."""
+    own = {"deployed": deployed, "pinned": pinned}
+    return json.dumps({**facts, OWN: own}, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def now() -> int:
+    return max(int(time.time()), 0)
+
+
+def set_pinned(sysroot: Sysroot, deployment: Deployment, *, pinned: bool) -> None:
+    if deployment.record is None:
+        raise TargetError(f"{deployment.digest} was deployed by another program, which does not know of pins")
+    path = sysroot.deployments / deployment.digest.hex / os.fsdecode(RECORD)
+    with plain_errors(TargetError, f"write {path}"):
+        write_atomically(path, record_bytes(deployment.record, deployed=deployment.deployed or 0, pinned=pinned))
+
+
+def remove_state(sysroot: Sysroot, digest: VerityDigest) -> None:
+    """Remove the state of a deployment; stopped half-way, it is gone already, and the next run removes the rest."""
+    path = sysroot.deployments / digest.hex
+    gone = path.with_name(f".{digest.hex}.gone")
+    with plain_errors(TargetError, f"remove {path}"):
+        if gone.exists():
+            shutil.rmtree(gone)
+        if path.exists():
+            path.rename(gone)
+            sync_directory(path.parent)
+            shutil.rmtree(gone)
