@@ -1,4 +1,4 @@
-"""What the firmware loads, in the local flow: a UKI of the image's kernel, initramfs and stub, and systemd-boot."""
+"""What the boot loader starts, in the local flow: a UKI of the image's kernel, initramfs and stub."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,6 @@ MAX_EFI_PROGRAM: Final = 64 << 20
 WARN_SIZES: Final = (64 << 20, 32 << 20)
 """Budgets of some devices for all that the firmware loads."""
 
-TIMEOUT: Final = 3
-"""Seconds that the boot menu waits."""
 STUB_DIRECTORY: Final = b"usr/lib/systemd/boot/efi/"
 EFI_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {"x86_64": "x64", "aarch64": "aa64", "riscv64": "riscv64", "i686": "ia32", "loongarch64": "loongarch64"}
@@ -47,7 +45,6 @@ class PayloadOptions:
     kernel_version: str | None = None
     arguments: tuple[str, ...] = ()
     """The user's kernel arguments."""
-    timeout: int = TIMEOUT
     size_limit: int | None = None
     """Bytes of the UKI."""
 
@@ -59,7 +56,6 @@ class PayloadPlan:
     stub: bytes
     parts: UkiParts
     name: str
-    loader: tuple[tuple[str, bytes], ...]
     promise: ComposefsArg
     glue: glue.Glue
     notes: tuple[str, ...]
@@ -71,8 +67,6 @@ class BootPayload:
     uki: bytes
     uki_path: str
     """On the ESP."""
-    loader: tuple[tuple[str, bytes], ...]
-    """systemd-boot and its configuration: (path on the ESP, content)."""
     promise: ComposefsArg
     cmdline: str
     kernel_version: str
@@ -107,8 +101,7 @@ def plan_payload(tree: Directory, read: Read, promise: ComposefsArg, options: Pa
     if added.archive and glue.OWN not in cpio.read(parts.initrd, lambda _: False):
         raise ImageError("the kernel would not unpack the glue that follows the image's initramfs")
     notes = (*support.notes, *added.notes)
-    loader = find_loader(tree, read, options.architecture, options.timeout)
-    return PayloadPlan(stub, parts, name, loader, promise, added, notes, options.size_limit)
+    return PayloadPlan(stub, parts, name, promise, added, notes, options.size_limit)
 
 
 def finish_payload(plan: PayloadPlan, uki: bytes | None = None) -> BootPayload:
@@ -135,7 +128,6 @@ def finish_payload(plan: PayloadPlan, uki: bytes | None = None) -> BootPayload:
     return BootPayload(
         uki=uki,
         uki_path=f"EFI/Linux/{plan.name}.efi",
-        loader=plan.loader,
         promise=plan.promise,
         cmdline=plan.parts.cmdline,
         kernel_version=plan.parts.uname,
@@ -185,19 +177,3 @@ def _microcode(tree: Directory, read: Read) -> bytes:
     files: list[tuple[bytes, File | None]] = [(path, find_file(tree, path)) for path in MICROCODE]
     parts = [read_limited(file, read, path, MAX_INITRAMFS) for path, file in files if file]
     return b"".join(piece for part in parts for piece in (part, bytes(-len(part) % 4)))
-
-
-def find_loader(
-    tree: Directory, read: Read, architecture: str, timeout: int = TIMEOUT
-) -> tuple[tuple[str, bytes], ...]:
-    """Return what `bootctl install` puts on an ESP; like it, a signed loader is taken where the image has one."""
-    efi_name = EFI_NAMES[machine_of(architecture)]
-    name = f"systemd-boot{efi_name}.efi"
-    signed = read_file(tree, read, STUB_DIRECTORY + name.encode() + b".signed", MAX_EFI_PROGRAM)
-    program = signed or find_efi_program(tree, read, name, "systemd-boot")
-    return (
-        (f"EFI/systemd/{name}", program),
-        (f"EFI/BOOT/BOOT{efi_name.upper()}.EFI", program),
-        ("loader/loader.conf", f"timeout {timeout}\neditor no\n".encode()),
-        ("loader/entries.srel", b"type1\n"),
-    )

@@ -1,4 +1,4 @@
-"""The boot files of a converted image: the UKI, by ukify or our own builder, and systemd-boot, all from the image."""
+"""The boot files of a converted image, all from the image: the UKI, by ukify or our own builder, and a boot loader."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from typing import Final
 
 from oci2boot.boot.discover import find_ukis
 from oci2boot.boot.files import read_file
+from oci2boot.boot.loader import check_sbat, find_loader
 from oci2boot.boot.payload import BootPayload, PayloadOptions, PayloadPlan, finish_payload, plan_payload
 from oci2boot.boot.uki import check_ukify, ukify_argv
 from oci2boot.errors import ToolError
@@ -49,11 +50,29 @@ def local_files(
     read: Read,
     report: Report,
 ) -> BootFiles:
-    """Build the files of the EFI system partition; `tree` is the merged one, its /boot not yet emptied."""
+    """Build the UKI; `tree` is the merged one, its /boot not yet emptied."""
     payload = build_payload(tree, architecture, version, karg, options, read, report)
     if ukis := [path.decode(errors="replace") for path in find_ukis(tree)]:
         report(Warned(f"the image brings a UKI of its own, which is not used: {', '.join(ukis)}"))
-    return BootFiles(payload.kernel_version, payload.cmdline, {payload.uki_path: payload.uki, **dict(payload.loader)})
+    return BootFiles(payload.kernel_version, payload.cmdline, {payload.uki_path: payload.uki})
+
+
+def with_loader(
+    files: BootFiles, tree: Directory, architecture: str, options: BootOptions, read: Read, report: Report
+) -> BootFiles:
+    """Add the boot loader that the image brings, and put the UKI and its addons where it looks for them."""
+    if files.esp is None:
+        return files
+    loader = find_loader(tree, read, architecture, options.loader, options.timeout)
+    if options.loader == "shim":
+        check_sbat(files.esp)
+    for note in loader.notes:
+        report(Warned(note))
+    return replace(
+        files,
+        esp={**{loader.place(path): data for path, data in files.esp.items()}, **loader.programs},
+        finished=frozenset(map(loader.place, files.finished)),
+    )
 
 
 def signed_files(files: BootFiles, signing: SigningOptions | None, report: Report) -> BootFiles:

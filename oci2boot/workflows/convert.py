@@ -5,7 +5,7 @@ from oci2boot.boot.vendor import choose_vendor
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.store.images import Bootable, check_name, save
 from oci2boot.store.repository import Repository
-from oci2boot.workflows.boot import BootFiles, local_files, os_release_of, signed_files, version_of
+from oci2boot.workflows.boot import BootFiles, local_files, os_release_of, signed_files, version_of, with_loader
 from oci2boot.workflows.events import Report, Told, Warned
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
 from oci2boot.workflows.root import RULES, Read, canonical_tree, karg_of
@@ -31,6 +31,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
         if request.boot:
             rules, files = _choose_payload(unpacked, digests, request.boot, read, report)
             check_signatures(files, request.boot.db)
+            files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
             files = signed_files(files, request.boot.signing, report)
             rootfs = digests.rootfs(rules, repository.algorithm)
         bootable = Bootable(
@@ -57,7 +58,7 @@ def _choose_payload(
     """Return what boots the image, and the rules of the digest that it promises."""
     tree, architecture = unpacked.tree, unpacked.architecture
     if options.flow in ("auto", "sealed") and (sealed := find_sealed(find_sealable(tree, read), digests, options)):
-        return digests.rules_of(sealed.variant), sealed_files(sealed, tree, read, architecture, report)
+        return digests.rules_of(sealed.variant), sealed_files(sealed, read, architecture, report)
     karg = karg_of(digests.asked, options.karg_style)
     if options.flow == "vendor":
         uki = choose_vendor(find_sealable(tree, read), options.uki)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from oci2boot.boot.loader import TIMEOUT, LoaderName
 from oci2boot.boot.sign import SignTool
 from oci2boot.digest import Hash
 from oci2boot.errors import FormatError
@@ -67,6 +68,9 @@ class BootOptions:
     """How the UKI and the boot loader are signed; None leaves them as they are."""
     db: tuple[Path, ...] = ()
     """Certificates, one of which must be behind the image's own UKI and addons; without any, these may be unsigned."""
+    loader: LoaderName = "systemd-boot"
+    timeout: int = TIMEOUT
+    """Seconds that the boot menu waits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from oci2boot.boot.payload import find_loader, machine_of
+from oci2boot.boot.payload import machine_of
 from oci2boot.boot.sealed import Sealed, Uki, Variant, choose_sealed, named_ukis
 from oci2boot.boot.vendor import ADDON, vendor_addon
 from oci2boot.digest import External, Hash
@@ -113,7 +113,7 @@ def find_sealed(ukis: Sequence[Uki], digests: Digests, options: BootOptions) -> 
     )
 
 
-def sealed_files(sealed: Sealed, merged: Directory, read: Read, architecture: str, report: Report) -> BootFiles:
+def sealed_files(sealed: Sealed, read: Read, architecture: str, report: Report) -> BootFiles:
     """Return the files of the EFI system partition: the UKI and its addons byte for byte."""
     uki, variant = sealed.uki, sealed.variant
     for note in sealed.notes:
@@ -128,7 +128,7 @@ def sealed_files(sealed: Sealed, merged: Directory, read: Read, architecture: st
     return BootFiles(
         kernel=uki.kernel_version,
         cmdline=uki.cmdline,
-        esp={**theirs, **dict(find_loader(merged, read, architecture))},
+        esp=theirs,
         flow="sealed",
         finished=frozenset(theirs),
     )
@@ -153,7 +153,7 @@ def vendor_files(
     return BootFiles(
         kernel=uki.kernel_version,
         cmdline=f"{uki.cmdline} {karg}".strip(),
-        esp={**theirs, path: addon, **dict(find_loader(merged, read, architecture))},
+        esp={**theirs, path: addon},
         flow="vendor",
         finished=frozenset(theirs),
     )

@@ -99,15 +99,6 @@ def test_an_image_with_glue_of_its_own_is_taken_as_it_is(debian: tuple[Directory
     assert section(payload, b".initrd") == own
 
 
-def test_the_esp_gets_what_bootctl_puts_there(payload: BootPayload) -> None:
-    """D.8"""
-    program_bytes = (package("systemd-boot-efi") / "usr/lib/systemd/boot/efi/systemd-bootx64.efi").read_bytes()
-    files = dict(payload.loader)
-    assert files["EFI/systemd/systemd-bootx64.efi"] == files["EFI/BOOT/BOOTX64.EFI"] == program_bytes
-    assert files["loader/entries.srel"] == b"type1\n"
-    assert b"timeout 3\n" in files["loader/loader.conf"]
-
-
 def test_the_same_image_gives_the_same_bytes(debian: tuple[Directory, Read], payload: BootPayload) -> None:
     """C.24"""
     assert finish_payload(plan_payload(*debian, PROMISE, OPTIONS)).uki == payload.uki
@@ -159,7 +150,6 @@ def test_initramfs_tools_find_the_disk_by_its_label(debian: tuple[Directory, Rea
     ("path", "words", "hint"),
     [
         ("usr/lib/systemd/boot/efi/linuxx64.efi.stub", "no systemd-stub", "systemd-boot-efi"),
-        ("usr/lib/systemd/boot/efi/systemd-bootx64.efi", "no systemd-boot", "systemd-boot-efi"),
         ("usr/lib/os-release", "no os-release", "systemd"),
     ],
 )

@@ -1,0 +1,123 @@
+"""Which programs go where on an EFI system partition, for the firmware to start from. UEFI 2.10, section 3.5.1.1.
+
+systemd-boot as bootctl(1) installs it; or behind a shim, which starts what lies beside it as `grubx64.efi`; or none at
+all. shim's fallback program and the BOOTX64.CSV that it alone reads are left out: it would write boot entries into the
+firmware and restart the machine, where the removable path is enough.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+from oci2boot.boot.files import Read, find_file, list_directory, read_limited
+from oci2boot.boot.payload import EFI_NAMES, MAX_EFI_PROGRAM, STUB_DIRECTORY, find_efi_program, machine_of
+from oci2boot.errors import ImageError
+from oci2boot.formats import pe
+from oci2boot.tree.model import Directory
+
+LoaderName = Literal["systemd-boot", "direct", "shim"]
+"""`direct`: the firmware starts the UKI itself."""
+
+TIMEOUT: Final = 3
+"""Seconds that the boot menu waits."""
+
+SHIM: Final = (
+    b"usr/lib/shim/shim%s.efi.signed",
+    b"usr/lib/shim/shim%s.efi.signed.latest",
+    b"boot/efi/EFI/*/shim%s.efi",
+    b"usr/lib/bootupd/updates/EFI/*/shim%s.efi",
+    b"usr/lib/efi/shim/*/EFI/*/shim%s.efi",
+    b"usr/lib/shim/shim%s.efi",
+    b"usr/share/shim/shim%s.efi",
+)
+"""Debian's, Ubuntu's, Fedora's as a package and in bootc's images; then those that nobody signed."""
+MOK_MANAGER: Final = (
+    b"usr/lib/shim/mm%s.efi.signed",
+    b"boot/efi/EFI/*/mm%s.efi",
+    b"usr/lib/bootupd/updates/EFI/*/mm%s.efi",
+    b"usr/lib/efi/shim/*/EFI/*/mm%s.efi",
+    b"usr/lib/shim/mm%s.efi",
+    b"usr/share/shim/mm%s.efi",
+)
+SHIM_PACKAGES: Final = "Debian: shim-signed; Fedora: shim-x64"
+
+_LINUX: Final = re.compile(r"EFI/Linux/[^/]+(?=\.extra\.d/|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class BootLoader:
+    programs: Mapping[str, bytes]
+    """By path on the ESP, with their configuration."""
+    uki: str | None = None
+    """Where the one UKI goes, if not to EFI/Linux."""
+    notes: tuple[str, ...] = ()
+
+    def place(self, path: str) -> str:
+        """Return where a UKI or an addon to it goes that otherwise would be at this path, in EFI/Linux."""
+        return _LINUX.sub(self.uki, path) if self.uki else path
+
+
+def find_loader(tree: Directory, read: Read, architecture: str, name: LoaderName, timeout: int) -> BootLoader:
+    """Return what the image has for the ESP besides its UKI; a signed program is taken before one that is not."""
+    efi_name = EFI_NAMES[machine_of(architecture)]
+    removable = f"EFI/BOOT/BOOT{efi_name.upper()}.EFI"
+    if name == "direct":
+        alone = "the firmware starts the UKI itself: no boot menu, no other system on this disk, no way back to one"
+        return BootLoader(MappingProxyType({}), removable, (alone,))
+    systemd_boot = _systemd_boot(tree, read, efi_name)
+    notes: tuple[str, ...] = ()
+    if name == "shim":
+        shim, mok_manager = _first(tree, read, SHIM, efi_name), _first(tree, read, MOK_MANAGER, efi_name)
+        if shim is None:
+            raise ImageError(f"the image has no shim for {efi_name}", hint=f"install it in the image ({SHIM_PACKAGES})")
+        programs = {removable: shim, f"EFI/BOOT/grub{efi_name}.efi": systemd_boot}
+        if mok_manager is None:
+            notes = ("the image has no MokManager: shim will know no keys but its own and the firmware's",)
+        else:
+            programs[f"EFI/BOOT/mm{efi_name}.efi"] = mok_manager
+        check_sbat(programs)
+    else:
+        programs = {f"EFI/systemd/systemd-boot{efi_name}.efi": systemd_boot, removable: systemd_boot}
+    programs["loader/loader.conf"] = f"timeout {timeout}\neditor no\n".encode()
+    programs["loader/entries.srel"] = b"type1\n"
+    return BootLoader(MappingProxyType(programs), None, notes)
+
+
+def check_sbat(files: Mapping[str, bytes]) -> None:
+    """Refuse an executable that shim would: one that says nothing by which it could be revoked. shim's SBAT.md."""
+    for path, data in files.items():
+        if path.lower().endswith(".efi") and not pe.parse(data).sections_named(b".sbat"):
+            raise ImageError(f"{path} has no section .sbat: shim refuses to start it", hint="--loader systemd-boot")
+
+
+def _systemd_boot(tree: Directory, read: Read, efi_name: str) -> bytes:
+    name = f"systemd-boot{efi_name}.efi"
+    signed = find_file(tree, STUB_DIRECTORY + name.encode() + b".signed")
+    if signed:
+        return read_limited(signed, read, STUB_DIRECTORY + name.encode() + b".signed", MAX_EFI_PROGRAM)
+    return find_efi_program(tree, read, name, "systemd-boot")
+
+
+def _first(tree: Directory, read: Read, patterns: Sequence[bytes], efi_name: str) -> bytes | None:
+    """Return the first file there is; of several that match one pattern, the last in order of name."""
+    for pattern in patterns:
+        for path in sorted(_matching(tree, b"", (pattern % efi_name.encode()).split(b"/")), reverse=True):
+            file = find_file(tree, path)
+            if file:
+                return read_limited(file, read, path, MAX_EFI_PROGRAM)
+    return None
+
+
+def _matching(tree: Directory, above: bytes, parts: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the paths that a pattern with `*` for whole names may mean."""
+    if not parts:
+        yield above
+        return
+    first, *others = parts
+    names = [first]
+    if first == b"*":
+        names = [name for name, _ in list_directory(tree, above)]
+    for name in names:
+        yield from _matching(tree, above + b"/" + name if above else name, others)
