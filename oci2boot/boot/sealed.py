@@ -114,25 +114,54 @@ def _read_uki(tree: Directory, read: Read, path: bytes, shared: Sequence[Addon])
     assert isinstance(file, File)
     data = read_limited(file, read, path, MAX_UKI)
     with _named(path):
-        headers = pe.parse(data)
-        sections = list(headers.sections)
-        starts = [index for index, section in enumerate(sections) if section.name == b".profile"]
-        base = _Sections(data, sections[: starts[0]] if starts else sections)
-        if not base.has(b".linux"):
-            return None
-        profiles = [
-            _Sections(data, sections[start + 1 : end]) for start, end in itertools.pairwise([*starts, len(sections)])
-        ]
-        # What reads no profiles takes the base's own, so it is looked at even where every profile has another.
-        lines = [base.cmdline, *(profile.cmdline if profile.has(b".cmdline") else base.cmdline for profile in profiles)]
-        if profiles and not base.has(b".cmdline"):
-            del lines[0]
-        release = base.text(b".osrel", os_release.MAX_SIZE)
-        kernel = base.text(b".uname", 256).decode(errors="replace").strip("\n\0")
+        head = read_head(data)
+    if not head:
+        return None
     own = list(find_addons(tree, read, path + b".extra.d"))
-    return Uki(
-        path, file, headers.machine, tuple(dict.fromkeys(lines)), (*shared, *own), kernel, _version(release, path)
+    version = _version(head.os_release, path)
+    return Uki(path, file, head.machine, head.cmdlines, (*shared, *own), head.kernel_version, version)
+
+
+@dataclass(frozen=True, slots=True)
+class UkiHead:
+    """What a UKI says about itself."""
+
+    machine: str
+    cmdlines: tuple[str, ...]
+    """As in `Uki`."""
+    os_release: bytes
+    kernel_version: str
+
+
+def read_head(data: bytes) -> UkiHead | None:
+    """Return None for a program that is no UKI."""
+    headers = pe.parse(data)
+    sections = list(headers.sections)
+    starts = [index for index, section in enumerate(sections) if section.name == b".profile"]
+    base = _Sections(data, sections[: starts[0]] if starts else sections)
+    if not base.has(b".linux"):
+        return None
+    profiles = [
+        _Sections(data, sections[start + 1 : end]) for start, end in itertools.pairwise([*starts, len(sections)])
+    ]
+    # What reads no profiles takes the base's own, so it is looked at even where every profile has another.
+    lines = [base.cmdline, *(profile.cmdline if profile.has(b".cmdline") else base.cmdline for profile in profiles)]
+    if profiles and not base.has(b".cmdline"):
+        del lines[0]
+    return UkiHead(
+        headers.machine,
+        tuple(dict.fromkeys(lines)),
+        base.text(b".osrel", os_release.MAX_SIZE),
+        base.text(b".uname", 256).decode(errors="replace").strip("\n\0"),
     )
+
+
+def read_addon(data: bytes) -> str:
+    """Return what an addon appends to the command line."""
+    headers = pe.parse(data)
+    if headers.sections_named(b".linux"):
+        raise ImageError("it is an addon with a kernel in it")
+    return _Sections(data, headers.sections).cmdline
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +199,7 @@ def find_addons(tree: Directory, read: Read, directory: bytes) -> Iterator[Addon
             raise LimitError(f"/{show(directory)} has more than {MAX_ADDONS} addons")
         data = read_limited(found[1], read, path, MAX_ADDON)
         with _named(path):
-            headers = pe.parse(data)
-            if headers.sections_named(b".linux"):
-                raise ImageError("it is an addon with a kernel in it")
-            yield Addon(path, found[1], _Sections(data, headers.sections).cmdline)
+            yield Addon(path, found[1], read_addon(data))
 
 
 class _named:  # noqa: N801  # a context manager that reads as a function
