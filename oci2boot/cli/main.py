@@ -25,12 +25,14 @@ from oci2boot.cli.options import (
     Kargs,
     KargStyle,
     Kver,
+    LoaderName,
     PlatformName,
     ProgressJson,
     Quiet,
     Repo,
     SelinuxRules,
     Source,
+    Timeout,
     TlsVerify,
     Ukify,
     UkiName,
@@ -99,6 +101,8 @@ def convert(
     uki: UkiName = None,
     allow_missing_verity: AllowMissingVerity = False,
     db: Db = None,
+    loader: LoaderName = "systemd-boot",
+    timeout: Timeout = 3,
     key: signing.Key = None,
     certificate: signing.Certificate = None,
     passphrase: signing.Passphrase = None,
@@ -135,6 +139,8 @@ def convert(
                 key, certificate, passphrase, sign_command, signtool, pkcs11_module, sign_request, sign_response
             ),
             tuple(db or ()),
+            loader,
+            timeout,
         )
         if boot
         else None,

@@ -116,6 +116,15 @@ Db = Annotated[
     list[Path] | None,
     typer.Option("--db", help="certificate that the image's own UKI must be signed by", show_default=False),
 ]
+LoaderName = Annotated[
+    Literal["systemd-boot", "direct", "shim"],
+    typer.Option(
+        "--loader",
+        help="what the firmware starts: systemd-boot; direct: the UKI itself, alone on its disk; "
+        "shim: the image's shim, and systemd-boot by it",
+    ),
+]
+Timeout = Annotated[int, typer.Option("--timeout", min=0, max=65535, help="seconds that the boot menu waits")]
 AllowMissingVerity = Annotated[
     bool, typer.Option("--allow-missing-verity", help="take a UKI that does not insist on fs-verity")
 ]
