@@ -1,6 +1,8 @@
 """Packages of Debian 13, fetched by apt without touching the host's own, unpacked and kept in build/."""
 
 import fcntl
+import os
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -47,6 +49,32 @@ def kernel() -> tuple[str, Path]:
         if not (files / "usr/lib/modules" / version / "modules.dep").exists():
             _run(program("depmod"), "-b", files, version)
     return version, files
+
+
+def wrapped(path: str, *names: str) -> Path:
+    """Return a program of the first package named that runs here, with the libraries of the others and of libc6.
+
+    Debian 12's C library is too old for the programs of Debian 13; it is a script in a folder with nothing else.
+    """
+    files = [package(name) for name in names]
+    libraries = [found / "usr/lib/x86_64-linux-gnu" for found in (package("libc6"), *files)]
+    script = KEPT / "bin" / names[0] / Path(path).name
+    script.parent.mkdir(parents=True, exist_ok=True)
+    words = [libraries[0] / "ld-linux-x86-64.so.2", "--library-path", ":".join(map(str, libraries)), files[0] / path]
+    pending = script.with_name(f".{script.name}.{os.getpid()}")
+    pending.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, words))} "$@"\n')
+    pending.chmod(0o755)
+    pending.rename(script)
+    return script
+
+
+def erofs_utils(name: str) -> Path:
+    """Return mkfs.erofs, fsck.erofs or dump.erofs of Debian 13: they know tar streams, zstd and xattrs."""
+    libraries = (
+        "libselinux1", "libpcre2-8-0", "libuuid1", "liblz4-1", "liblzma5", "zlib1g", "libdeflate0", "libzstd1",
+        "libxxhash0",
+    )  # fmt: skip
+    return wrapped(f"usr/bin/{name}", "erofs-utils", *libraries)
 
 
 def _dependency(name: str) -> str:
