@@ -59,6 +59,10 @@ class Machine:
     """Port of the host's loopback that leads to port 22 of the guest; without it there is no network."""
     tpm: Path | None = None
     """Socket of a running swtpm."""
+    second_disk: Path | None = None
+    """A raw file, the guest's /dev/vdb; written under the same condition as `disk`."""
+    registry_port: int | None = None
+    """Port of the host's loopback that the guest reaches, and nothing else, as 10.0.2.100:5000; by socat."""
 
 
 def find_firmware(*, secure: bool = False, descriptors: tuple[Path, ...] = DESCRIPTORS) -> Firmware:
@@ -170,8 +174,18 @@ def qemu_argv(machine: Machine, variables: Path, ports: tuple[Path, ...] | Liter
     ]  # fmt: skip
     if not machine.may_reboot:
         argv += ["-no-reboot"]
+    if machine.second_disk is not None:
+        argv += ["-drive", f"if=none,id=second,format=raw,file={_value(machine.second_disk)}{snapshot}"]
+        argv += ["-device", "virtio-blk-pci,drive=second"]
+    network = []
     if machine.ssh_port is not None:
-        argv += ["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{machine.ssh_port}-:22"]
+        network.append(f"hostfwd=tcp:127.0.0.1:{machine.ssh_port}-:22")
+    if machine.registry_port is not None:
+        # By a command: a character device would serve one connection in all.
+        relay = f"socat STDIO TCP4:127.0.0.1:{machine.registry_port}"
+        network.append(f"guestfwd=tcp:10.0.2.100:5000-cmd:{relay}")
+    if network:
+        argv += ["-netdev", ",".join(["user,id=net,restrict=on", *network])]
         argv += ["-device", "virtio-net-pci,netdev=net"]
     if machine.tpm is not None:
         argv += ["-chardev", f"socket,id=tpm,path={_value(machine.tpm)}"]

@@ -162,3 +162,11 @@ def test_what_qemu_says_is_in_the_error(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "absent", find_firmware())
     with boot(machine, tmp_path / "vm") as running, pytest.raises(ToolError, match=r"Could not open '.*absent'"):
         running.wait_for("never", 30)
+
+
+def test_a_guest_reaches_the_registry_and_nothing_else(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "disk", Firmware(tmp_path, tmp_path), registry_port=4321, second_disk=tmp_path / "b")
+    words = list(map(str, qemu_argv(machine, tmp_path / "vars", "stdio")))
+    (network,) = (words[at + 1] for at, word in enumerate(words) if word == "-netdev")
+    assert network == "user,id=net,restrict=on,guestfwd=tcp:10.0.2.100:5000-cmd:socat STDIO TCP4:127.0.0.1:4321"
+    assert words.index("virtio-blk-pci,drive=disk,bootindex=1") < words.index("virtio-blk-pci,drive=second")
