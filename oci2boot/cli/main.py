@@ -41,6 +41,7 @@ from oci2boot.cli.options import (
     repo_path,
     source_options,
 )
+from oci2boot.cli.store import register as register_store
 from oci2boot.cli.verify import register as register_verify
 from oci2boot.errors import Error
 from oci2boot.workflows.convert import convert as run_convert
@@ -154,6 +155,7 @@ def convert(
 
 
 register_install(app)
+register_store(app)
 
 
 @app.command()

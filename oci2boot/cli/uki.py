@@ -15,15 +15,18 @@ from oci2boot.cli.options import (
     Kver,
     PlatformName,
     Quiet,
+    Repo,
     SelinuxRules,
     Ukify,
     Xattrs,
+    repo_path,
 )
 from oci2boot.errors import Error
 from oci2boot.oci.manifest import Platform
 from oci2boot.workflows import uki as workflow
 from oci2boot.workflows import uki_build
 from oci2boot.workflows.requests import BootOptions, TreeOptions
+from oci2boot.workflows.uki_objects import list_objects
 
 app = typer.Typer(name="uki", no_args_is_help=True, help="Build, sign, verify and look into UKIs and addons.")
 ADDON_STUB = Path("/usr/lib/systemd/boot/efi/addonx64.efi.stub")
@@ -81,6 +84,23 @@ def inspect(source: Executable, trusted: Trusted = None, as_json: AsJson = False
         output.print_json(found)
     else:
         output.show_inspected({"name": source.name, **found})
+
+
+@app.command()
+def objects(
+    sources: Annotated[
+        list[Path], typer.Argument(help="UKIs, or directories of them such as an ESP", show_default=False)
+    ],
+    repo: Repo = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every object of the store that UKIs need: the rootfs images that they promise, and these images' files."""
+    found = list_objects(sources, repo_path(repo))
+    if as_json:
+        output.print_json([one.to_json() for one in found])
+    else:
+        for digest in sorted({str(digest) for one in found for digest in one.objects}):
+            output.out.print(digest, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

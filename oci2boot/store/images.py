@@ -101,15 +101,19 @@ def _version_key(key: str, version: int) -> str:
 
 
 def record_oci(
-    repository: Repository, batch: ObjectBatch, image: OciRecord, rootfs: VerityDigest, version: int
+    repository: Repository, batch: ObjectBatch, image: OciRecord, rootfs: VerityDigest | None = None, version: int = 1
 ) -> dict[str, VerityDigest]:
-    """Add an image's config and manifest, tied to its layers and its bootable rootfs; return {stream name: object}."""
+    """Add an image's config and manifest, tied to its layers and its bootable rootfs; return {stream name: object}.
+
+    An image that was only pulled has no rootfs yet.
+    """
     layers = {str(diff_id): _layer_digest(repository, diff_id) for diff_id in image.diff_ids}
     config = SplitStreamWriter(CONFIG, repository.algorithm)
     config.external(batch.add(image.config), len(image.config))
     for name, digest in layers.items():
         config.name(name, digest)
-    config.name(_version_key("composefs.image.boot", version), rootfs)
+    if rootfs is not None:
+        config.name(_version_key("composefs.image.boot", version), rootfs)
     config_stream = batch.add(config.finish())
 
     manifest = SplitStreamWriter(MANIFEST, repository.algorithm)
@@ -167,6 +171,14 @@ def save(
     return bootable
 
 
+def save_pulled(repository: Repository, name: str, oci: OciRecord) -> None:
+    """Keep an image's layers and documents under a name, as `cfsctl oci pull` does; nothing says yet what it boots."""
+    with ObjectBatch(repository) as batch:
+        for stream, digest in record_oci(repository, batch, oci).items():
+            batch.link_stream(stream, digest)
+    repository.set_ref("streams", f"oci/{escaped(check_name(name))}", f"oci-manifest-{oci.manifest_digest}")
+
+
 def _fields(bootable: Bootable) -> dict[str, Any]:
     return {name: getattr(bootable, name) for name in Bootable.__dataclass_fields__}
 
@@ -193,8 +205,9 @@ def find_image(repository: Repository, name: str | None) -> Bootable:
 
 
 def remove_image(repository: Repository, name: str) -> None:
-    """Forget a name; a collector frees what only it kept."""
-    find_image(repository, name)
+    """Forget a name, also of an image that was only pulled; a collector frees what only it kept."""
     ref = escaped(name)
+    if not (repository.path / "streams/refs/oci" / ref).is_symlink():
+        find_image(repository, name)
     for area, folder in (("streams", REF), ("images", REF), ("streams", "oci")):
         (repository.path / area / "refs" / folder / ref).unlink(missing_ok=True)
