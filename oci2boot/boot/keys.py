@@ -1,7 +1,7 @@
 """The keys of a machine under Secure Boot, and the variables by which it learns them. UEFI 2.10, section 32.3."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
@@ -82,15 +82,21 @@ class Enrolment:
     variables: Mapping[Variable, AuthenticatedVariable]
 
     @classmethod
-    def of(cls, signers: Mapping[Variable, Signer], owner: uuid.UUID, time: int) -> Self:
-        """Sign PK by itself, KEK by PK and db by KEK; the same keys and time give the same bytes."""
+    def of(
+        cls, signers: Mapping[Variable, Signer], owner: uuid.UUID, time: int, others: Sequence[Certificate] = ()
+    ) -> Self:
+        """Sign PK by itself, KEK by PK and db by KEK; the same keys and time give the same bytes.
+
+        `others` go into db beside the signers' own: Microsoft's, for the firmware of cards, or a vendor's.
+        """
         moment = EfiTime.of(time)
         writers: dict[Variable, Signer] = {"PK": signers["PK"], "KEK": signers["PK"], "db": signers["KEK"]}
         lists: dict[Variable, bytes] = {}
         variables: dict[Variable, AuthenticatedVariable] = {}
         for name in VARIABLES:
             writer = writers[name]
-            lists[name] = esl.pack_esl([Entry(esl.X509, owner, signers[name].certificate.der)])
+            held = [signers[name].certificate, *(others if name == "db" else ())]
+            lists[name] = esl.pack_esl([Entry(esl.X509, owner, certificate.der) for certificate in held])
             signature = writer.sign(esl.variable_to_be_signed(name, lists[name], moment))
             variables[name] = AuthenticatedVariable.of(moment, lists[name], writer.certificate, signature)
         return cls(lists, variables)

@@ -20,6 +20,9 @@ from oci2boot.tree.model import Directory
 LoaderName = Literal["systemd-boot", "direct", "shim"]
 """`direct`: the firmware starts the UKI itself."""
 
+EnrollMode = Literal["off", "manual", "if-safe", "force"]
+"""When systemd-boot enrols the keys in loader/keys/auto. By default `if-safe`: by itself in virtual machines alone."""
+
 TIMEOUT: Final = 3
 """Seconds that the boot menu waits."""
 
@@ -59,8 +62,11 @@ class BootLoader:
         return _LINUX.sub(self.uki, path) if self.uki else path
 
 
-def find_loader(tree: Directory, read: Read, architecture: str, name: LoaderName, timeout: int) -> BootLoader:
-    """Return what the image has for the ESP besides its UKI; a signed program is taken before one that is not."""
+def find_loader(tree: Directory, read: Read, architecture: str, name: LoaderName, configuration: bytes) -> BootLoader:
+    """Return what the image has for the ESP besides its UKI; a signed program is taken before one that is not.
+
+    `configuration` is that of systemd-boot, as `loader_conf` makes it.
+    """
     efi_name = EFI_NAMES[machine_of(architecture)]
     removable = f"EFI/BOOT/BOOT{efi_name.upper()}.EFI"
     if name == "direct":
@@ -80,9 +86,17 @@ def find_loader(tree: Directory, read: Read, architecture: str, name: LoaderName
         check_sbat(programs)
     else:
         programs = {f"EFI/systemd/systemd-boot{efi_name}.efi": systemd_boot, removable: systemd_boot}
-    programs["loader/loader.conf"] = f"timeout {timeout}\neditor no\n".encode()
+    programs["loader/loader.conf"] = configuration
     programs["loader/entries.srel"] = b"type1\n"
     return BootLoader(MappingProxyType(programs), None, notes)
+
+
+def loader_conf(timeout: int = TIMEOUT, enroll: EnrollMode | None = None) -> bytes:
+    """Write loader.conf(5); nobody edits the command line at the machine."""
+    lines = [f"timeout {timeout}", "editor no"]
+    if enroll:
+        lines.append(f"secure-boot-enroll {enroll}")
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def check_sbat(files: Mapping[str, bytes]) -> None:

@@ -25,6 +25,14 @@ def generate(
     bits: Annotated[int, typer.Option("--bits", help="2048, 3072 or 4096")] = 2048,
     days: Annotated[int, typer.Option("--days", help="until the certificates expire; firmware does not mind")] = 3650,
     guid: Annotated[str | None, typer.Option("--guid", help="the keys' owner; random", show_default=False)] = None,
+    db: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--db",
+            help="another's certificate that db is to trust as well, Microsoft's or a vendor's; may be repeated",
+            show_default=False,
+        ),
+    ] = None,
     passphrase: Passphrase = None,
     as_json: AsJson = False,
 ) -> None:
@@ -33,7 +41,7 @@ def generate(
         owner = uuid.UUID(guid) if guid else None
     except ValueError as error:
         raise FormatError(f"not a GUID: {guid!r}") from error
-    made = workflow.generate(workflow.GenerateRequest(folder, name, bits, days, owner, passphrase))
+    made = workflow.generate(workflow.GenerateRequest(folder, name, bits, days, owner, passphrase, tuple(db or ())))
     if as_json:
         output.print_json(made)
         return

@@ -30,6 +30,7 @@ from oci2boot.cli.options import (
     ProgressJson,
     Quiet,
     Repo,
+    SecureBootEnroll,
     SelinuxRules,
     Source,
     Timeout,
@@ -104,6 +105,7 @@ def convert(
     db: Db = None,
     loader: LoaderName = "systemd-boot",
     timeout: Timeout = 3,
+    secure_boot_enroll: SecureBootEnroll = None,
     key: signing.Key = None,
     certificate: signing.Certificate = None,
     passphrase: signing.Passphrase = None,
@@ -142,6 +144,7 @@ def convert(
             tuple(db or ()),
             loader,
             timeout,
+            secure_boot_enroll,
         )
         if boot
         else None,

@@ -124,7 +124,15 @@ LoaderName = Annotated[
         "shim: the image's shim, and systemd-boot by it",
     ),
 ]
+SecureBootEnroll = Annotated[
+    Literal["off", "manual", "if-safe", "force"] | None,
+    typer.Option(
+        "--secure-boot-enroll",
+        help="when systemd-boot enrols the keys that `keys enroll` put on the ESP, as in loader.conf(5) (if-safe)",
+        show_default=False,
+    ),
+]
 Timeout = Annotated[int, typer.Option("--timeout", min=0, max=65535, help="seconds that the boot menu waits")]
 AllowMissingVerity = Annotated[
-    bool, typer.Option("--allow-missing-verity", help="take a UKI that does not insist on fs-verity")
+    bool, typer.Option("--allow-missing-verity", help="take, or make, a UKI that does not insist on fs-verity")
 ]

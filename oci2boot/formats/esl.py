@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from oci2boot.errors import FormatError, LimitError, SignatureError
 from oci2boot.formats.binary import U8, U16, U32, Record
 from oci2boot.formats.pkcs7 import DATA, SignedData
-from oci2boot.formats.x509 import Certificate
+from oci2boot.formats.x509 import Certificate, read_certificates
 
 MAX_ESL: Final = 1 << 20
 MAX_ENTRIES: Final = 4096
@@ -114,6 +114,16 @@ def parse_esl(data: bytes) -> list[Entry]:
 
 def certificates(entries: Iterable[Entry]) -> list[Certificate]:
     return [Certificate.parse(entry.data) for entry in entries if entry.kind == X509]
+
+
+def trusted_certificates(data: bytes) -> list[Certificate]:
+    """Return the certificates of a file: signature lists as the firmware's db is, one as DER, or any number as PEM."""
+    if data[:16] not in (X509.bytes_le, SHA256.bytes_le):
+        return read_certificates(data)
+    found = certificates(parse_esl(data))
+    if not found:
+        raise FormatError("signature lists without a certificate")
+    return found
 
 
 def variable_to_be_signed(name: Variable, content: bytes, time: EfiTime) -> bytes:

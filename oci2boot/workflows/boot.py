@@ -11,10 +11,10 @@ from typing import Final
 
 from oci2boot.boot.discover import find_ukis
 from oci2boot.boot.files import read_file
-from oci2boot.boot.loader import check_sbat, find_loader
+from oci2boot.boot.loader import check_sbat, find_loader, loader_conf
 from oci2boot.boot.payload import BootPayload, PayloadOptions, PayloadPlan, finish_payload, plan_payload
 from oci2boot.boot.uki import check_ukify, ukify_argv
-from oci2boot.errors import ToolError
+from oci2boot.errors import ImageError, ToolError
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.os_release import MAX_SIZE, parse
 from oci2boot.store.images import Flow, OciRecord
@@ -63,7 +63,10 @@ def with_loader(
     """Add the boot loader that the image brings, and put the UKI and its addons where it looks for them."""
     if files.esp is None:
         return files
-    loader = find_loader(tree, read, architecture, options.loader, options.timeout)
+    if options.loader == "direct" and options.secure_boot_enroll:
+        raise ImageError("with --loader direct there is no systemd-boot that could enrol keys")
+    configuration = loader_conf(options.timeout, options.secure_boot_enroll)
+    loader = find_loader(tree, read, architecture, options.loader, configuration)
     if options.loader == "shim":
         check_sbat(files.esp)
     for note in loader.notes:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from oci2boot.boot.keys import ENROLMENT, VARIABLES, Enrolment, check_parameters, generate_pair, key_to_pem
 from oci2boot.errors import FormatError, SignatureError, TargetError, ToolError
+from oci2boot.formats import esl
 from oci2boot.formats.esl import Variable
 from oci2boot.formats.x509 import to_pem
 from oci2boot.system.files import plain_errors, temporary_name, write_atomically
@@ -18,7 +20,7 @@ from oci2boot.system.run import find_program, run
 from oci2boot.target.esp import replace_on_esp
 from oci2boot.target.opened import open_disk
 from oci2boot.target.plan import ESP_TYPE
-from oci2boot.workflows.sign import read_bounded, read_certificate, source_date_epoch
+from oci2boot.workflows.sign import read_bounded, read_certificate, read_trusted, source_date_epoch
 
 OWNER: Final = "GUID.txt"
 """Whose keys these are, in the firmware's lists."""
@@ -36,6 +38,8 @@ class GenerateRequest:
     """Random by default."""
     passphrase: Path | None = None
     """A file; the keys are encrypted with what it holds."""
+    db: tuple[Path, ...] = ()
+    """Certificates of others that db trusts as well."""
 
 
 def generate(request: GenerateRequest) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def generate(request: GenerateRequest) -> dict[str, Any]:
         raise SignatureError(f"{request.passphrase} holds no passphrase")
     now, owner = source_date_epoch(), request.owner or uuid.uuid4()
     pairs = {name: generate_pair(f"{request.name} {name}", request.bits, request.days, now) for name in VARIABLES}
-    enrolment = Enrolment.of(pairs, owner, now)
+    enrolment = Enrolment.of(pairs, owner, now, read_trusted(list(request.db)))
     files: dict[str, bytes] = {OWNER: f"{owner}\n".encode()}
     for name in VARIABLES:
         files[f"{name}.crt"] = to_pem("CERTIFICATE", pairs[name].certificate.der)
@@ -81,7 +85,7 @@ def enroll_on_esp(folder: Path, target: Path) -> list[str]:
 
     systemd-boot enrols them at the next start, if the firmware is in Setup Mode; on hardware, when told to in its menu.
     """
-    files = {f"{ENROLMENT}/{name}.auth": data for name, data in _variables(folder).items()}
+    files = {f"{ENROLMENT}/{name}.auth": data for name, data in _variables(folder)[0].items()}
     if target.is_dir():
         with plain_errors(TargetError, f"write to {target}"):
             for path, data in files.items():
@@ -98,7 +102,7 @@ def enroll_on_esp(folder: Path, target: Path) -> list[str]:
 
 def enroll_in_firmware(folder: Path, variables: Path, template: Path | None = None) -> None:
     """Write a variable store of OVMF that knows the keys, with Secure Boot on. virt-fw-vars(1)."""
-    _variables(folder)
+    _, enrolment = _variables(folder)
     beside = Path(sys.executable).with_name("virt-fw-vars")
     program = find_program("virt-fw-vars") or find_program(str(beside))
     if program is None:
@@ -113,10 +117,13 @@ def enroll_in_firmware(folder: Path, variables: Path, template: Path | None = No
         "--output", temporary,
         "--set-pk", owner, folder / "PK.crt",
         "--add-kek", owner, folder / "KEK.crt",
-        "--add-db", owner, folder / "db.crt",
         "--secure-boot",
     ]  # fmt: skip
-    with plain_errors(TargetError, f"write {variables}"):
+    with plain_errors(TargetError, f"write {variables}"), tempfile.TemporaryDirectory(prefix="oci2boot-") as scratch:
+        for number, certificate in enumerate(esl.certificates(esl.parse_esl(enrolment.lists["db"]))):
+            path = Path(scratch, f"{number}.crt")
+            path.write_bytes(to_pem("CERTIFICATE", certificate.der))
+            argv += ["--add-db", owner, path]
         try:
             run(argv, timeout=TOOL_SECONDS)
             temporary.replace(variables)
@@ -124,14 +131,14 @@ def enroll_in_firmware(folder: Path, variables: Path, template: Path | None = No
             temporary.unlink(missing_ok=True)
 
 
-def _variables(folder: Path) -> Mapping[Variable, bytes]:
-    """Return the content of the `.auth` files, in the order of their writing, and see that firmware will take them."""
+def _variables(folder: Path) -> tuple[Mapping[Variable, bytes], Enrolment]:
+    """Return the `.auth` files, in the order of their writing, and what they say; firmware will take them."""
     found = {name: read_bounded(folder / f"{name}.auth") for name in VARIABLES}
     enrolment = Enrolment.parse(found)
     for name in VARIABLES:
         if read_certificate(folder / f"{name}.crt").der not in enrolment.lists[name]:
             raise SignatureError(f"{folder}/{name}.auth and {name}.crt are of different keys")
-    return found
+    return found, enrolment
 
 
 def _owner(folder: Path) -> str:

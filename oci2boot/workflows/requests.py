@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from oci2boot.boot.loader import TIMEOUT, LoaderName
+from oci2boot.boot.loader import TIMEOUT, EnrollMode, LoaderName
 from oci2boot.boot.sign import SignTool
 from oci2boot.digest import Hash
 from oci2boot.errors import FormatError
@@ -63,7 +63,7 @@ class BootOptions:
     uki: str | None = None
     """File name or path of the one to take, where the image has several."""
     allow_missing_verity: bool = False
-    """Take a UKI that boots also what fs-verity does not protect."""
+    """Take, or make, a UKI that boots also what fs-verity does not protect."""
     signing: SigningOptions | None = None
     """How the UKI and the boot loader are signed; None leaves them as they are."""
     db: tuple[Path, ...] = ()
@@ -71,6 +71,7 @@ class BootOptions:
     loader: LoaderName = "systemd-boot"
     timeout: int = TIMEOUT
     """Seconds that the boot menu waits."""
+    secure_boot_enroll: EnrollMode | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from oci2boot.boot.sign import (
     sign_tool_argv,
 )
 from oci2boot.errors import Error, FormatError, SignatureError, SourceError
+from oci2boot.formats.esl import trusted_certificates
 from oci2boot.formats.x509 import Certificate, read_certificates
 from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.system.run import run
@@ -49,7 +50,7 @@ def read_certificate(path: Path) -> Certificate:
 
 
 def read_trusted(paths: list[Path]) -> list[Certificate]:
-    return [certificate for path in paths for certificate in read_certificates(read_bounded(path))]
+    return [certificate for path in paths for certificate in trusted_certificates(read_bounded(path))]
 
 
 def read_bounded(path: Path) -> bytes:

@@ -17,7 +17,7 @@ from oci2boot.formats.erofs.structs import IMAGE_MAX, ComposefsHeader
 from oci2boot.formats.fsverity import measure
 from oci2boot.formats.splitstream import SplitStream
 from oci2boot.formats.tar import printable
-from oci2boot.formats.x509 import Certificate, read_certificates
+from oci2boot.formats.x509 import Certificate
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store import fsck, reach
 from oci2boot.store.images import Bootable
@@ -32,8 +32,8 @@ from oci2boot.workflows.checks import NAMED_MAX, Check, Checks
 from oci2boot.workflows.esp import EspFiles, check_installed, check_signatures, check_ukis, esp_of_directory, esp_of_fat
 from oci2boot.workflows.events import Report, Step
 from oci2boot.workflows.manifest import Manifest, read_manifest
+from oci2boot.workflows.sign import read_trusted
 
-CERTIFICATES_MAX: Final = 1 << 20
 RECORD_MAX: Final = 1 << 20
 META_MAX: Final = 1 << 16
 WORKERS: Final = 2
@@ -88,7 +88,7 @@ class _Found:
 
 def verify(request: VerifyRequest, report: Report) -> Verified:
     """Check everything that can be checked, and say of each thing how it stands."""
-    trusted = [certificate for path in request.db for certificate in _certificates(path)]
+    trusted = read_trusted(list(request.db))
     manifest = read_manifest(request.against) if request.against else None
     checks = Checks()
     esp: EspFiles | None = None
@@ -113,14 +113,6 @@ def verify(request: VerifyRequest, report: Report) -> Verified:
     if manifest:
         _check_manifest(manifest, found, checks)
     return Verified(request.target, kind, tuple(checks.made))
-
-
-def _certificates(path: Path) -> list[Certificate]:
-    with plain_errors(TargetError, f"read {path}"), path.open("rb") as file:
-        data = file.read(CERTIFICATES_MAX + 1)
-    if len(data) > CERTIFICATES_MAX:
-        raise FormatError(f"{path} is too large for certificates")
-    return read_certificates(data)
 
 
 def _directory_kind(target: Path) -> tuple[str, Path]:

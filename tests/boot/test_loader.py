@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.boot.loader import check_sbat, find_loader
+from oci2boot.boot.loader import check_sbat, find_loader, loader_conf
 from oci2boot.errors import ImageError
 from oci2boot.tree.model import Directory
 from tests.boot.debian import package
 from tests.boot.trees import read_inline, tree_of
 
 EFI = "usr/lib/systemd/boot/efi"
+CONF = b"timeout 9\n"
 
 
 def delivered(name: str, path: str) -> bytes:
@@ -47,11 +48,11 @@ def debian(systemd_boot: bytes, shim: bytes, mok_manager: bytes) -> Directory:
 
 def test_systemd_boot_lies_where_bootctl_puts_it(debian: Directory, systemd_boot: bytes) -> None:
     """D.8, P.9: the removable path too."""
-    loader = find_loader(debian, read_inline, "amd64", "systemd-boot", 3)
+    loader = find_loader(debian, read_inline, "amd64", "systemd-boot", CONF)
     assert loader.programs == {
         "EFI/systemd/systemd-bootx64.efi": systemd_boot,
         "EFI/BOOT/BOOTX64.EFI": systemd_boot,
-        "loader/loader.conf": b"timeout 3\neditor no\n",
+        "loader/loader.conf": CONF,
         "loader/entries.srel": b"type1\n",
     }
     assert loader.place("EFI/Linux/os_1.efi") == "EFI/Linux/os_1.efi"
@@ -59,22 +60,21 @@ def test_systemd_boot_lies_where_bootctl_puts_it(debian: Directory, systemd_boot
 
 def test_a_signed_loader_is_taken_before_one_that_is_not(debian: Directory) -> None:
     tree = tree_of({f"{EFI}/systemd-bootx64.efi": b"unsigned", f"{EFI}/systemd-bootx64.efi.signed": b"signed"})
-    programs = find_loader(tree, read_inline, "amd64", "systemd-boot", 3).programs
+    programs = find_loader(tree, read_inline, "amd64", "systemd-boot", CONF).programs
     assert programs["EFI/BOOT/BOOTX64.EFI"] == programs["EFI/systemd/systemd-bootx64.efi"] == b"signed"
 
 
-@pytest.mark.parametrize("seconds", [0, 10])
-def test_the_menu_waits_as_long_as_was_asked(seconds: int, debian: Directory) -> None:
-    """K0.13"""
-    programs = find_loader(debian, read_inline, "amd64", "systemd-boot", seconds).programs
-    assert programs["loader/loader.conf"].splitlines()[0] == f"timeout {seconds}".encode()
+def test_the_menu_is_as_was_asked() -> None:
+    """K0.13, P.7; loader.conf(5)"""
+    assert loader_conf() == b"timeout 3\neditor no\n"
+    assert loader_conf(0, "force") == b"timeout 0\neditor no\nsecure-boot-enroll force\n"
 
 
 def test_shim_finds_systemd_boot_under_grubs_name(
     debian: Directory, systemd_boot: bytes, shim: bytes, mok_manager: bytes
 ) -> None:
     """P.9: the names are in shim itself, in UTF-16."""
-    programs = dict(find_loader(debian, read_inline, "amd64", "shim", 3).programs)
+    programs = dict(find_loader(debian, read_inline, "amd64", "shim", CONF).programs)
     assert programs.pop("EFI/BOOT/BOOTX64.EFI") == shim
     assert programs.pop("EFI/BOOT/grubx64.efi") == systemd_boot
     assert programs.pop("EFI/BOOT/mmx64.efi") == mok_manager
@@ -93,17 +93,17 @@ def test_shim_is_found_where_fedora_has_it(folder: str, systemd_boot: bytes, shi
         f"{folder}/shimx64.efi": shim,
         f"{folder}/mmx64.efi": mok_manager,
     }
-    programs = find_loader(tree_of(files), read_inline, "amd64", "shim", 3).programs
+    programs = find_loader(tree_of(files), read_inline, "amd64", "shim", CONF).programs
     assert (programs["EFI/BOOT/BOOTX64.EFI"], programs["EFI/BOOT/mmx64.efi"]) == (shim, mok_manager)
     del files[f"{folder}/mmx64.efi"]
-    loader = find_loader(tree_of(files), read_inline, "amd64", "shim", 3)
+    loader = find_loader(tree_of(files), read_inline, "amd64", "shim", CONF)
     assert "EFI/BOOT/mmx64.efi" not in loader.programs
     assert "no MokManager" in loader.notes[0]
 
 
 def test_the_uki_alone_takes_the_place_of_a_loader() -> None:
     """P.9; systemd-stub(7): addons lie beside the UKI under its name."""
-    loader = find_loader(tree_of({}), read_inline, "arm64", "direct", 3)
+    loader = find_loader(tree_of({}), read_inline, "arm64", "direct", CONF)
     assert loader.programs == {}
     assert loader.place("EFI/Linux/os_1.efi") == "EFI/BOOT/BOOTAA64.EFI"
     assert loader.place("EFI/Linux/os_1.efi.extra.d/a.addon.efi") == "EFI/BOOT/BOOTAA64.EFI.extra.d/a.addon.efi"
@@ -112,14 +112,14 @@ def test_the_uki_alone_takes_the_place_of_a_loader() -> None:
 
 def test_what_is_missing_is_named_with_its_package(debian: Directory) -> None:
     with pytest.raises(ImageError, match="no systemd-boot") as caught:
-        find_loader(tree_of({}), read_inline, "amd64", "systemd-boot", 3)
+        find_loader(tree_of({}), read_inline, "amd64", "systemd-boot", CONF)
     assert "systemd-boot-efi" in str(caught.value.hint)
     tree = tree_of({f"{EFI}/systemd-bootx64.efi": b"MZ"})
     with pytest.raises(ImageError, match="no shim for x64") as caught:
-        find_loader(tree, read_inline, "amd64", "shim", 3)
+        find_loader(tree, read_inline, "amd64", "shim", CONF)
     assert "shim-signed" in str(caught.value.hint)
     with pytest.raises(ImageError, match="s390x"):
-        find_loader(debian, read_inline, "s390x", "direct", 3)
+        find_loader(debian, read_inline, "s390x", "direct", CONF)
 
 
 def test_shim_would_refuse_what_has_no_revocation_entry(systemd_boot: bytes) -> None:

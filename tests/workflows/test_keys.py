@@ -10,9 +10,14 @@ import pytest
 from oci2boot.errors import Error, FormatError, SignatureError, TargetError, ToolError
 from oci2boot.formats.x509 import read_certificates
 from oci2boot.workflows import keys as workflow
+from oci2boot.workflows.events import silent
 from oci2boot.workflows.keys import GenerateRequest, enroll_in_firmware, enroll_on_esp, generate
-from tests.keys import openssl
+from oci2boot.workflows.requests import SigningOptions
+from oci2boot.workflows.sign import read_trusted
+from oci2boot.workflows.uki import sign, verify
+from tests.keys import make, openssl
 from tests.witness import program
+from tests.workflows.sealable import kernel
 
 NAMES = ["PK", "KEK", "db"]
 OWNER = uuid.UUID("77fa9abd-0359-4d32-bd60-28f4e78f784b")
@@ -146,6 +151,44 @@ def test_ovmf_knows_the_keys(keys: Path, tmp_path: Path) -> None:
         assert variables[name] == (keys / f"{name}.esl").read_bytes()
     assert variables["SecureBootEnable"] == b"\x01"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_db_trusts_a_vendor_too(tmp_path: Path) -> None:
+    """P.7: in the signed variable, in OVMF's store and, as what --db takes, in the signature list."""
+    vendor = make(tmp_path, "vendor")
+    folder, store = tmp_path / "keys", tmp_path / "vars.fd"
+    generate(GenerateRequest(folder, db=(vendor.path,)))
+    lists = (folder / "db.esl").read_bytes()
+    (own,) = read_certificates((folder / "db.crt").read_bytes())
+    assert read_trusted([folder / "db.esl"]) == [own, vendor.certificate]
+    assert (folder / "db.auth").read_bytes().endswith(lists)
+    enroll_in_firmware(folder, store)
+    said = tmp_path / "vars.json"
+    subprocess.run([program("virt-fw-vars"), "-i", store, "--output-json", said], check=True, capture_output=True)
+    variables = {one["name"]: bytes.fromhex(one["data"]) for one in json.loads(said.read_bytes())["variables"]}
+    assert variables["db"] == lists
+    assert vendor.certificate.der not in variables["KEK"] + variables["PK"]
+
+
+def test_signature_lists_are_taken_for_certificates(keys: Path, tmp_path: Path) -> None:
+    """P.7: what was signed by a listed key verifies; damaged lists and lists of hashes are refused."""
+    program_file, signed = tmp_path / "a.efi", tmp_path / "signed.efi"
+    program_file.write_bytes(kernel())
+    sign(program_file, signed, SigningOptions(keys / "db.crt", str(keys / "db.key")), silent)
+    subprocess.run([program("sbverify"), "--cert", keys / "db.crt", signed], check=True, capture_output=True)
+    for name in ("db.esl", "db.crt"):
+        (found,) = verify(signed, [keys / name])
+        assert found["trusted_by"] == "CN=Demo db"
+    with pytest.raises(SignatureError, match="none of the certificates given"):
+        verify(signed, [keys / "KEK.esl"])
+    (tmp_path / "bad.esl").write_bytes((keys / "db.esl").read_bytes()[:-1])
+    with pytest.raises(FormatError, match="sizes do not fit"):
+        verify(signed, [tmp_path / "bad.esl"])
+    # EFI_CERT_SHA256_GUID with one hash; UEFI 2.10, section 32.4.1
+    hashes = uuid.UUID("c1c41626-504c-4092-aca9-41f936934328").bytes_le + bytes([76, 0, 0, 0, 0, 0, 0, 0, 48, 0, 0, 0])
+    (tmp_path / "hashes.esl").write_bytes(hashes + bytes(48))
+    with pytest.raises(FormatError, match="without a certificate"):
+        verify(signed, [tmp_path / "hashes.esl"])
 
 
 def test_a_missing_virt_firmware_is_named(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
