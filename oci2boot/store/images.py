@@ -58,6 +58,8 @@ class Bootable:
     flow: Flow = "local"
     esp: Mapping[str, VerityDigest] = field(default_factory=dict)
     """The files of the EFI system partition, by path."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """How it was asked to be converted, beyond what is above: an upgrade does likewise."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -71,6 +73,7 @@ class Bootable:
     def parse(cls, data: bytes) -> Self:
         try:
             found = json.loads(data)
+            found.pop("deployment", None)  # what a machine adds to the copy beside the state
             manifest = found["manifest"]
             return cls(
                 **{

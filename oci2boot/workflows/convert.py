@@ -1,5 +1,7 @@
 """A source becomes a bootable image in the store: fetch, merge, label, digest, boot files."""
 
+from dataclasses import replace
+
 from oci2boot.boot.sealed import find_sealable
 from oci2boot.boot.vendor import choose_vendor
 from oci2boot.rootfs.composefs import build_rootfs
@@ -7,6 +9,7 @@ from oci2boot.store.images import Bootable, check_name, save
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.boot import BootFiles, local_files, os_release_of, signed_files, version_of, with_loader
 from oci2boot.workflows.events import Report, Told, Warned
+from oci2boot.workflows.remembered import remembered
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
 from oci2boot.workflows.root import RULES, Read, canonical_tree, karg_of
 from oci2boot.workflows.sealed import Digests, check_signatures, find_sealed, sealed_files, vendor_files
@@ -48,6 +51,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
             kernel=files.kernel,
             cmdline=files.cmdline,
             flow=files.flow,
+            options=remembered(request),
         )
         return save(repository, bootable, rootfs.image, files.esp or {}, unpacked.oci)
 
@@ -59,7 +63,7 @@ def _choose_payload(
     tree, architecture = unpacked.tree, unpacked.architecture
     if options.flow in ("auto", "sealed") and (sealed := find_sealed(find_sealable(tree, read), digests, options)):
         return digests.rules_of(sealed.variant), sealed_files(sealed, read, architecture, report)
-    karg = karg_of(digests.asked, options.karg_style)
+    karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)
     if options.flow == "vendor":
         uki = choose_vendor(find_sealable(tree, read), options.uki)
         return digests.rules, vendor_files(uki, tree, read, architecture, karg, options, report)

@@ -1,0 +1,91 @@
+"""How an image was converted, kept in its boot record, so that its next version is converted alike."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from oci2boot.errors import FormatError, TargetError
+from oci2boot.oci.manifest import Platform
+from oci2boot.oci.source import SourceOptions
+from oci2boot.store.images import Bootable
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, FlowChoice, KargStyle, TreeOptions, parse_source
+
+BUILDERS: Final = ("auto", "builtin")
+"""Of UKIs, that are the same on every machine; a path is not."""
+
+
+def remembered(request: ConvertRequest) -> dict[str, Any]:
+    """Return what the record keeps: nothing secret, and no path but that of the source."""
+    found: dict[str, Any] = {"tls_verify": request.options.tls_verify}
+    if request.options.platform:
+        found["platform"] = str(request.options.platform)
+    if boot := request.boot:
+        found |= {
+            "kernel": boot.kernel,
+            "kargs": list(boot.kargs),
+            "karg_style": boot.karg_style,
+            "ukify": boot.ukify if boot.ukify in BUILDERS else "auto",
+            "flow": boot.flow,
+            "uki": boot.uki,
+            "allow_missing_verity": boot.allow_missing_verity,
+            "loader": boot.loader,
+            "timeout": boot.timeout,
+            "signed": boot.signing is not None,
+            "db": [path.read_text(encoding="ascii", errors="replace") for path in boot.db],
+        }
+    return found
+
+
+def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOptions) -> ConvertRequest:
+    """Return the request for the same image as it is now.
+
+    `given` brings what no record can hold, keys above all; certificates go to files in `scratch`.
+    """
+    kept = bootable.options
+    try:
+        boot = _boot_options(kept, scratch)
+        platform = (
+            Platform.parse(kept["platform"]) if kept.get("platform") else Platform("linux", bootable.architecture)
+        )
+        options = SourceOptions(platform, kept.get("tls_verify") is not False)
+        rules = TreeOptions(True, bootable.selinux_rules, bootable.xattrs, bootable.erofs_version)  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
+    if kept.get("signed") and given.signing is None and bootable.flow != "sealed":
+        raise TargetError(
+            f"{bootable.name} was signed when it was converted: its next version would not boot without a signature",
+            hint="--secureboot-key and --secureboot-certificate sign it; a sealed image needs no key here",
+        )
+    return ConvertRequest(
+        source=parse_source(bootable.source),
+        repo=repo,
+        name=bootable.name,
+        options=options,
+        tree=rules,
+        boot=replace(boot, signing=given.signing, db=given.db or boot.db),
+    )
+
+
+def _boot_options(kept: Mapping[str, Any], scratch: Path) -> BootOptions:
+    default = BootOptions()
+    db = []
+    for number, certificate in enumerate(kept.get("db", [])):
+        path = scratch / f"db{number}.pem"
+        path.write_text(certificate, encoding="ascii")
+        db.append(path)
+    flow, style = kept.get("flow", default.flow), kept.get("karg_style", default.karg_style)
+    if flow not in get_args(FlowChoice) or style not in get_args(KargStyle):
+        raise ValueError
+    return BootOptions(
+        kernel=kept.get("kernel"),
+        kargs=tuple(map(str, kept.get("kargs", ()))),
+        karg_style=style,
+        ukify=str(kept.get("ukify", default.ukify)),
+        flow=flow,
+        uki=kept.get("uki"),
+        allow_missing_verity=kept.get("allow_missing_verity") is True,
+        db=tuple(db),
+        loader=kept.get("loader", default.loader),
+        timeout=int(kept.get("timeout", default.timeout)),
+    )
