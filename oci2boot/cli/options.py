@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -11,6 +11,8 @@ from oci2boot.errors import Error, FormatError
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.source import SourceOptions
 from oci2boot.workflows.manage import list_images
+
+TRANSPORTS: Final = ("oci", "oci-archive", "docker-archive", "containers-storage", "dir")
 
 
 def repo_path(chosen: Path | None) -> Path:
@@ -53,7 +55,7 @@ def source_options(
 
 def looks_like_a_source(text: str) -> bool:
     """Tell a source from a name: `install demo` must not ask a registry on the internet for library/demo."""
-    return "/" in text or text.partition(":")[0] in ("oci", "oci-archive", "dir")
+    return "/" in text or text.partition(":")[0] in TRANSPORTS
 
 
 def complete_name(incomplete: str) -> list[str]:
@@ -68,7 +70,8 @@ def complete_name(incomplete: str) -> list[str]:
 Source = Annotated[
     str,
     typer.Argument(
-        help="REGISTRY/REPO:TAG (or with docker://), oci:DIR[:TAG], oci-archive:FILE[:TAG], dir:ROOTFS, dumpfile:FILE",
+        help="REGISTRY/REPO:TAG (or with docker://), oci:DIR[:TAG], oci-archive:FILE[:TAG], "
+        "docker-archive:FILE[:NAME], containers-storage:NAME, dir:ROOTFS, dumpfile:FILE",
         show_default=False,
     ),
 ]

@@ -1,42 +1,19 @@
 """Images in an OCI image layout, a directory or a tar of one. image-spec, image-layout.md."""
 
-import io
 import os
 import stat
 from abc import abstractmethod
 from typing import Final
 
-from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import DigestError, FormatError, LimitError, SourceError
-from oci2boot.formats.tar import read_tar
 from oci2boot.oci.blob import Blob, RawStream, read_document
 from oci2boot.oci.documents import MAX_DOCUMENT, parse_object
 from oci2boot.oci.image import ImageSource, root_of_layout
 from oci2boot.oci.manifest import Descriptor, Platform, parse_layout_index
+from oci2boot.oci.members import Members, Span
 from oci2boot.oci.reference import ArchiveReference, LayoutReference
 
 LAYOUT_VERSION: Final = "1.0.0"
-MAX_MEMBERS: Final = 100_000
-"""Files in an archive."""
-
-
-class _Span:
-    """A part of an open file, by its own file descriptor and position."""
-
-    def __init__(self, fd: int, start: int, size: int) -> None:
-        self._fd = fd
-        self._at = start
-        self._end = start + size
-
-    def read(self, size: int, /) -> bytes:
-        data = os.pread(self._fd, min(size, self._end - self._at), self._at)
-        self._at += len(data)
-        return data
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class _Layout(ImageSource):
@@ -121,7 +98,7 @@ class LayoutSource(_Layout):
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise SourceError(f"{path} of {self.reference} is not a regular file")
-        return _Span(fd, 0, status.st_size), status.st_size
+        return Span(fd, 0, status.st_size), status.st_size
 
     def close(self) -> None:
         fd, self._root_fd = self._root_fd, -1
@@ -135,74 +112,10 @@ class ArchiveSource(_Layout):
     def __init__(self, reference: ArchiveReference, platform: Platform | None) -> None:
         super().__init__(reference, platform)
         self.reference = reference
-        try:
-            self._fd = os.open(reference.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise SourceError(f"{reference} cannot be opened: {error.strerror}") from error
-        try:
-            self._members = self._list_members()
-        except BaseException:
-            self.close()
-            raise
-
-    def _list_members(self) -> dict[bytes, "_Place | bytes"]:
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-            raise SourceError(f"{self.reference} is not a file", hint="a directory is named by oci:")
-        if os.pread(self._fd, 4, 0)[:2] in (b"\x1f\x8b", b"\x28\xb5"):
-            raise SourceError(f"{self.reference} is compressed", hint="unpack it by gunzip or unzstd first")
-        members: dict[bytes, _Place | bytes] = {}
-        places = _Places(self._fd)
-        try:
-            for entry in read_tar(places):
-                if not stat.S_ISREG(entry.kind):
-                    continue
-                if entry.path in members:
-                    raise FormatError(f"two members have the name {entry.path!r}")
-                if len(members) == MAX_MEMBERS:
-                    raise LimitError(f"more than {MAX_MEMBERS} members")
-                members[entry.path] = entry.content if isinstance(entry.content, bytes) else places.last
-        except (FormatError, LimitError) as error:
-            raise type(error)(f"{self.reference} is not a proper tar: {error.message}", hint=error.hint) from error
-        return members
+        self._members = Members(reference.path, str(reference))
 
     def _open_file(self, path: str) -> tuple[RawStream, int] | None:
-        match self._members.get(path.encode()):
-            case None:
-                return None
-            case bytes() as content:
-                return io.BytesIO(content), len(content)
-            case start, size:
-                return _Span(os.dup(self._fd), start, size), size
+        return self._members.open(path.encode())
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-_Place = tuple[int, int]
-"""Offset and size of a member's content, in bytes."""
-
-
-class _Places:
-    """A `formats.tar` source that notes where bodies lie, and reads none of them."""
-
-    _UNNAMED: Final = VerityDigest("sha256", bytes(32))
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._size = os.fstat(fd).st_size
-        self._at = 0
-        self.last: _Place = (0, 0)
-
-    def take(self, size: int) -> bytes:
-        data = os.pread(self._fd, size, self._at)
-        self._at += len(data)
-        return data
-
-    def body(self, size: int) -> External:
-        if size > self._size - self._at:
-            raise FormatError("it is cut short within a member")
-        self.last = (self._at, size)
-        self._at += size
-        return External(self._UNNAMED, size)
+        self._members.close()

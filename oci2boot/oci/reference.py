@@ -23,9 +23,13 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _REGISTRY: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?")
 _LAYOUT_TAG: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9]|[-._:@+/](?=[A-Za-z0-9])|-(?=-))*")
 """image-spec, annotations.md, `org.opencontainers.image.ref.name`."""
+_STORED: Final = re.compile(r"(\[[^\[\]]+\])?([A-Za-z0-9][A-Za-z0-9._/:@-]{0,511})")
 
-_TRANSPORTS: Final = "docker://REGISTRY/REPOSITORY:TAG, oci:DIR:TAG, oci-archive:FILE, dir:ROOTFS, dumpfile:FILE"
-_COPIED: Final = ("docker-archive", "docker-daemon", "containers-storage", "ostree", "sif")
+_TRANSPORTS: Final = (
+    "docker://REGISTRY/REPOSITORY:TAG, oci:DIR:TAG, oci-archive:FILE, docker-archive:FILE, containers-storage:NAME, "
+    "dir:ROOTFS, dumpfile:FILE"
+)
+_COPIED: Final = ("docker-daemon", "ostree", "sif")
 """Transports that skopeo knows and we do not."""
 
 
@@ -49,6 +53,10 @@ class Reference(ABC):
                 return LayoutReference(*_path_and_tag(rest, text))
             case "oci-archive":
                 return ArchiveReference(*_path_and_tag(rest, text))
+            case "docker-archive":
+                return DockerArchiveReference(*_path_and_tag(rest, text))
+            case "containers-storage":
+                return StorageReference.parse_name(rest)
             case "dir":
                 return DirectoryReference(_path(rest, text))
             case "dumpfile":
@@ -138,6 +146,46 @@ class ArchiveReference(Reference):
 
     def __str__(self) -> str:
         return f"oci-archive:{self.path}{_suffix(self.tag)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DockerArchiveReference(Reference):
+    """A tar as `docker save` writes it; its tag is a whole name, `debian:trixie`."""
+
+    path: Path
+    tag: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.tag.rpartition("/")[2] if self.tag else self.path.name.removesuffix(".tar")
+
+    def __str__(self) -> str:
+        return f"docker-archive:{self.path}{_suffix(self.tag)}"
+
+
+@dataclass(frozen=True, slots=True)
+class StorageReference(Reference):
+    """An image of podman's and buildah's local storage, by name or id, with the storage in brackets before it."""
+
+    image: str
+    storage: str = ""
+    """`[driver@/graph/root+/run/root]`, empty for the usual one."""
+
+    @classmethod
+    def parse_name(cls, text: str) -> "StorageReference":
+        match = _STORED.fullmatch(text)
+        if match is None:
+            raise FormatError(
+                f"not the name of an image in local storage: {text!r}", hint="`buildah images` lists them"
+            )
+        return cls(match[2], match[1] or "")
+
+    @property
+    def name(self) -> str:
+        return self.image.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"containers-storage:{self.storage}{self.image}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oci2boot.errors import SourceError
+from oci2boot.oci.docker_archive import DockerArchiveSource
 from oci2boot.oci.image import ImageSource
 from oci2boot.oci.layout import ArchiveSource, LayoutSource
 from oci2boot.oci.manifest import Platform
-from oci2boot.oci.reference import ArchiveReference, LayoutReference, Reference, RegistryReference
+from oci2boot.oci.reference import (
+    ArchiveReference,
+    DockerArchiveReference,
+    LayoutReference,
+    Reference,
+    RegistryReference,
+    StorageReference,
+)
+from oci2boot.oci.storage import StorageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +40,8 @@ def open_source(reference: Reference, options: SourceOptions = SourceOptions()) 
             return LayoutSource(reference, options.platform)
         case ArchiveReference():
             return ArchiveSource(reference, options.platform)
+        case DockerArchiveReference():
+            return DockerArchiveSource(reference, options.platform)
+        case StorageReference():
+            return StorageSource(reference, options.platform)
     raise SourceError(f"{reference} is a tree, not an image", hint="give an image: docker://, oci: or oci-archive:")

@@ -29,6 +29,10 @@ NAMES = {
     "oci:/a/layout:v1": "oci:/a/layout:v1",
     "oci:layout:docker.io/library/debian:trixie": "oci:layout:docker.io/library/debian:trixie",
     "oci-archive:image.tar:v": "oci-archive:image.tar:v",
+    "docker-archive:image.tar": "docker-archive:image.tar",
+    "docker-archive:image.tar:debian:trixie": "docker-archive:image.tar:debian:trixie",
+    "containers-storage:localhost/demo:1": "containers-storage:localhost/demo:1",
+    "containers-storage:[vfs@/a+/b]demo": "containers-storage:[vfs@/a+/b]demo",
     "dir:/srv/root:fs": "dir:/srv/root:fs",
     "dumpfile:a.dump": "dumpfile:a.dump",
 }
@@ -51,6 +55,9 @@ def test_a_name_has_one_canonical_form_which_is_read_back(text: str, canonical: 
         ("oci:/srv/images/demo:v1", "demo:v1"),
         ("oci:/srv/images/demo", "demo"),
         ("oci-archive:/srv/demo.oci.tar", "demo"),
+        ("docker-archive:/srv/demo.tar:os/demo:1", "demo:1"),
+        ("docker-archive:/srv/demo.tar", "demo"),
+        ("containers-storage:localhost/demo:1", "demo:1"),
         ("dir:/srv/rootfs/", "rootfs"),
         ("dir:/", "root"),
         ("dumpfile:/srv/tree.dump", "tree"),
@@ -87,8 +94,9 @@ def test_a_reference_has_a_short_name(text: str, name: str) -> None:
         ("a\nb", "docker://"),
         ("https://quay.io/demo", "docker://"),
         ("quay.io/" + "x" * 250, "docker://"),
-        ("docker-archive:x.tar", "skopeo copy docker-archive:x.tar oci:DIR"),
-        ("containers-storage:localhost/x", "skopeo copy containers-storage:localhost/x oci:DIR"),
+        ("docker-daemon:x:1", "skopeo copy docker-daemon:x:1 oci:DIR"),
+        ("containers-storage:", "buildah images"),
+        ("containers-storage:-x", "buildah images"),
     ],
 )
 def test_what_is_no_name_is_refused_with_a_hint(text: str, hint: str | None) -> None:
