@@ -57,7 +57,8 @@ def wrapped(path: str, *names: str) -> Path:
     Debian 12's C library is too old for the programs of Debian 13; it is a script in a folder with nothing else.
     """
     files = [package(name) for name in names]
-    libraries = [found / "usr/lib/x86_64-linux-gnu" for found in (package("libc6"), *files)]
+    folders = [found / "usr/lib/x86_64-linux-gnu" for found in (package("libc6"), *files)]
+    libraries = [*folders, *(folder / "systemd" for folder in folders)]
     script = KEPT / "bin" / names[0] / Path(path).name
     script.parent.mkdir(parents=True, exist_ok=True)
     words = [libraries[0] / "ld-linux-x86-64.so.2", "--library-path", ":".join(map(str, libraries)), files[0] / path]
@@ -75,6 +76,15 @@ def erofs_utils(name: str) -> Path:
         "libxxhash0",
     )  # fmt: skip
     return wrapped(f"usr/bin/{name}", "erofs-utils", *libraries)
+
+
+def systemd_measure() -> Path:
+    """Return systemd-measure 257, which computes PCR 11 of a UKI's sections."""
+    libraries = (
+        "libsystemd-shared", "libssl3t64", "libacl1", "libblkid1", "libcap2", "libcrypt1", "libmount1", "libpam0g",
+        "libseccomp2", "libselinux1", "libpcre2-8-0", "libaudit1", "libcap-ng0", "zlib1g", "libzstd1",
+    )  # fmt: skip
+    return wrapped("usr/lib/systemd/systemd-measure", "systemd", *libraries)
 
 
 def _dependency(name: str) -> str:

@@ -1,0 +1,78 @@
+"""PCR values by systemd-measure of Debian 13, by hand from systemd-stub(7) where it has no word."""
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from oci2boot.boot.pcr import addons_pcr, after, by_phase, count_profiles, uki_pcr
+from oci2boot.boot.uki import UkiParts, build_uki
+from oci2boot.errors import FormatError
+from oci2boot.formats import pe
+from tests.boot.debian import systemd_measure
+from tests.workflows.sealable import OS_RELEASE, kernel, profiles, stub, with_sections
+
+LINE = f"rw composefs={'ab' * 32}"
+PARTS = UkiParts(kernel(), (b"070701 first", b"070701 second"), LINE, OS_RELEASE, "6.12.1-test", b"microcode")
+
+
+def measured(folder: Path, sections: dict[bytes, bytes], bank: str) -> dict[str, str]:
+    """Return PCR 11 by phase."""
+    words = []
+    for name, content in sections.items():
+        (folder / name.decode()).write_bytes(content)
+        words.append(f"-{name.decode().replace('.', '-')}={folder / name.decode()}")
+    argv = [str(systemd_measure()), "calculate", f"--bank={bank}", "--json=short", *words]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    return {one["phase"]: one["hash"] for one in json.loads(done.stdout)[bank] if one["pcr"] == 11}
+
+
+@pytest.mark.parametrize("bank", ["sha1", "sha256", "sha384", "sha512"])
+def test_pcr_11_is_what_systemd_measure_calculates(bank: str, tmp_path: Path) -> None:
+    """C.33"""
+    uki = build_uki(stub(), PARTS)
+    (sbat,) = pe.parse(uki).sections_named(b".sbat")
+    sections = {**dict(PARTS.sections()), b".sbat": pe.contents(uki, sbat)}
+    assert dict(by_phase(uki_pcr(uki, 0, bank), bank)) == measured(tmp_path, sections, bank)
+
+
+def test_each_profile_has_a_pcr_11_of_its_own(tmp_path: Path) -> None:
+    """C.33: a profile's section takes the place of the base's."""
+    uki = profiles(LINE, None, f"{LINE} debug")
+    assert count_profiles(uki) == 2
+    (sbat,) = pe.parse(uki).sections_named(b".sbat")
+    base = {b".osrel": OS_RELEASE, b".linux": kernel(), b".initrd": b"070701", b".sbat": pe.contents(uki, sbat)}
+    for number, line in enumerate((LINE.encode(), f"{LINE} debug\0".encode())):
+        sections = {**base, b".cmdline": line, b".profile": b"ID=p%d\n" % number}
+        assert dict(by_phase(uki_pcr(uki, number))) == measured(tmp_path, sections, "sha256")
+
+
+def test_a_uki_that_does_not_insist_has_another_pcr_11() -> None:
+    """C.32: unsealed is possible, and shows."""
+    unsealed = UkiParts(PARTS.kernel, PARTS.initrds, LINE.replace("=", "=?"), OS_RELEASE, PARTS.uname, b"microcode")
+    assert uki_pcr(build_uki(stub(), unsealed)) != uki_pcr(build_uki(stub(), PARTS))
+
+
+def test_phases_that_an_image_leaves_out_are_not_extended() -> None:
+    value = bytes(range(32))
+    by_hand = hashlib.sha256(value + hashlib.sha256(b"sysinit").digest()).digest()
+    assert after(value, ["sysinit"]) == by_hand
+    assert after(value, []) == value
+
+
+def test_pcr_12_is_extended_once_by_all_that_addons_append() -> None:
+    """systemd-stub(7): the joined command line in UTF-16 with its end; no addon, no event."""
+    event = hashlib.sha256("a=1 b=\N{LATIN SMALL LETTER A WITH DIAERESIS}\0".encode("utf-16-le")).digest()
+    assert (
+        addons_pcr(["a=1", "b=\N{LATIN SMALL LETTER A WITH DIAERESIS}"]) == hashlib.sha256(bytes(32) + event).digest()
+    )
+    assert addons_pcr([]) == bytes(32)
+
+
+def test_what_depends_on_the_machine_is_not_predicted() -> None:
+    with pytest.raises(FormatError, match="depends on the machine"):
+        uki_pcr(with_sections(stub(), [(b".linux", kernel()), (b".dtbauto", b"tree")]))
+    with pytest.raises(FormatError, match="no profile 3"):
+        uki_pcr(profiles(LINE, LINE), 3)
