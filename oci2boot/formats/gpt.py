@@ -10,8 +10,8 @@ from typing import Annotated, Final
 from oci2boot.errors import FormatError
 from oci2boot.formats.binary import U32, U64, Record
 
-SECTOR: Final = 512
-"""In bytes; a disk with other logical blocks is not read."""
+SECTORS: Final = (512, 4096)
+"""Sizes in bytes of a disk's logical blocks: a table counts in them, and does not say which."""
 ENTRIES_MAX: Final = 1024
 """Eight times what every tool writes."""
 ENTRY_SIZE_MAX: Final = 1024
@@ -19,6 +19,7 @@ ENTRY_SIZE_MAX: Final = 1024
 _SIGNATURE: Final = b"EFI PART"
 _ENTRY_SIZE_MIN: Final = 128
 _UNUSED: Final = bytes(16)
+_MBR_SIZE: Final = 512
 _PROTECTIVE: Final = 0xEE
 _MBR_ENTRIES: Final = range(446, 510, 16)
 
@@ -74,6 +75,8 @@ class Gpt:
     """In order of number; those that cannot be are left out."""
     problems: tuple[str, ...]
     """What an intact table would not have, a sentence each."""
+    sector: int = 512
+    """Bytes of a logical block, as the table's place tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +87,12 @@ class _Copy:
 
 def read_gpt(read: Read, size: int) -> Gpt:
     """Read the table of a disk of `size` bytes; damage is told in `problems` as long as one copy can be read."""
-    problems = _mbr_problems(read(0, SECTOR))
+    problems = _mbr_problems(read(0, _MBR_SIZE))
+    sector = _sector_size(read, size)
     copies: dict[str, _Copy] = {}
-    for name, lba in (("primary", 1), ("backup", size // SECTOR - 1)):
+    for name, lba in (("primary", 1), ("backup", size // sector - 1)):
         try:
-            copies[name] = _read_copy(read, size, lba)
+            copies[name] = _read_copy(read, size, lba, sector)
         except FormatError as error:
             problems.append(f"the {name} table: {error.message}")
     if not copies:
@@ -96,16 +100,24 @@ def read_gpt(read: Read, size: int) -> Gpt:
     if len(copies) == 2:
         problems += _disagreements(copies["primary"], copies["backup"])
     copy = copies.get("primary") or copies["backup"]
-    partitions, wrong = _partitions(copy, size)
-    return Gpt(_guid(copy.header.disk_guid), partitions, (*problems, *wrong))
+    partitions, wrong = _partitions(copy, size, sector)
+    return Gpt(_guid(copy.header.disk_guid), partitions, (*problems, *wrong), sector)
 
 
-def _read_copy(read: Read, size: int, lba: int) -> _Copy:
-    raw = read(lba * SECTOR, SECTOR) if lba > 0 else b""
+def _sector_size(read: Read, size: int) -> int:
+    """Return the size with which a header is where one has to be; the primary one tells before the backup."""
+    places = [(sector, sector) for sector in SECTORS] + [
+        (size // sector * sector - sector, sector) for sector in SECTORS
+    ]
+    return next((sector for at, sector in places if at > 0 and read(at, len(_SIGNATURE)) == _SIGNATURE), SECTORS[0])
+
+
+def _read_copy(read: Read, size: int, lba: int, sector: int) -> _Copy:
+    raw = read(lba * sector, sector) if lba > 0 else b""
     header = Header.unpack(raw)
     if header.signature != _SIGNATURE:
         raise FormatError("its header is not there")
-    if not Header.layout().size <= header.header_size <= SECTOR:
+    if not Header.layout().size <= header.header_size <= sector:
         raise FormatError(f"its header claims to have {header.header_size} bytes")
     blank = replace(header, header_crc=0).pack() + raw[Header.layout().size : header.header_size]
     if zlib.crc32(blank) != header.header_crc:
@@ -119,7 +131,7 @@ def _read_copy(read: Read, size: int, lba: int) -> _Copy:
         or header.entry_size % _ENTRY_SIZE_MIN
     ):
         raise FormatError(f"it claims to have {header.entries_count} entries of {header.entry_size} bytes")
-    start = header.entries_lba * SECTOR
+    start = header.entries_lba * sector
     entries = read(start, length) if start + length <= size else b""
     if len(entries) != length:
         raise FormatError("its entries lie outside of the disk")
@@ -129,7 +141,7 @@ def _read_copy(read: Read, size: int, lba: int) -> _Copy:
 
 
 def _mbr_problems(sector: bytes) -> list[str]:
-    kinds = [sector[at + 4] for at in _MBR_ENTRIES] if len(sector) == SECTOR else []
+    kinds = [sector[at + 4] for at in _MBR_ENTRIES] if len(sector) == _MBR_SIZE else []
     if sector[510:] != b"\x55\xaa" or _PROTECTIVE not in kinds:
         return ["there is no protective MBR"]
     return [] if kinds.count(0) == 3 else ["the MBR names partitions of its own besides the protective one"]
@@ -154,7 +166,7 @@ def _disagreements(primary: _Copy, backup: _Copy) -> list[str]:
     return problems
 
 
-def _partitions(copy: _Copy, size: int) -> tuple[tuple[Partition, ...], list[str]]:
+def _partitions(copy: _Copy, size: int, sector: int) -> tuple[tuple[Partition, ...], list[str]]:
     header = copy.header
     found: list[Partition] = []
     problems: list[str] = []
@@ -165,7 +177,7 @@ def _partitions(copy: _Copy, size: int) -> tuple[tuple[Partition, ...], list[str
         number = index + 1
         if not header.first_usable_lba <= entry.first_lba <= entry.last_lba <= header.last_usable_lba:
             problems.append(f"partition {number} lies outside of the room for partitions")
-        if not entry.first_lba <= entry.last_lba < size // SECTOR:
+        if not entry.first_lba <= entry.last_lba < size // sector:
             problems.append(f"partition {number} lies outside of the disk")
             continue
         found.append(
@@ -173,8 +185,8 @@ def _partitions(copy: _Copy, size: int) -> tuple[tuple[Partition, ...], list[str
                 number=number,
                 type=_guid(entry.type_guid),
                 guid=_guid(entry.guid),
-                start=entry.first_lba * SECTOR,
-                size=(entry.last_lba + 1 - entry.first_lba) * SECTOR,
+                start=entry.first_lba * sector,
+                size=(entry.last_lba + 1 - entry.first_lba) * sector,
                 attributes=entry.attributes,
                 name=entry.name.decode("utf-16-le", "replace").partition("\0")[0],
             )

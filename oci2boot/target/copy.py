@@ -12,6 +12,7 @@ from oci2boot.formats.fsverity import DESCRIPTOR_SIZE, Hasher
 from oci2boot.target.entries import RootEntry
 from oci2boot.target.layout import PlacedFile, Run
 from oci2boot.target.nodes import BLOCK
+from oci2boot.target.volume import Volume
 
 Progress = Callable[[int], None]
 
@@ -22,19 +23,14 @@ _BATCH: Final = 8 << 20
 _WORKERS: Final = 2
 
 
-def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
-
-
 class _Blocks:
-    """Writes blocks in the order of the disk, many small files in one call, and leaves large runs of zeros as holes."""
+    """Writes blocks in the order of the disk, many small files in one call.
 
-    def __init__(self, fd: int, base: int) -> None:
-        self._fd = fd
-        self._base = base
+    On a blank volume, large runs of zeros stay holes.
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
         self._buffer = bytearray()
         self._end = 0
 
@@ -46,8 +42,8 @@ class _Blocks:
             if len(part) < length * BLOCK:
                 used = len(part) // BLOCK
                 runs.append(Run(start + used, length - used))
-            if part != _ZEROS:
-                self._put(self._base + start * BLOCK, part)
+            if part != _ZEROS or not self._volume.leaves_zeros:
+                self._put(start * BLOCK, part)
 
     def _put(self, offset: int, data: bytes) -> None:
         if offset != self._end or len(self._buffer) >= _WRITE:
@@ -56,8 +52,9 @@ class _Blocks:
         self._buffer += data
 
     def flush(self) -> None:
-        pwrite_all(self._fd, self._buffer, self._end - len(self._buffer))
-        self._buffer.clear()
+        if self._buffer:
+            self._volume.write(self._end - len(self._buffer), self._buffer)
+            self._buffer.clear()
 
 
 def _read(entry: RootEntry) -> Iterator[bytes]:
@@ -117,11 +114,11 @@ def _batches(files: Sequence[PlacedFile]) -> Iterator[list[PlacedFile]]:
     yield batch
 
 
-def copy_files(files: Sequence[PlacedFile], fd: int, base: int, progress: Progress) -> None:
-    """Write the files to the file system that begins `base` bytes into `fd`."""
+def copy_files(files: Sequence[PlacedFile], volume: Volume, progress: Progress) -> None:
+    """Write the files to the file system on the volume."""
 
     def copy_batch(batch: list[PlacedFile]) -> None:
-        blocks = _Blocks(fd, base)
+        blocks = _Blocks(volume)
         for file in batch:
             _copy(file, blocks)
         blocks.flush()

@@ -9,19 +9,20 @@ from typing import Final
 from oci2boot.errors import ToolError
 from oci2boot.system.run import Argv, run
 from oci2boot.target.entries import EspFile
-from oci2boot.target.plan import SECTOR, DiskPlan, Partition
+from oci2boot.target.plan import DiskPlan
 from oci2boot.target.space import FAT_CLUSTER
 
 _FAT_EPOCH: Final = 315532800
 """1980-01-01, the first day that FAT can name."""
 
 
-def mkfs_argv(esp: Partition, image: Path) -> Argv:
+def mkfs_argv(plan: DiskPlan, image: Path, start: int) -> Argv:
+    esp, sector = plan.esp, plan.sector
     return [
         "mkfs.vfat", "-F", "32", "--invariant",
-        "-S", str(SECTOR), "-s", str(FAT_CLUSTER // SECTOR),
+        "-S", str(sector), "-s", str(FAT_CLUSTER // sector),
         "-i", esp.filesystem_id, "-n", esp.label,
-        "-h", str(esp.start // SECTOR), "--offset", str(esp.start // SECTOR),
+        "-h", str(esp.start // sector), "--offset", str(start // sector),
         image, str(esp.size // 1024),
     ]  # fmt: skip
 
@@ -34,10 +35,10 @@ def directories(files: Sequence[EspFile]) -> list[str]:
     return sorted(found)
 
 
-def write_esp(plan: DiskPlan, image: Path) -> None:
-    """Make the file system and copy the files; the same plan gives the same bytes."""
-    run(mkfs_argv(plan.esp, image), package="dosfstools")
-    drive, env = f"{image}@@{plan.esp.start}", _environment(plan.epoch)
+def write_esp(plan: DiskPlan, image: Path, start: int) -> None:
+    """Make the file system `start` bytes into a file and copy its files; the same plan gives the same bytes."""
+    run(mkfs_argv(plan, image, start), package="dosfstools")
+    drive, env = f"{image}@@{start}", _environment(plan.epoch)
     if folders := directories(plan.esp_files):
         run(["mmd", "-i", drive, *(f"::/{folder}" for folder in folders)], env=env, package="mtools")
     for file in plan.esp_files:

@@ -7,7 +7,7 @@ order, so that what was given out is always a prefix of what was free, and nothi
 
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -96,6 +96,19 @@ class _Allocator:
             yield from free
 
 
+def by_group(runs: Iterable[Run], per_group: int) -> dict[int, int]:
+    """Return for each block group the runs' blocks in it, as the bits of its bitmap."""
+    found: dict[int, int] = {}
+    for start, length in runs:
+        end = start + length
+        while start < end:
+            group = start // per_group
+            stop = min(end, (group + 1) * per_group)
+            found[group] = found.get(group, 0) | ((1 << stop - start) - 1) << start % per_group
+            start = stop
+    return found
+
+
 def _join(runs: list[Run], run: Run) -> None:
     if runs and runs[-1].start + runs[-1].length == run.start:
         runs[-1] = Run(runs[-1].start, runs[-1].length + run.length)
@@ -116,9 +129,10 @@ def group_bitmap(fs: Ext4, number: int) -> bytes:
 
 
 class _Builder:
-    def __init__(self, empty: Ext4, epoch: int) -> None:
+    def __init__(self, empty: Ext4, epoch: int, *, blank: bool) -> None:
         self.empty = empty
         self.epoch = epoch
+        self.blank = blank
         self.allocator = _Allocator(empty)
         self.writes: list[Write] = []
         self.files: list[PlacedFile] = []
@@ -258,14 +272,7 @@ class _Builder:
         superblock, seed = self.empty.superblock, self.empty.seed
         blocks_per_group, inodes_per_group = superblock.blocks_per_group, superblock.inodes_per_group
         groups = self.empty.groups
-        taken: dict[int, int] = {}
-        for run in self.allocator.taken:
-            start, end = run.start, run.start + run.length
-            while start < end:
-                group = start // blocks_per_group
-                stop = min(end, (group + 1) * blocks_per_group)
-                taken[group] = taken.get(group, 0) | ((1 << stop - start) - 1) << start % blocks_per_group
-                start = stop
+        taken = by_group(self.allocator.taken, blocks_per_group)
         directories: dict[int, int] = {}
         for node in nodes:
             if node.entry.kind == stat.S_IFDIR:
@@ -274,11 +281,12 @@ class _Builder:
         last_inode = max(node.number for node in nodes)
         packed = []
         for number, descriptor in enumerate(groups):
-            # The image file began as one hole, so every inode table is zero and the kernel need not clear it again.
-            changed = replace(descriptor, flags=descriptor.flags | ext4.GROUP_INODE_ZEROED)
+            used = min(max(last_inode - number * inodes_per_group, 0), inodes_per_group)
+            # Where every inode table is zero, the kernel need not clear it again.
+            zeroed = ext4.GROUP_INODE_ZEROED if self.blank or used else 0
+            changed = replace(descriptor, flags=descriptor.flags & ~ext4.GROUP_INODE_ZEROED | zeroed)
             if number in taken:
                 changed = self.account_blocks(changed, number, taken[number])
-            used = min(max(last_inode - number * inodes_per_group, 0), inodes_per_group)
             if used:
                 changed = self.account_inodes(changed, used, directories.get(number, 0))
             packed.append(changed.sealed(seed, number).pack())
@@ -351,13 +359,16 @@ def _device(rdev: int) -> bytes:
     return (bytes(4) + rdev.to_bytes(4, "little")).ljust(60, b"\0")
 
 
-def lay_out(empty: Ext4, nodes: Sequence[Node], epoch: int) -> Layout:
-    """Place the inodes on a file system that mke2fs has just made; `epoch` becomes every time but mtime."""
+def lay_out(empty: Ext4, nodes: Sequence[Node], epoch: int, *, blank: bool) -> Layout:
+    """Place the inodes on a file system that mke2fs has just made; `epoch` becomes every time but mtime.
+
+    `blank` says that whatever is not written is zero; else only inode tables with an inode in use have to be written.
+    """
     superblock = empty.superblock
     made = (superblock.block_size, superblock.inode_size, superblock.inodes_count - superblock.free_inodes)
     if made != (BLOCK, INODE_SIZE, FIRST_INODE - 1):
         raise FormatError("mke2fs made another file system than it was asked for")
-    builder = _Builder(empty, epoch)
+    builder = _Builder(empty, epoch, blank=blank)
     # Directories first: the kernel then reads them in one go.
     for node in sorted(nodes, key=lambda node: (node.entry.kind != stat.S_IFDIR, node.entry.path)):
         builder.add(node)

@@ -13,11 +13,11 @@ from types import MappingProxyType
 from typing import Final
 
 from oci2boot.errors import TargetError
+from oci2boot.formats.gpt import SECTORS
 from oci2boot.target.entries import EspFile, RootEntry, source_size
 from oci2boot.target.nodes import BLOCK, Node, number_entries
 from oci2boot.target.space import MIB, ext4_capacity, ext4_minimum, ext4_needed, fat_capacity, fat_minimum, fat_needed
 
-SECTOR: Final = 512
 ESP_TYPE: Final = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 ROOT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -34,8 +34,10 @@ ROOT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
 """Partition types by the architecture names of OCI image configurations."""
 ESP_DEFAULT_MIN: Final = 512 * MIB
 DISK_MAX: Final = 1 << 46
+LUKS_HEADER: Final = 16 * MIB
+"""What cryptsetup reserves by default: two copies of the metadata, and room for 32 keyslots."""
 
-_MARGIN: Final = MIB
+MARGIN: Final = MIB
 """Before the first partition and behind the last: the two partition tables, and the alignment of everything."""
 _FREE_DEFAULT_MIN: Final = 256 * MIB
 _LABEL: Final = re.compile(r"[A-Za-z0-9_.-]{1,11}")
@@ -56,6 +58,10 @@ class DiskOptions:
     size: int | None = None
     """Of the whole disk."""
     esp_size: int | None = None
+    sector: int = 512
+    """Of the disk's logical blocks: 512 or 4096."""
+    encrypted: bool = False
+    """The root partition, with LUKS2."""
     esp_label: str = "ESP"
     root_label: str = "root"
 
@@ -76,6 +82,12 @@ class Partition:
     """An ext4 UUID; of FAT, the volume id in eight hex digits."""
     used: int
     """What the content takes, the file system's own tables not counted."""
+    header: int = 0
+    """Bytes of the LUKS2 header; the file system follows, encrypted."""
+
+    @property
+    def data_size(self) -> int:
+        return self.size - self.header
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -88,6 +100,7 @@ class Partition:
             "filesystem": self.filesystem,
             "filesystem_id": self.filesystem_id,
             "used": self.used,
+            "encryption": "luks2" if self.header else None,
         }
 
 
@@ -96,6 +109,7 @@ class DiskPlan:
     """Everything about a disk but its bytes; `target.disk.write_disk` writes it."""
 
     size: int
+    sector: int
     guid: str
     esp: Partition
     root: Partition
@@ -113,6 +127,7 @@ class DiskPlan:
         """Return the plan as `--dry-run --json` shows it: the table and the amounts, not every file."""
         return {
             "size": self.size,
+            "sector_size": self.sector,
             "guid": self.guid,
             "partitions": [self.esp.as_json(), self.root.as_json()],
             "inodes": len(self.nodes),
@@ -137,20 +152,21 @@ def plan_disk(root: Sequence[RootEntry], esp: Sequence[EspFile], options: DiskOp
     nodes = number_entries(root)
     files = tuple(sorted(esp, key=lambda file: file.path))
     esp_used, root_used = fat_needed(files), ext4_needed(nodes) * BLOCK
-    esp_size = _esp_size(esp_used, options.esp_size)
-    root_start = _MARGIN + esp_size
-    smallest = _round_up(ext4_minimum(nodes, 1) * BLOCK)
+    esp_size = _esp_size(esp_used, options)
+    root_start = MARGIN + esp_size
+    header = LUKS_HEADER if options.encrypted else 0
+    smallest = _round_up(ext4_minimum(nodes, 1) * BLOCK) + header
     if options.size is None:
         free = _FREE_DEFAULT_MIN + root_used // 2
-        root_size = _round_up(ext4_minimum(nodes, free // BLOCK) * BLOCK)
-        size = root_start + root_size + _MARGIN
+        root_size = _round_up(ext4_minimum(nodes, free // BLOCK) * BLOCK) + header
+        size = root_start + root_size + MARGIN
         if size > DISK_MAX:
             raise TargetError(f"the disk would take {size} bytes, at most {DISK_MAX} can be written")
     else:
-        size = options.size // SECTOR * SECTOR
-        root_size = (size - _MARGIN - root_start) // MIB * MIB
-        if root_size < smallest or ext4_capacity(root_size // BLOCK, len(nodes)) * BLOCK < root_used:
-            needed = root_start + smallest + _MARGIN
+        size = options.size // options.sector * options.sector
+        root_size = (size - MARGIN - root_start) // MIB * MIB
+        if root_size < smallest or ext4_capacity((root_size - header) // BLOCK, len(nodes)) * BLOCK < root_used:
+            needed = root_start + smallest + MARGIN
             raise TargetError(
                 f"a disk of {options.size} bytes is too small: {needed} bytes are needed",
                 hint=f"give it a size of {_in_mib(needed)} or more",
@@ -158,11 +174,12 @@ def plan_disk(root: Sequence[RootEntry], esp: Sequence[EspFile], options: DiskOp
     seed = options.seed
     return DiskPlan(
         size=size,
+        sector=options.sector,
         guid=derive_uuid(seed, "disk"),
         esp=Partition(
             number=1,
             label=options.esp_label,
-            start=_MARGIN,
+            start=MARGIN,
             size=esp_size,
             type=ESP_TYPE,
             guid=derive_uuid(seed, "esp"),
@@ -180,6 +197,7 @@ def plan_disk(root: Sequence[RootEntry], esp: Sequence[EspFile], options: DiskOp
             filesystem="ext4",
             filesystem_id=derive_uuid(seed, "root file system"),
             used=root_used,
+            header=header,
         ),
         epoch=options.epoch,
         hash_seed=derive_uuid(seed, "root directory hash"),
@@ -188,12 +206,13 @@ def plan_disk(root: Sequence[RootEntry], esp: Sequence[EspFile], options: DiskOp
     )
 
 
-def _esp_size(used: int, wanted: int | None) -> int:
-    smallest = fat_minimum(used)
+def _esp_size(used: int, options: DiskOptions) -> int:
+    wanted, sector = options.esp_size, options.sector
+    smallest = fat_minimum(used, sector)
     if wanted is None:
-        return max(fat_minimum(4 * used), ESP_DEFAULT_MIN)
+        return max(fat_minimum(4 * used, sector), ESP_DEFAULT_MIN)
     size = wanted // MIB * MIB
-    if fat_capacity(size) < used or size < smallest:
+    if fat_capacity(size, sector) < used or size < smallest:
         raise TargetError(
             f"an EFI system partition of {wanted} bytes is too small: {smallest} bytes are needed",
             hint=f"give it a size of {_in_mib(smallest)} or more",
@@ -209,6 +228,8 @@ def _check_options(options: DiskOptions) -> None:
         )
     if not 0 <= options.epoch < 1 << 32:
         raise TargetError(f"the epoch {options.epoch} is not between 1970 and 2106")
+    if options.sector not in SECTORS:
+        raise TargetError(f"no disk has logical blocks of {options.sector} bytes", hint="they have 512 or 4096")
     for size in (options.size, options.esp_size):
         if size is not None and not 0 <= size <= DISK_MAX:
             raise TargetError(f"{size} bytes are no size for a disk, at most {DISK_MAX} can be written")

@@ -18,10 +18,10 @@ _SLACK_BLOCKS: Final = 64
 """lost+found, the resize inode's and the journal's own blocks."""
 
 FAT_CLUSTER: Final = 4096
-FAT_SECTOR: Final = 512
 FAT32_CLUSTERS_MIN: Final = 65525
 """Fewer would make it FAT16 for a reader that goes by the count, as the specification says."""
-_FAT_RESERVED: Final = 32 * FAT_SECTOR
+_FAT_RESERVED: Final = 32
+"""Sectors before the first table."""
 _DIRECTORY_SLOT: Final = 32
 _SLOT_CHARACTERS: Final = 13
 
@@ -97,17 +97,17 @@ def fat_needed(files: Iterable[EspFile]) -> int:
     return total + sum(_whole(count * _DIRECTORY_SLOT, FAT_CLUSTER) for count in slots.values())
 
 
-def fat_capacity(size: int) -> int:
+def fat_capacity(size: int, sector: int = 512) -> int:
     """Return the bytes in whole clusters of a FAT32 partition of `size` bytes; 0 where FAT32 cannot be so small."""
-    clusters = (size - _FAT_RESERVED) // (FAT_CLUSTER + 8)
-    clusters -= clusters and 2  # both tables end on a whole sector
+    clusters = (size - _FAT_RESERVED * sector) // (FAT_CLUSTER + 8)
+    clusters -= clusters and 2  # both tables end on a whole cluster
     return clusters * FAT_CLUSTER if clusters >= FAT32_CLUSTERS_MIN else 0
 
 
-def fat_minimum(needed: int) -> int:
+def fat_minimum(needed: int, sector: int = 512) -> int:
     """Return the size of the smallest FAT32 partition, in whole MiB, that has this capacity."""
     clusters = max(needed // FAT_CLUSTER, FAT32_CLUSTERS_MIN) + 2
-    return _whole(clusters * (FAT_CLUSTER + 8) + _FAT_RESERVED + FAT_CLUSTER, MIB)
+    return _whole(clusters * (FAT_CLUSTER + 8) + _FAT_RESERVED * sector + FAT_CLUSTER, MIB)
 
 
 def _whole(size: int, unit: int) -> int:
