@@ -11,7 +11,9 @@ from oci2boot.cli import keys as key_commands
 from oci2boot.cli import output, seal, signing
 from oci2boot.cli import uki as uki_commands
 from oci2boot.cli.boot_test import register as register_test
+from oci2boot.cli.etc import register as register_etc
 from oci2boot.cli.explain import register as register_explain
+from oci2boot.cli.export import register as register_export
 from oci2boot.cli.install import register as register_install
 from oci2boot.cli.options import (
     AllowMissingVerity,
@@ -270,6 +272,8 @@ def gc(
 register_verify(app)
 register_test(app)
 register_explain(app)
+register_export(app)
+register_etc(app)
 
 
 def main() -> None:
