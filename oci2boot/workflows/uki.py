@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from oci2boot.boot import pcr
 from oci2boot.errors import Error, SignatureError, SourceError
 from oci2boot.formats import authenticode, cmdline, pe
 from oci2boot.formats.x509 import Certificate
@@ -77,6 +78,7 @@ def describe(path: Path, trusted: Sequence[Path] = ()) -> dict[str, Any]:
         "image_sha256": authenticode.image_hash(data).hex(),
         "sections": _sections(data, headers),
         "composefs": _promises(data, headers),
+        "pcr11": _pcr11(data) if _kind(headers) == "UKI" else [],
         "signatures": _signatures(data, read_trusted(list(trusted))),
     }
 
@@ -113,6 +115,15 @@ def _promises(data: bytes, headers: pe.Pe) -> list[str]:
         for section in headers.sections_named(b".cmdline")
         for argument in cmdline.find_composefs(cmdline.split(cmdline.read_section(pe.contents(data, section))))
     ]
+
+
+def _pcr11(data: bytes) -> list[dict[str, Any]]:
+    """Return what a TPM's PCR 11 will hold in each phase of booting each profile."""
+    try:
+        values = [pcr.uki_pcr(data, number) for number in range(pcr.count_profiles(data))]
+    except Error as error:
+        return [{"problem": error.message}]
+    return [{"profile": number, "sha256": dict(pcr.by_phase(value))} for number, value in enumerate(values)]
 
 
 def _signatures(data: bytes, trusted: Sequence[Certificate]) -> list[dict[str, Any]]:
