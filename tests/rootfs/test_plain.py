@@ -21,7 +21,6 @@ from tests.witness import program
 
 IMAGE_UUID = UUID("01234567-89ab-cdef-0123-456789abcdef")
 LABEL = {b"security.selinux": b"system_u:object_r:usr_t:s0\0"}
-RANDOM = Random(1)
 
 Contents = dict[External, bytes]
 
@@ -33,12 +32,13 @@ def stored(contents: Contents, data: bytes) -> External:
 
 
 def every_kind(contents: Contents) -> Directory:
-    """Return a tree with all that an image can hold."""
+    """Return a tree with all that an image can hold, the same each time."""
+    random = Random(1)
     shared = Metadata(0o644, 1000, 70000, 1_700_000_000, 123_456_789, LABEL)
-    linked = File(shared, stored(contents, RANDOM.randbytes(10_000)))
+    linked = File(shared, stored(contents, random.randbytes(10_000)))
     big = {b"user.big": b"v" * 2000, b"user.small": b"s", **LABEL}
     files: dict[bytes, Inode] = {
-        b"size-%d" % size: File(shared, stored(contents, RANDOM.randbytes(size)))
+        b"size-%d" % size: File(shared, stored(contents, random.randbytes(size)))
         for size in (65, 4095, 4096, 4097, 5 << 20)
     }
     files |= {
