@@ -6,7 +6,7 @@ theirs, and addons append to it. Whatever of these may be booted is held to the 
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cmp_to_key
 from typing import Final
@@ -258,10 +258,12 @@ def choose_sealed(
     *,
     name: str | None = None,
     allow_insecure: bool = False,
+    above: Callable[[bytes], str] = lambda path: "",
 ) -> Sealed:
     """Return the UKI that promises this image; `variants` holds, of every argument, what of the image it names, if any.
 
-    `image` is what the image is by the rules asked for, and by the hash of the store that is to hold it.
+    `image` is what the image is by the rules asked for, and by the hash of the store that is to hold it; `above` tells
+    what changed since the UKI at a path was made.
     """
     sealed = [uki for uki in named_ukis(ukis, name) if uki.sealed]
     if not sealed:
@@ -275,8 +277,9 @@ def choose_sealed(
         _check_strict(uki, allow_insecure)
     good = [uki for uki in sealed if all(argument in variants for argument in uki.about_composefs)]
     if not good:
+        changed = [said for uki in sealed[:MAX_NAMED] if (said := above(uki.path))]
         raise ImageError(
-            f"stale UKI: {_promises(sealed)}; this image is {image}",
+            "; ".join([f"stale UKI: {_promises(sealed)}", f"this image is {image}", *dict.fromkeys(changed)]),
             hint="/usr changed after the UKI was made: `oci2boot seal` makes a new one for this image",
         )
     best = max(good, key=cmp_to_key(newer))

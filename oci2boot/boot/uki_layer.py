@@ -6,12 +6,12 @@ from typing import Final
 
 from oci2boot.boot.discover import find_ukis
 from oci2boot.boot.files import Read, show
+from oci2boot.boot.layers import UKI_DIRECTORY
 from oci2boot.boot.sealed import GLOBAL_ADDONS, find_addons
 from oci2boot.errors import ImageError
 from oci2boot.formats.tar import NO_XATTRS, Entry
 from oci2boot.tree.model import Directory, Metadata, find
 
-UKI_DIRECTORY: Final = b"boot/EFI/Linux"
 _WHITEOUT: Final = b".wh."
 
 

@@ -38,6 +38,7 @@ from oci2boot.cli.options import (
     Timeout,
     TlsVerify,
     Ukify,
+    UkiLayer,
     UkiName,
     Xattrs,
     complete_name,
@@ -103,6 +104,7 @@ def convert(
     ukify: Ukify = "auto",
     flow: Flow = "auto",
     uki: UkiName = None,
+    uki_layer: UkiLayer = None,
     allow_missing_verity: AllowMissingVerity = False,
     db: Db = None,
     loader: LoaderName = "systemd-boot",
@@ -150,6 +152,7 @@ def convert(
         )
         if boot
         else None,
+        uki_layer=uki_layer,
     )
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         bootable = run_convert(request, report)
@@ -174,6 +177,7 @@ def digest(
     dumpfile: Annotated[bool, typer.Option("--dumpfile", help="print the tree as a composefs dump file")] = False,
     selinux_rules: SelinuxRules = "libselinux",
     xattrs: Xattrs = "allowlist-only",
+    uki_layer: UkiLayer = None,
     platform: PlatformName = None,
     tls_verify: TlsVerify = "true",
     authfile: Authfile = None,
@@ -187,6 +191,7 @@ def digest(
         hash=hash_name or "sha256",
         options=source_options(platform, tls_verify, authfile),
         tree=TreeOptions(bootable, selinux_rules, xattrs, erofs_version),
+        uki_layer=uki_layer,
     )
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         measured = measure(request, report)

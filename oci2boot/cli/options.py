@@ -115,6 +115,14 @@ Flow = Annotated[
 UkiName = Annotated[
     str | None, typer.Option("--uki", help="the UKI to take, where the image has several", show_default=False)
 ]
+UkiLayer = Annotated[
+    int | None,
+    typer.Option(
+        "--uki-layer",
+        help="the layer, from 1, that is there for its UKI and no part of the root file system; -1 is the last",
+        show_default=False,
+    ),
+]
 Db = Annotated[
     list[Path] | None,
     typer.Option("--db", help="certificate that the image's own UKI must be signed by", show_default=False),

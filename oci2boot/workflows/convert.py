@@ -12,7 +12,7 @@ from oci2boot.workflows.events import Report, Told, Warned
 from oci2boot.workflows.remembered import remembered
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
 from oci2boot.workflows.root import RULES, Read, canonical_tree, karg_of
-from oci2boot.workflows.sealed import Digests, check_signatures, find_sealed, sealed_files, vendor_files
+from oci2boot.workflows.sealed import Digests, candidates, check_signatures, find_sealed, sealed_files, vendor_files
 from oci2boot.workflows.unpack import Unpacked, object_reader, unpack
 
 
@@ -24,11 +24,11 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
 
     name = check_name(request.name or request.source.name)
     with Repository.ensure(request.repo, request.hash) as repository:
-        unpacked = unpack(request.source, request.options, repository, report, warn)
+        unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer)
         read = object_reader(repository)
-        tree = canonical_tree(unpacked.tree, request.tree, read, warn)
+        tree = canonical_tree(unpacked.system, request.tree, read, warn)
         rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
-        digests = Digests(unpacked.tree, read, tree, rootfs, request.tree)
+        digests = Digests(unpacked.system, read, tree, rootfs, request.tree)
         report(Told(f"digest {rootfs.digest}"))
         rules, files = request.tree, BootFiles()
         if request.boot:
@@ -61,8 +61,10 @@ def _choose_payload(
 ) -> tuple[TreeOptions, BootFiles]:
     """Return what boots the image, and the rules of the digest that it promises."""
     tree, architecture = unpacked.tree, unpacked.architecture
-    if options.flow in ("auto", "sealed") and (sealed := find_sealed(find_sealable(tree, read), digests, options)):
-        return digests.rules_of(sealed.variant), sealed_files(sealed, read, architecture, report)
+    if options.flow in ("auto", "sealed"):
+        ukis = candidates(find_sealable(tree, read), unpacked.uki_layers)
+        if sealed := find_sealed(ukis, digests, options, unpacked.uki_layers):
+            return digests.rules_of(sealed.variant), sealed_files(sealed, read, architecture, report)
     karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)
     if options.flow == "vendor":
         uki = choose_vendor(find_sealable(tree, read), options.uki)

@@ -18,12 +18,12 @@ from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.store.layers import PIECE, MeasuredTar
 from oci2boot.system.files import plain_errors
 from oci2boot.tree.dumpfile import parse_dumpfile, write_dumpfile
-from oci2boot.tree.merge import merge
 from oci2boot.tree.model import Directory, File, walk
 from oci2boot.workflows.events import Report, Warned
 from oci2boot.workflows.layers import each_layer
 from oci2boot.workflows.requests import DigestRequest, KargStyle
 from oci2boot.workflows.root import RULES, Read, canonical_tree, karg_of, reader
+from oci2boot.workflows.unpack import marked_layers, merge_system
 
 MAX_DUMPFILE: Final = 1 << 30
 KEPT: Final = (b"etc/selinux/", b"usr/share/selinux/", b"usr/etc/selinux/")
@@ -74,7 +74,7 @@ def measure(request: DigestRequest, report: Report) -> Measured:
     if isinstance(request.source, DumpfileReference):
         tree = parse_dumpfile(read_dumpfile(request.source.path), request.hash)
     else:
-        gathered = gather(request.source, request.hash, request.options, report)
+        gathered = gather(request.source, request.hash, request.options, report, request.uki_layer)
         tree = canonical_tree(gathered.tree, request.tree, gathered.read, warn)
     return Measured(tree, build_rootfs(tree, request.tree.erofs_version, request.hash), request)
 
@@ -87,11 +87,13 @@ def read_dumpfile(path: Path) -> bytes:
     return data
 
 
-def gather(source: Reference, algorithm: Hash, options: SourceOptions, report: Report) -> Gathered:
+def gather(
+    source: Reference, algorithm: Hash, options: SourceOptions, report: Report, uki_layer: int | None = None
+) -> Gathered:
     """Read a directory or the layers of an image; contents are measured by `algorithm` and not stored."""
     if isinstance(source, DirectoryReference):
         return _gather_directory(source.path, algorithm)
-    return _gather_image(source, algorithm, options, report)
+    return _gather_image(source, algorithm, options, report, uki_layer)
 
 
 def _gather_directory(root: Path, algorithm: Hash) -> Gathered:
@@ -124,7 +126,9 @@ def file_reader(root: Path, scanned: Directory) -> Callable[[External], bytes]:
     return read
 
 
-def _gather_image(reference: Reference, algorithm: Hash, options: SourceOptions, report: Report) -> Gathered:
+def _gather_image(
+    reference: Reference, algorithm: Hash, options: SourceOptions, report: Report, uki_layer: int | None
+) -> Gathered:
     kept: dict[VerityDigest, bytes] = {}
 
     def work(layer: Layer, read: Callable[[int], bytes]) -> list[Entry]:
@@ -142,8 +146,10 @@ def _gather_image(reference: Reference, algorithm: Hash, options: SourceOptions,
 
     with open_source(reference, options) as source:
         image = source.fetch()
+        marked = marked_layers(image, uki_layer)
         entries = each_layer(source, image.layers, work, report)
-    return Gathered(merge((entries[layer.diff_id] for layer in image.layers), warn), reader(read_kept))
+    _, system = merge_system([entries[layer.diff_id] for layer in image.layers], marked, warn)
+    return Gathered(system, reader(read_kept))
 
 
 def _measured(read: Callable[[int], bytes], algorithm: Hash, kept: dict[VerityDigest, bytes]) -> Iterator[Entry]:

@@ -86,6 +86,8 @@ class ConvertRequest:
     tree: TreeOptions = field(default_factory=TreeOptions)
     boot: BootOptions | None = field(default_factory=BootOptions)
     """None to stop after the digest."""
+    uki_layer: int | None = None
+    """The number of a layer that is there for a UKI, from 1; -1 is the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class DigestRequest:
     hash: Hash = "sha256"
     options: SourceOptions = field(default_factory=SourceOptions)
     tree: TreeOptions = field(default_factory=TreeOptions)
+    uki_layer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from oci2boot.boot.uki_layer import UKI_DIRECTORY, uki_layer
+from oci2boot.boot.layers import ANNOTATION, UKI_DIRECTORY
+from oci2boot.boot.uki_layer import uki_layer
 from oci2boot.digest import OciDigest
 from oci2boot.errors import DigestError
 from oci2boot.formats.gzip import store
@@ -35,8 +36,6 @@ from oci2boot.workflows.sign import sign_files
 from oci2boot.workflows.unpack import Unpacked, object_reader, unpack, unpack_image
 from oci2boot.workflows.views import check_unpacked
 
-UKI_ANNOTATION: Final = "io.oci2boot.uki.v1"
-"""On the descriptor of the UKI's layer: the kernel argument. For people; nothing trusts it."""
 _COMPOSEFS: Final = "composefs."
 
 
@@ -95,10 +94,10 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         base = _open_base(request, repository, stack, report, warn)
         assert base.unpacked.oci
         read = object_reader(repository)
-        tree = canonical_tree(base.unpacked.tree, request.tree, read, warn)
+        tree = canonical_tree(base.unpacked.system, request.tree, read, warn)
         rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
         report(Told(f"digest {rootfs.digest}"))
-        check_unpacked(repository, base.unpacked.oci.diff_ids, tree, rootfs, request.tree, read, report)
+        check_unpacked(repository, base.unpacked.system_layers, tree, rootfs, request.tree, read, report)
 
         karg = karg_of(rootfs, request.boot.karg_style)
         version = version_of(base.unpacked.tree, base.unpacked.oci)
@@ -145,7 +144,11 @@ def _open_base(request: SealRequest, repository: Repository, stack: ExitStack, r
     source = stack.enter_context(open_source(request.source, request.options))
     image = source.fetch()
     unpacked = unpack_image(source, image, repository, report, warn)
-    blobs = tuple((_plain(layer), _opener(source, layer)) for layer in image.layers)
+    left_out = unpacked.uki_layers.left_out
+    blobs = tuple(
+        (_plain(layer, keep_mark=number in left_out), _opener(source, layer))
+        for number, layer in enumerate(image.layers, 1)
+    )
     what = str(request.source)
     return Base(unpacked, parse_object(image.manifest, what), parse_object(image.config, what), blobs)
 
@@ -174,9 +177,9 @@ def _directory_base(request: SealRequest, repository: Repository, report: Report
     return Base(replace(unpacked, oci=record), {}, config, ((descriptor, tar),))
 
 
-def _plain(layer: Descriptor) -> Descriptor:
-    """Return a layer's descriptor in OCI's words, without what another seal said of it."""
-    annotations = {name: text for name, text in layer.annotations.items() if name != UKI_ANNOTATION}
+def _plain(layer: Descriptor, *, keep_mark: bool) -> Descriptor:
+    """Return a layer's descriptor in OCI's words, without what another seal said of it and is of no effect."""
+    annotations = {name: text for name, text in layer.annotations.items() if keep_mark or name != ANNOTATION}
     return Descriptor(oci_type(layer.media_type), layer.digest, layer.size, annotations)
 
 
@@ -204,7 +207,7 @@ def _uki_layer(entries: list[Entry], karg: str) -> NewLayer:
     def tar() -> Iterator[bytes]:
         return write_tar(entries, lambda _: [])
 
-    descriptor = Descriptor(f"{OCI_LAYER}+gzip", *_digest(store(tar())), {UKI_ANNOTATION: karg})
+    descriptor = Descriptor(f"{OCI_LAYER}+gzip", *_digest(store(tar())), {ANNOTATION: karg})
     return NewLayer(descriptor, lambda: store(tar()), Descriptor(OCI_LAYER, *_digest(tar()), {}), tuple(entries))
 
 
@@ -226,7 +229,7 @@ def _check_sealed(repository: Repository, base: Base, layer: NewLayer, request: 
     tar = Pieces(checked(layer.tar, write_tar(layer.entries, lambda _: [])))
     stored, batch = stage_layer(repository, layer.tar.digest, tar.read)
     commit(repository, [batch])
-    layers = [*(list(read_layer(repository, diff_id)) for diff_id in base.unpacked.oci.diff_ids), stored]
+    layers = [*(list(read_layer(repository, diff_id)) for diff_id in base.unpacked.system_layers), stored]
     tree = canonical_tree(merge(layers, lambda _: None), request.tree, object_reader(repository), lambda _: None)
     found = build_rootfs(tree, rootfs.version, repository.algorithm).digest
     if found != rootfs.digest:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.layers import UkiLayers
 from oci2boot.boot.payload import machine_of
 from oci2boot.boot.sealed import Sealed, Uki, Variant, choose_sealed, named_ukis
 from oci2boot.boot.vendor import ADDON, vendor_addon
@@ -99,7 +100,18 @@ class Digests:
         return found
 
 
-def find_sealed(ukis: Sequence[Uki], digests: Digests, options: BootOptions) -> Sealed | None:
+def candidates(ukis: Sequence[Uki], layers: UkiLayers) -> Sequence[Uki]:
+    """Return all, or those of the layer that the user named."""
+    for number, mark in layers.marked.items():
+        if mark == "--uki-layer":
+            found = [uki for uki in ukis if layers.origins.get(uki.path) == number]
+            if not found:
+                raise ImageError(f"layer {number} has no UKI", hint="`oci2boot inspect SOURCE` lists the layers")
+            return found
+    return ukis
+
+
+def find_sealed(ukis: Sequence[Uki], digests: Digests, options: BootOptions, layers: UkiLayers) -> Sealed | None:
     """Return the UKI to install and the rules of its digest; None where the image is not sealed, and need not be."""
     if options.flow == "auto" and not any(uki.sealed for uki in named_ukis(ukis, options.uki)):
         return None
@@ -110,6 +122,7 @@ def find_sealed(ukis: Sequence[Uki], digests: Digests, options: BootOptions) -> 
         digests.asked.digest,
         name=options.uki,
         allow_insecure=options.allow_missing_verity,
+        above=layers.above,
     )
 
 
