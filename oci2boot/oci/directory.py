@@ -36,13 +36,13 @@ class _Open:
     """Names of the directories in it that are yet to be read, the last one first."""
 
 
-def scan(root: Path, keep: Keep) -> Directory:
+def scan(root: Path, keep: Keep, max_files: int = MAX_FILES) -> Directory:
     """Return the tree beneath `root`, all of its extended attributes and nanoseconds included.
 
     Files with the same device and inode number are one inode. Symbolic links are taken, never followed; mount
     points are entered. `SourceError` says which file cannot be read, or changes meanwhile.
     """
-    scanner = _Scanner(keep)
+    scanner = _Scanner(keep, max_files)
     try:
         return scanner.scan(os.fsencode(root))
     finally:
@@ -50,8 +50,9 @@ def scan(root: Path, keep: Keep) -> Directory:
 
 
 class _Scanner:
-    def __init__(self, keep: Keep) -> None:
+    def __init__(self, keep: Keep, max_files: int) -> None:
         self._keep = keep
+        self._max_files = max_files
         self._leaves: dict[tuple[int, int], Leaf] = {}
         self._stack: list[_Open] = []
         self._count = 0
@@ -90,8 +91,8 @@ class _Scanner:
         with os.scandir(fd) as found:
             items = sorted(found, key=lambda item: os.fsencode(item.name), reverse=True)
         self._count += len(items)
-        if self._count > MAX_FILES:
-            raise LimitError(f"more than {MAX_FILES} files")
+        if self._count > self._max_files:
+            raise LimitError(f"more than {self._max_files} files")
         for item in items:
             name = os.fsencode(item.name)
             if item.is_dir(follow_symlinks=False):
