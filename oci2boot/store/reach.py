@@ -6,7 +6,7 @@ keeps the objects of its files, a stream its objects and all that its named refe
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from oci2boot.errors import FormatError, StoreError
 from oci2boot.formats.splitstream import SplitStream
 from oci2boot.rootfs.reader import referenced_objects
 from oci2boot.store.repository import STAGING, Repository
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import is_temporary, plain_errors
 
 AREAS = ("images", "streams")
 
@@ -29,7 +29,7 @@ class GarbagePlan:
     links: tuple[str, ...]
     """Names in images/ and streams/ that nothing keeps, relative to the repository."""
     leftovers: tuple[str, ...]
-    """Staging folders of commands that were stopped."""
+    """Staging folders and temporary names of commands that were stopped, relative to the repository."""
     freed: int
     """Bytes on disk."""
     kept: int
@@ -51,7 +51,7 @@ def named(repository: Repository, area: str) -> dict[str, VerityDigest]:
     folder = repository.path / area
     if folder.is_dir():
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names, not paths)
-            if name != "refs":
+            if name != "refs" and not is_temporary(name):
                 digest = repository.stream_digest(name) if area == "streams" else repository.image_digest(name)
                 if digest is not None:
                     found[name] = digest
@@ -74,11 +74,13 @@ def stored_objects(repository: Repository) -> Iterator[tuple[VerityDigest, Path]
             yield digest, path
 
 
-def live_objects(repository: Repository) -> set[VerityDigest]:
-    """Return every object that a reference keeps."""
+def live_objects(repository: Repository, roots: Iterable[VerityDigest] = ()) -> set[VerityDigest]:
+    """Return every object that a reference keeps, or one of the rootfs images `roots`."""
     images, streams = named(repository, "images"), named(repository, "streams")
     stream_digests = set(streams.values())
     live: set[VerityDigest] = set()
+    for root in roots:
+        live |= {root, *referenced_objects(repository.read_object(root))}
     for name, link, target in repository.refs("images"):
         if target not in images:
             raise StoreError(f"the reference {name} names an image that is gone", hint=f"remove {link}")
@@ -101,10 +103,10 @@ def live_objects(repository: Repository) -> set[VerityDigest]:
     return live
 
 
-def plan_collection(repository: Repository) -> GarbagePlan:
-    """Find what nothing keeps; nothing is changed."""
+def plan_collection(repository: Repository, roots: Iterable[VerityDigest] = ()) -> GarbagePlan:
+    """Find what neither references nor the rootfs images `roots` keep; nothing is changed."""
     with plain_errors(StoreError, f"read the repository {repository.path}"):
-        live = live_objects(repository)
+        live = live_objects(repository, roots)
         dead, freed, kept = [], 0, 0
         for digest, path in stored_objects(repository):
             if digest in live:
@@ -119,20 +121,33 @@ def plan_collection(repository: Repository) -> GarbagePlan:
             for name, digest in named(repository, area).items()
             if digest in gone or not repository.has_object(digest)
         ]
-        leftovers = sorted(path.name for path in repository.path.glob(f"{STAGING}*"))
+        leftovers = sorted(_leftovers(repository.path))
     return GarbagePlan(tuple(dead), tuple(links), tuple(leftovers), freed, kept)
 
 
-def collect(repository: Repository) -> GarbagePlan:
+def _leftovers(top: Path) -> Iterator[str]:
+    for path in top.iterdir():
+        if path.name.startswith(STAGING) or is_temporary(path.name):
+            yield path.name
+    for area in AREAS:
+        for folder, folders, files in os.walk(top / area):
+            yield from (str(Path(folder, name).relative_to(top)) for name in folders + files if is_temporary(name))
+
+
+def collect(repository: Repository, roots: Iterable[VerityDigest] = ()) -> GarbagePlan:
     """Remove what nothing keeps, names before what they name: stopped at any point, the rest is whole."""
     repository.check_writable()
     repository.lock_alone()
-    plan = plan_collection(repository)
+    plan = plan_collection(repository, roots)
     with plain_errors(StoreError, f"remove garbage from {repository.path}"):
         for link in plan.links:
             (repository.path / link).unlink()
         for digest in plan.objects:
             repository.object_path(digest).unlink()
         for leftover in plan.leftovers:
-            shutil.rmtree(repository.path / leftover)
+            path = repository.path / leftover
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     return plan

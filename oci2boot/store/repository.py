@@ -21,7 +21,14 @@ from oci2boot.errors import DigestError, FormatError, LimitError, StoreError
 from oci2boot.formats import fsverity
 from oci2boot.formats.splitstream import SplitStream
 from oci2boot.system import verity
-from oci2boot.system.files import plain_errors, replace_symlink, sync_directory, write_atomically
+from oci2boot.system.files import (
+    is_temporary,
+    make_directories,
+    plain_errors,
+    replace_symlink,
+    sync_directory,
+    write_atomically,
+)
 
 MAX_META: Final = 1 << 16
 MAX_READ: Final = 1 << 30
@@ -154,7 +161,7 @@ class Repository:
         """Point `<area>/refs/<ref>` at `<area>/<name>`: what it names is kept. `area` is streams or images."""
         path = self.path / area / "refs" / ref
         with plain_errors(StoreError, f"write the reference {ref}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directories(path.parent)
             replace_symlink(path, "../" * (1 + ref.count("/")) + name)
             sync_directory(path.parent)
 
@@ -172,6 +179,8 @@ class Repository:
             folders.sort()
             for file in sorted(files + [name for name in folders if Path(folder, name).is_symlink()]):
                 link = Path(folder, file)
+                if is_temporary(file):
+                    continue
                 if not link.is_symlink():
                     raise StoreError(f"{link} is not a symbolic link", hint="references are; remove what is not")
                 yield str(link.relative_to(top)), link, link.readlink().name
@@ -205,13 +214,18 @@ def meta_json(algorithm: Hash) -> bytes:
 
 
 def _create(path: Path, algorithm: Hash) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(path.iterdir()):
-        raise StoreError(f"{path} is not empty and not a composefs repository", hint="name another one by --repo")
-    for folder in ("objects", "images", "streams"):
-        (path / folder).mkdir(exist_ok=True)
+    make_directories(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
     # The name meta.json comes last, its verity before it: a repository is there whole, or not yet.
     temporary = path / "meta.json.new"
+    folders = [path / "objects", path / "images", path / "streams"]
+    ours = [*folders, temporary]
+    if any(found not in ours and not is_temporary(found.name) for found in path.iterdir()) or any(
+        folder.is_dir() and any(folder.iterdir()) for folder in folders
+    ):
+        raise StoreError(f"{path} is not empty and not a composefs repository", hint="name another one by --repo")
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
     write_atomically(temporary, meta_json(algorithm))
     fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -220,6 +234,7 @@ def _create(path: Path, algorithm: Hash) -> None:
         os.close(fd)
     temporary.rename(path / "meta.json")
     sync_directory(path)
+    sync_directory(path.parent)
 
 
 def _read_meta(path: Path) -> tuple[Hash, bool]:

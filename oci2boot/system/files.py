@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from oci2boot.errors import Error
 _FICLONE: Final = 0x40049409
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp", re.DOTALL)
 
 
 def syncfs(path: Path) -> None:
@@ -49,6 +51,19 @@ def sync_directory(path: Path) -> None:
 def temporary_name(path: Path) -> Path:
     """Return a name beside `path` that nobody else uses."""
     return path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether this is such a name: then the command that made it was stopped, or still runs."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def make_directories(path: Path) -> None:
+    """Make a folder and those above it, so that they are there after a power cut too."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(made):
+        sync_directory(folder.parent)
 
 
 @contextmanager
