@@ -68,9 +68,9 @@ REPORT_END = "echo end\n"
 REBOOT = "[ -e /etc/booted ] || { touch /etc/booted; echo reboot; systemctl --no-block reboot; exit; }\n"
 
 
-def with_report(machine: Machine, *, content: bool = True, reboot: bool = False) -> Machine:
-    """Have the guest say on ttyS1 what it is, once multi-user.target is reached."""
-    script = REPORT + (REPORT_CONTENT if content else "") + (REBOOT if reboot else "") + REPORT_END
+def with_report(machine: Machine, *, content: bool = True, reboot: bool = False, more: str = "") -> Machine:
+    """Have the guest say on ttyS1 what it is, once multi-user.target is reached; `more` asks for more."""
+    script = REPORT + (REPORT_CONTENT if content else "") + more + (REBOOT if reboot else "") + REPORT_END
     return replace(
         machine,
         smbios=(

@@ -1,0 +1,99 @@
+"""composefs-rs's own initramfs program, the crate composefs-setup-root, boots what we install."""
+
+import re
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oci2boot.formats import cpio
+from oci2boot.system.qemu import boot
+from tests import vm
+from tests.conftest import Initramfs
+from tests.layered import add_layer
+from tests.oci.layouts import tar
+from tests.witness import program
+
+pytestmark = [pytest.mark.boot, pytest.mark.demo]
+
+UNIT = b"""\
+[Unit]
+DefaultDependencies=no
+Requires=sysroot.mount
+After=sysroot.mount
+Before=initrd-root-fs.target
+FailureAction=reboot-force
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/composefs-setup-root
+StandardError=journal+console
+"""
+SYSTEMD = b"usr/lib/systemd/system/"
+NAME = b"composefs-setup-root.service"
+
+ASK = r"""
+say promised 'grep -o composefs=[^\ ]* /proc/cmdline'
+say setup 'systemctl show -P ExecMainStatus composefs-setup-root.service'
+say ours 'systemctl show -P LoadState oci2boot-setup-root.service'
+"""
+
+
+def their_archive() -> bytes:
+    """The program with its wiring; it needs the C library only, which any initramfs of Debian's has."""
+    return cpio.write(
+        [
+            *(
+                cpio.directory(path)
+                for path in (b"usr", b"usr/bin", b"usr/lib", b"usr/lib/systemd", SYSTEMD.rstrip(b"/"))
+            ),
+            cpio.file(b"usr/bin/composefs-setup-root", Path(program("composefs-setup-root")).read_bytes(), 0o755),
+            cpio.file(SYSTEMD + NAME, UNIT),
+            cpio.directory(SYSTEMD + b"initrd-root-fs.target.requires"),
+            cpio.symlink(SYSTEMD + b"initrd-root-fs.target.requires/" + NAME, b"../" + NAME),
+        ]
+    )
+
+
+def initramfs_of(layout: Path) -> tuple[str, bytes]:
+    for blob in sorted((layout / "blobs/sha256").iterdir()):
+        if blob.read_bytes()[:2] == b"\x1f\x8b":
+            with tarfile.open(blob) as layer:
+                for member in layer:
+                    if re.match(r"boot/initrd\.img-", member.name) and (file := layer.extractfile(member)):
+                        return member.name, file.read()
+    raise AssertionError("no initramfs in the demo image")
+
+
+@pytest.fixture(scope="module")
+def disk(demo_image: Callable[[Initramfs], Path], shared: Path) -> Path:
+    home = vm.users_folder(shared / "peer-glue")
+    name, theirs = initramfs_of(demo_image("dracut"))
+    layout = add_layer(demo_image("dracut"), home / "layout", tar({name: their_archive() + theirs}))
+    vm.oci2boot("convert", f"oci:{layout}:latest", "--karg", "rw", "--repo", home / "repo", home=home)
+    vm.oci2boot("install", "--target", home / "disk.raw", "--repo", home / "repo", home=home)
+    return home / "disk.raw"
+
+
+def test_composefs_setup_root_boots_our_disk(
+    disk: Path, demo_image: Callable[[Initramfs], Path], tmp_path: Path
+) -> None:
+    """C.15, O.2: the repository, the state and the argument are what composefs-rs expects; its glue stays alone."""
+    (tmp_path / "uki.efi").write_bytes(vm.read_uki(disk, tmp_path)[1])
+    argv = [program("objcopy"), "--dump-section", f".initrd={tmp_path}/initrd", f"{tmp_path}/uki.efi", f"{tmp_path}/copy"]
+    subprocess.run(argv, check=True, capture_output=True)
+    initrd = (tmp_path / "initrd").read_bytes()
+    assert initrd.rstrip(b"\0") == (their_archive() + initramfs_of(demo_image("dracut"))[1]).rstrip(b"\0")
+
+    with boot(vm.with_report(vm.machine(disk), content=False, reboot=True, more=ASK), tmp_path / "vm") as running:
+        running.wait_for(r"(?m)^end$", 2 * vm.BOOT_SECONDS, port="report")
+        first, second = map(vm.parse_report, running.report.split("\nreboot\n"))
+    assert first["promised"] == f"composefs={vm.promised_digest(disk, tmp_path)}"
+    assert (first["setup"], first["ours"]) == ("0", "not-found")
+    assert first["multi-user"] == "active"
+    assert first["root"].startswith("overlay")
+    assert "verity=require" in first["root"]
+    assert first["usr"].endswith("Read-only file system")
+    assert (second["etc-kept"], second["var-kept"]) == ("kept", "kept")
