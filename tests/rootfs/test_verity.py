@@ -1,0 +1,137 @@
+"""What the kernel command line says of a root under dm-verity, by systemd-veritysetup-generator(8) and veritytab(5)."""
+
+from typing import Any
+
+import pytest
+
+from oci2boot.digest import External, RootHash, VerityDigest
+from oci2boot.errors import FormatError
+from oci2boot.formats.dmverity import Parameters, plan_area
+from oci2boot.rootfs.verity import (
+    Overlay,
+    VerityOptions,
+    VerityRootfs,
+    merge_arguments,
+    verity_arguments,
+    veritytab,
+)
+
+HEX = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+DATA = "PARTUUID=00010203-0405-0607-0809-0a0b0c0d0e0f"
+TREE = "PARTUUID=10111213-1415-1617-1819-1a1b1c1d1e1f"
+SIZE = 40960
+ROOT = VerityRootfs(
+    External(VerityDigest("sha256", bytes(32)), SIZE), 99999, plan_area(SIZE, Parameters()), RootHash.parse(HEX)
+)
+
+
+def test_the_root_hash_is_enough_for_discoverable_partitions() -> None:
+    """K1.6, K1.8"""
+    assert verity_arguments(ROOT, VerityOptions()) == [f"roothash={HEX}"]
+
+
+def test_both_partitions_can_be_named() -> None:
+    """K1.7, K1.21"""
+    options = VerityOptions(form="systemd", options=("panic-on-corruption",))
+    assert verity_arguments(ROOT, options) == [
+        f"roothash={HEX}",
+        f"systemd.verity_root_data={DATA}",
+        f"systemd.verity_root_hash={TREE}",
+        "systemd.verity_root_options=panic-on-corruption",
+    ]
+
+
+def test_an_embedded_tree_is_found_by_its_offset() -> None:
+    """K1.9"""
+    options = VerityOptions(form="systemd", place="embedded", options=("restart-on-corruption",))
+    assert verity_arguments(ROOT, options)[1:] == [
+        f"systemd.verity_root_data={DATA}",
+        f"systemd.verity_root_hash={DATA}",
+        f"systemd.verity_root_options=hash-offset={SIZE},restart-on-corruption",
+    ]
+    with pytest.raises(FormatError, match="not found by the root hash alone"):
+        VerityOptions(place="embedded")
+
+
+def test_a_veritytab_says_the_same() -> None:
+    """K1.20"""
+    options = VerityOptions(form="veritytab", options=("panic-on-corruption",))
+    assert verity_arguments(ROOT, options) == ["root=/dev/mapper/root"]
+    assert veritytab(ROOT, options).decode() == f"root {DATA} {TREE} {HEX} panic-on-corruption\n"
+    assert veritytab(ROOT, VerityOptions(form="veritytab")).decode() == f"root {DATA} {TREE} {HEX} -\n"
+
+
+def test_without_verity_nothing_is_said() -> None:
+    """K0.5"""
+    assert verity_arguments(VerityRootfs(ROOT.image, 1), VerityOptions(verity=False)) == []
+
+
+def test_the_root_hash_is_there_exactly_once() -> None:
+    """K1.6"""
+    own = verity_arguments(ROOT, VerityOptions())
+    assert merge_arguments(["quiet", f"roothash={HEX}", "rd.debug"], own) == ["quiet", "rd.debug", f"roothash={HEX}"]
+    assert merge_arguments(["systemd.verity_root_options=check-at-most-once"], own) == [
+        f"roothash={HEX}",
+        "systemd.verity_root_options=check-at-most-once",
+    ]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        f"roothash={'f' * 64}",
+        "roothash=",
+        "roothash",
+        "root=/dev/vda2",
+        "systemd.verity_root_data=/dev/vda9",
+        f"composefs={HEX}",
+        "systemd.verity_root_options=ignore-corruption,panic-on-corruption",
+        "systemd.verity_root_options=root-hash-signature=/x",
+    ],
+)
+def test_a_contradiction_is_an_error(word: str) -> None:
+    """K1.6"""
+    with pytest.raises(FormatError):
+        merge_arguments([word], verity_arguments(ROOT, VerityOptions()))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"verity": False, "options": ("panic-on-corruption",)}, "--no-verity"),
+        ({"verity": False, "blocks": 5}, "--no-verity"),
+        ({"blocks": 0}, "one block is the least"),
+        ({"salt": bytes(257)}, "salt of 257"),
+        ({"options": ("panic",)}, "not an option"),
+        ({"options": ("panic-on-corruption", "ignore-corruption")}, "said twice"),
+        ({"overlays": (Overlay("/var"), Overlay("/var"))}, "two overlays hold /var"),
+        ({"overlays": (Overlay("/var"), Overlay("/var/lib"))}, "two overlays hold /var/lib"),
+    ],
+)
+def test_what_cannot_go_together_is_refused(options: dict[str, Any], words: str) -> None:
+    """K0.16"""
+    with pytest.raises(FormatError, match=words):
+        VerityOptions(**options)
+
+
+def test_debugging_is_not_signed() -> None:
+    """K1.21"""
+    with pytest.raises(FormatError, match="switches verification off"):
+        VerityOptions(options=("ignore-corruption",)).check_sealed()
+    VerityOptions(options=("panic-on-corruption",)).check_sealed()
+
+
+@pytest.mark.parametrize("text", ["/var", "/home", "/etc", "/var:tmpfs", "/srv/data"])
+def test_an_overlay_is_read_and_written(text: str) -> None:
+    """K0.4"""
+    assert str(Overlay.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "/", "var", "/usr", "/usr/local", "/bin", "/boot", "/var/../usr", "/var:disk", "/var:", "/a b", "//var"],
+)
+def test_an_overlay_over_what_is_verified_is_refused(text: str) -> None:
+    """K0.16, K0.17"""
+    with pytest.raises(FormatError):
+        Overlay.parse(text)
