@@ -82,8 +82,8 @@ def test_composefs_setup_root_boots_our_disk(
 ) -> None:
     """C.15, O.2: the repository, the state and the argument are what composefs-rs expects; its glue stays alone."""
     (tmp_path / "uki.efi").write_bytes(vm.read_uki(disk, tmp_path)[1])
-    argv = [program("objcopy"), "--dump-section", f".initrd={tmp_path}/initrd", f"{tmp_path}/uki.efi", f"{tmp_path}/copy"]
-    subprocess.run(argv, check=True, capture_output=True)
+    words = ["--dump-section", f".initrd={tmp_path}/initrd", f"{tmp_path}/uki.efi", f"{tmp_path}/copy"]
+    subprocess.run([program("objcopy"), *words], check=True, capture_output=True)
     initrd = (tmp_path / "initrd").read_bytes()
     assert initrd.rstrip(b"\0") == (their_archive() + initramfs_of(demo_image("dracut"))[1]).rstrip(b"\0")
 
