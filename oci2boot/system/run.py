@@ -4,7 +4,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,3 +63,58 @@ def run(
         last = said[-1] if said else "it said nothing"
         raise ToolError(f"{Path(name).name} failed ({process.returncode}): {last}")
     return output
+
+
+def said_by(argv: Argv, *, timeout: float = 60) -> str:
+    """Return all that a program says, however it ends; nothing where it is not installed."""
+    program = find_program(str(argv[0]))
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run(
+            [program, *map(str, argv[1:])],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{argv[0]} did not end within {timeout:.0f} seconds") from error
+    return done.stdout.decode(errors="replace")
+
+
+def feed(argv: Argv, pieces: Iterable[bytes], *, package: str | None = None) -> None:
+    """Run a program that reads `pieces` from its standard input. Raises `ToolError` with the last line it said."""
+    name = str(argv[0])
+    program = find_program(name)
+    if program is None:
+        raise ToolError(f"{name} is not installed", hint=f"install the package {package or name}")
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            [program, *map(str, argv[1:])],
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=said,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+        ) as process,
+    ):
+        assert process.stdin
+        try:
+            # A program that ends early says why; that its pipe is broken tells nothing.
+            with suppress(BrokenPipeError):
+                for piece in pieces:
+                    process.stdin.write(piece)
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        if process.returncode:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+            last = lines[-1] if lines else "it said nothing"
+            raise ToolError(f"{Path(name).name} failed ({process.returncode}): {last}")
