@@ -35,7 +35,7 @@ MAY_IMPORT = {
         ),
         "initramfs",
     },
-    "cli": {"cli", "workflows", "errors", "digest", "oci", "store", "rootfs"},
+    "cli": {"cli", "workflows", "errors", "digest", "oci", "store", "sysroot", "rootfs"},
 }
 """An area (a folder or a module of the package) and the areas that it may import."""
 

@@ -11,6 +11,7 @@ from oci2boot.cli import keys as key_commands
 from oci2boot.cli import output, seal, signing
 from oci2boot.cli import uki as uki_commands
 from oci2boot.cli.boot_test import register as register_test
+from oci2boot.cli.day2 import register as register_day2
 from oci2boot.cli.etc import register as register_etc
 from oci2boot.cli.explain import register as register_explain
 from oci2boot.cli.export import register as register_export
@@ -46,13 +47,14 @@ from oci2boot.cli.options import (
     source_options,
 )
 from oci2boot.cli.store import register as register_store
+from oci2boot.cli.upkeep import register as register_upkeep
 from oci2boot.cli.verify import register as register_verify
 from oci2boot.errors import Error
 from oci2boot.workflows.convert import convert as run_convert
 from oci2boot.workflows.digest import measure
 from oci2boot.workflows.inspect import inspect as run_inspect
 from oci2boot.workflows.inspect import measured_manifest
-from oci2boot.workflows.manage import check_store, collect_garbage, forget, list_images
+from oci2boot.workflows.manage import forget, list_images
 from oci2boot.workflows.requests import (
     BootOptions,
     ConvertRequest,
@@ -247,33 +249,8 @@ def images(
         output.show_images(found)
 
 
-@app.command()
-def fsck(repo: Repo = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """Check every object, stream, image and reference of the store."""
-    with output.reporting(quiet=quiet or as_json) as report:
-        checked = check_store(repo_path(repo), report)
-    if as_json:
-        output.print_json(checked.to_json())
-    else:
-        output.show_checked(checked)
-    if checked.problems:
-        raise typer.Exit(1)
-
-
-@app.command()
-def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, remove nothing")] = False,
-    repo: Repo = None,
-    as_json: AsJson = False,
-) -> None:
-    """Remove what no image keeps."""
-    plan = collect_garbage(repo_path(repo), dry_run=dry_run)
-    if as_json:
-        output.print_json(plan.to_json())
-    else:
-        output.show_garbage(plan, dry_run=dry_run)
-
-
+register_upkeep(app)
+register_day2(app)
 register_verify(app)
 register_test(app)
 register_explain(app)

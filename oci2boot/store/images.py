@@ -20,6 +20,8 @@ BOOTABLE: Final = b"o2b_boot"
 REF: Final = "oci2boot"
 MAX_NAME: Final = 200
 
+UNREADABLE: Final = ("a boot record of the store cannot be read", "convert the image again")
+
 Flow = Literal["local", "sealed", "vendor"]
 """Where the UKI is from: built here, or the image's own, the digest in it or in an addon to it."""
 
@@ -73,18 +75,25 @@ class Bootable:
     def parse(cls, data: bytes) -> Self:
         try:
             found = json.loads(data)
-            found.pop("deployment", None)  # what a machine adds to the copy beside the state
+        except (ValueError, RecursionError) as error:
+            raise FormatError(*UNREADABLE) from error
+        return cls.from_json(found)
+
+    @classmethod
+    def from_json(cls, found: Any) -> Self:
+        """Return what `to_json` gave; what a machine adds to the copy beside the state is not the image's."""
+        try:
             manifest = found["manifest"]
             return cls(
                 **{
-                    **found,
+                    **{key: value for key, value in found.items() if key != "deployment"},
                     "rootfs": VerityDigest.parse(found["rootfs"]),
                     "manifest": OciDigest.parse(manifest) if manifest else None,
                     "esp": {path: VerityDigest.parse(digest) for path, digest in found["esp"].items()},
                 }
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise FormatError("a boot record of the store cannot be read", hint="convert the image again") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise FormatError(*UNREADABLE) from error
 
 
 def check_name(name: str) -> str:

@@ -1,11 +1,10 @@
-"""The store's own verbs: list, forget, check, collect."""
+"""The store's own verbs: list, forget, check."""
 
 from pathlib import Path
 
-from oci2boot.store import fsck, images, reach
+from oci2boot.store import fsck, images
 from oci2boot.store.fsck import Checked
 from oci2boot.store.images import Bootable
-from oci2boot.store.reach import GarbagePlan
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.events import Report, Step
 
@@ -26,8 +25,3 @@ def forget(repo: Path, name: str) -> None:
 def check_store(repo: Path, report: Report) -> Checked:
     with Repository.open(repo) as repository:
         return fsck.check(repository, lambda done, total: report(Step("objects", done, total, unit="items")))
-
-
-def collect_garbage(repo: Path, *, dry_run: bool) -> GarbagePlan:
-    with Repository.open(repo) as repository:
-        return reach.plan_collection(repository) if dry_run else reach.collect(repository)

@@ -16,9 +16,9 @@ BUILDERS: Final = ("auto", "builtin")
 
 
 def remembered(request: ConvertRequest) -> dict[str, Any]:
-    """Return what the record keeps: nothing secret, and no path but that of the source."""
+    """Return what the record keeps: nothing secret, and nothing that it says elsewhere, as the architecture."""
     found: dict[str, Any] = {"tls_verify": request.options.tls_verify}
-    if request.options.platform:
+    if request.options.platform and request.options.platform.variant:
         found["platform"] = str(request.options.platform)
     if boot := request.boot:
         found |= {

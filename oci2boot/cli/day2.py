@@ -1,0 +1,261 @@
+"""A machine that lives on: status, upgrade, switch, rollback, pin, delete."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from oci2boot.cli import output, signing
+from oci2boot.cli.options import (
+    AllowMissingVerity,
+    AsJson,
+    Db,
+    Flow,
+    Kargs,
+    ProgressJson,
+    Quiet,
+    Source,
+    TlsVerify,
+    source_options,
+)
+from oci2boot.errors import Error
+from oci2boot.sysroot.etc import EtcPolicy
+from oci2boot.sysroot.machine import open_sysroot
+from oci2boot.workflows import choose
+from oci2boot.workflows.deploy import DeployOptions, DeployPlan
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, parse_source
+from oci2boot.workflows.status import Status, read_status
+from oci2boot.workflows.upgrade import Mode, Upgraded, UpgradeRequest
+from oci2boot.workflows.upgrade import switch as run_switch
+from oci2boot.workflows.upgrade import upgrade as run_upgrade
+
+SysrootDir = Annotated[
+    Path | None,
+    typer.Option("--sysroot", metavar="DIR", help="the physical root of another machine", show_default=False),
+]
+EspDir = Annotated[
+    Path | None, typer.Option("--esp", metavar="DIR", help="its boot directory, the ESP", show_default=False)
+]
+Etc = Annotated[
+    list[str] | None,
+    typer.Option("--etc", help="who wins in /etc: ours, theirs or stop, or /etc/GLOB=theirs", show_default=False),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="show the plan, write nothing")]
+Id = Annotated[str, typer.Argument(help="the start of a deployment's digest", show_default=False)]
+CheckOnly = Annotated[bool, typer.Option("--check", help="only say whether there is something new")]
+DownloadOnly = Annotated[bool, typer.Option("--download-only", help="store it, and boot it another time")]
+Apply = Annotated[bool, typer.Option("--apply", help="reboot into it")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (status, upgrade, switch, rollback, pin, unpin, delete):
+        app.command()(command)
+
+
+def status(sysroot: SysrootDir = None, esp: EspDir = None, as_json: AsJson = False) -> None:
+    """Show what this machine runs, what it boots next, and what else it keeps."""
+    found = read_status(open_sysroot(sysroot, esp))
+    if as_json:
+        output.print_json(found.to_json())
+    else:
+        _show_status(found)
+
+
+def upgrade(
+    check: CheckOnly = False,
+    download_only: DownloadOnly = False,
+    apply: Apply = False,
+    etc: Etc = None,
+    dry_run: DryRun = False,
+    sysroot: SysrootDir = None,
+    esp: EspDir = None,
+    db: Db = None,
+    key: signing.Key = None,
+    certificate: signing.Certificate = None,
+    passphrase: signing.Passphrase = None,
+    sign_command: signing.SignCommand = None,
+    signtool: signing.SignTool = None,
+    pkcs11_module: signing.Pkcs11Module = None,
+    as_json: AsJson = False,
+    progress_json: ProgressJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring this machine to what its image's reference leads to now; the next boot takes it."""
+    request = UpgradeRequest(
+        open_sysroot(sysroot, esp),
+        _mode(check=check, download=download_only, apply=apply),
+        BootOptions(
+            signing=signing.signing_options(
+                key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None
+            ),
+            db=tuple(db or ()),
+        ),
+        DeployOptions(EtcPolicy.parse(tuple(etc or ()))),
+        dry_run,
+    )
+    with output.reporting(progress_json=progress_json, quiet=quiet) as report:
+        done = run_upgrade(request, report)
+    _show_upgraded(done, as_json=as_json)
+
+
+def switch(
+    source: Source,
+    name: Annotated[str | None, typer.Option("--name", help="what to call it", show_default=False)] = None,
+    download_only: DownloadOnly = False,
+    apply: Apply = False,
+    etc: Etc = None,
+    sysroot: SysrootDir = None,
+    esp: EspDir = None,
+    flow: Flow = "auto",
+    karg: Kargs = None,
+    allow_missing_verity: AllowMissingVerity = False,
+    db: Db = None,
+    key: signing.Key = None,
+    certificate: signing.Certificate = None,
+    passphrase: signing.Passphrase = None,
+    sign_command: signing.SignCommand = None,
+    signtool: signing.SignTool = None,
+    pkcs11_module: signing.Pkcs11Module = None,
+    tls_verify: TlsVerify = "true",
+    as_json: AsJson = False,
+    progress_json: ProgressJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring this machine to another image, and follow that one from then on."""
+    place = open_sysroot(sysroot, esp)
+    boot = BootOptions(
+        kargs=tuple(karg or ()),
+        flow=flow,
+        allow_missing_verity=allow_missing_verity,
+        signing=signing.signing_options(
+            key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None
+        ),
+        db=tuple(db or ()),
+    )
+    wanted = ConvertRequest(
+        parse_source(source), place.repository, name, options=source_options(tls_verify=tls_verify), boot=boot
+    )
+    options = DeployOptions(EtcPolicy.parse(tuple(etc or ())), allow_missing_verity)
+    request = UpgradeRequest(place, _mode(check=False, download=download_only, apply=apply), boot, options)
+    with output.reporting(progress_json=progress_json, quiet=quiet) as report:
+        done = run_switch(request, wanted, report)
+    _show_upgraded(done, as_json=as_json)
+
+
+def rollback(
+    deployment: Annotated[
+        str | None, typer.Argument(help="the start of its digest; the one before by default", show_default=False)
+    ] = None,
+    dry_run: DryRun = False,
+    sysroot: SysrootDir = None,
+    esp: EspDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let the deployment before boot next, or the one that is named."""
+    chosen, plan = choose.rollback(open_sysroot(sysroot, esp), deployment, dry_run=dry_run)
+    if as_json:
+        output.print_json({"digest": chosen.digest.hex, "boot": plan.to_json(), "written": not dry_run})
+        return
+    for problem in plan.problems:
+        output.err.print(f"[yellow]warning:[/] {escape(problem)}")
+    output.out.print(f"{chosen.digest} {'would boot' if dry_run else 'boots'} next")
+
+
+def pin(deployment: Id, sysroot: SysrootDir = None, esp: EspDir = None, as_json: AsJson = False) -> None:
+    """Keep a deployment, whatever needs its place."""
+    _pinned(deployment, sysroot, esp, pinned=True, as_json=as_json)
+
+
+def unpin(deployment: Id, sysroot: SysrootDir = None, esp: EspDir = None, as_json: AsJson = False) -> None:
+    """Keep a deployment no longer than there is room."""
+    _pinned(deployment, sysroot, esp, pinned=False, as_json=as_json)
+
+
+def delete(
+    deployment: Id, dry_run: DryRun = False, sysroot: SysrootDir = None, esp: EspDir = None, as_json: AsJson = False
+) -> None:
+    """Remove a deployment with its /etc; `gc` frees its space."""
+    chosen = choose.delete(open_sysroot(sysroot, esp), deployment, dry_run=dry_run)
+    if as_json:
+        output.print_json({"digest": chosen.digest.hex, "deleted": not dry_run})
+    else:
+        output.out.print(f"{chosen.digest} {'would be' if dry_run else 'is'} deleted")
+
+
+def _pinned(deployment: str, sysroot: Path | None, esp: Path | None, *, pinned: bool, as_json: bool) -> None:
+    chosen = choose.pin(open_sysroot(sysroot, esp), deployment, pinned=pinned)
+    if as_json:
+        output.print_json({"digest": chosen.digest.hex, "pinned": pinned})
+    else:
+        output.out.print(f"{chosen.digest} is {'pinned' if pinned else 'not pinned'}")
+
+
+def _mode(*, check: bool, download: bool, apply: bool) -> Mode:
+    if check + download + apply > 1:
+        raise Error("--check, --download-only and --apply exclude each other")
+    return "check" if check else "download" if download else "deploy"
+
+
+def _show_status(found: Status) -> None:
+    rows = []
+    for one in found.to_json()["deployments"]:
+        counters = ", ".join(
+            f"{entry['tries_left']} tries left" for entry in one["entries"] if entry["tries_left"] is not None
+        )
+        signers = sorted({signer for entry in one["entries"] for signer in entry["signers"]})
+        rows.append(
+            (
+                ", ".join(one["states"]),
+                one["digest"][:12],
+                one["title"] or "unknown",
+                one["source"] or "",
+                (one["deployed"] or "")[:16].replace("T", " "),
+                one["verity"] or "no entry",
+                ", ".join(signers) or "nobody",
+                counters,
+            )
+        )
+    output.print_table(("STATE", "DIGEST", "SYSTEM", "SOURCE", "DEPLOYED", "VERITY", "SIGNED BY", "BOOTS"), rows)
+    for name, digest in found.downloaded:
+        output.out.print(f"downloaded: {escape(name)} {digest.hex[:12]}")
+    for problem in found.problems:
+        output.err.print(f"[yellow]warning:[/] {escape(problem)}")
+
+
+def show_deploy_plan(plan: DeployPlan) -> None:
+    facts = plan.to_json()
+    rows = [
+        (row["path"], row["change"], row["decision"], row["conflict"] or "")
+        for row in (facts["etc"] or {}).get("rows", [])
+    ]
+    if rows:
+        output.print_table(("/ETC", "CHANGE", "DECISION", "CONFLICT"), rows)
+    output.print_facts(
+        [
+            ("image", f"{plan.bootable.name} ({plan.bootable.title})"),
+            ("boots", str(plan.bootable.cmdline)),
+            ("objects", f"{facts['objects']['added']} added, {output.size(facts['objects']['added_bytes'])}"),
+            ("first entry", plan.boot.first),
+            ("removed entries", ", ".join(plan.boot.removed) or "none"),
+        ]
+    )
+
+
+def _show_upgraded(done: Upgraded, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json(done.to_json())
+        return
+    if done.plan:
+        show_deploy_plan(done.plan)
+    text = {
+        "up to date": "nothing is newer than what boots next",
+        "rejected": "the newer image is here, and was rolled back or did not boot: `oci2boot rollback ID` boots it",
+        "available": f"there is a newer image: {done.news.layers} layers, {output.size(done.news.bytes)} to fetch"
+        if done.news
+        else "",
+        "downloaded": "downloaded; `oci2boot upgrade` deploys it",
+        "planned": "nothing was written",
+        "deployed": "deployed; the next boot takes it",
+    }
+    output.out.print(text[done.outcome])

@@ -1,0 +1,226 @@
+"""A new image for a machine: installed into directories, upgraded from where it came from, or switched to another."""
+
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from oci2boot.errors import TargetError
+from oci2boot.oci.reference import DirectoryReference
+from oci2boot.oci.source import open_source
+from oci2boot.store.images import Bootable, find_image
+from oci2boot.store.layers import has_layer
+from oci2boot.store.repository import Repository
+from oci2boot.sysroot.deployments import Deployment
+from oci2boot.sysroot.machine import Sysroot, changing
+from oci2boot.sysroot.state import MachineState, read_state
+from oci2boot.workflows.convert import convert
+from oci2boot.workflows.deploy import DeployOptions, DeployPlan, apply_deployment, plan_deployment
+from oci2boot.workflows.events import Report, Told
+from oci2boot.workflows.remembered import request_again
+from oci2boot.workflows.requests import BootOptions, ConvertRequest
+
+Mode = Literal["check", "download", "deploy"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeRequest:
+    sysroot: Sysroot
+    mode: Mode = "deploy"
+    given: BootOptions = field(default_factory=BootOptions)
+    """Keys and certificates, which no record holds."""
+    options: DeployOptions = field(default_factory=DeployOptions)
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What the reference of an image leads to now."""
+
+    source: str
+    changed: bool
+    manifest: str | None
+    """None for a directory, which has none; it always counts as changed."""
+    layers: int = 0
+    """That the repository lacks."""
+    bytes: int = 0
+    """To fetch, compressed."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "changed": self.changed,
+            "manifest": self.manifest,
+            "fetch": {"layers": self.layers, "bytes": self.bytes},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    outcome: Literal["up to date", "rejected", "available", "downloaded", "planned", "deployed"]
+    """`rejected`: it is deployed, and was rolled back or did not boot."""
+    news: News | None = None
+    bootable: Bootable | None = None
+    plan: DeployPlan | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "outcome": self.outcome,
+            "news": self.news.to_json() if self.news else None,
+            "image": self.bootable.to_json() if self.bootable else None,
+            "plan": self.plan.to_json() if self.plan else None,
+        }
+
+
+def install_directories(
+    repo: Path,
+    name: str | None,
+    root: Path,
+    esp: Path,
+    options: DeployOptions,
+    report: Report,
+    *,
+    dry_run: bool = False,
+) -> DeployPlan:
+    """Install a converted image into mounted file systems: the physical root at `root`, the ESP at `esp`.
+
+    Run again, or on a machine that has another image, it makes one more deployment.
+    """
+    for path in (root, esp):
+        if not path.is_dir():
+            raise TargetError(f"{path} is not a directory", hint="make and mount the file systems first")
+    with Repository.open(repo) as source:
+        bootable = find_image(source, name)
+        sysroot = Sysroot(root.resolve(), esp.resolve())
+        if dry_run and not (sysroot.repository / "meta.json").exists():
+            # What a repository there would be like is known only once there is one.
+            with tempfile.TemporaryDirectory(prefix=".oci2boot-", dir=root) as scratch:
+                return _deploy(Sysroot(Path(scratch), esp.resolve()), source, bootable, options, report, dry_run=True)
+        return _deploy(sysroot, source, bootable, options, report, dry_run=dry_run)
+
+
+def _deploy(
+    sysroot: Sysroot, source: Repository, bootable: Bootable, options: DeployOptions, report: Report, *, dry_run: bool
+) -> DeployPlan:
+    with changing(sysroot), Repository.ensure(sysroot.repository, source.algorithm) as target:
+        state = read_state(sysroot)
+        plan = plan_deployment(state, source, target, bootable, options)
+        if not dry_run:
+            apply_deployment(plan, state, source, target, report)
+    return plan
+
+
+def upgrade(request: UpgradeRequest, report: Report) -> Upgraded:
+    """Bring the machine to what the reference of its image leads to now."""
+    sysroot = request.sysroot
+    if request.mode == "check" or request.dry_run:
+        with Repository.open(sysroot.repository) as repository:
+            return _look(request, read_state(sysroot), repository)
+    with changing(sysroot):
+        state = read_state(sysroot)
+        bootable = tracked(state)
+        with Repository.open(sysroot.repository) as repository:
+            news = find_news(bootable, request, repository)
+        if not news.changed:
+            return Upgraded("up to date", news, bootable)
+        if rejected(state, news):
+            return Upgraded("rejected", news, bootable)
+        with tempfile.TemporaryDirectory(prefix="oci2boot-") as scratch:
+            again = request_again(bootable, sysroot.repository, Path(scratch), request.given)
+            found = convert(again, report)
+        return _deploy_converted(request, state, found, news, report)
+
+
+def switch(request: UpgradeRequest, wanted: ConvertRequest, report: Report) -> Upgraded:
+    """Bring the machine to another image; from then on it is upgraded from there."""
+    sysroot = request.sysroot
+    if request.dry_run:
+        raise TargetError("a switch cannot be planned before the image is here", hint="--download-only fetches it")
+    with changing(sysroot):
+        state = read_state(sysroot)
+        found = convert(wanted, report)
+        return _deploy_converted(request, state, found, None, report)
+
+
+def _deploy_converted(
+    request: UpgradeRequest, state: MachineState, bootable: Bootable, news: News | None, report: Report
+) -> Upgraded:
+    if request.mode == "download":
+        return Upgraded("downloaded", news, bootable)
+    with Repository.open(state.sysroot.repository) as repository:
+        following = state.next
+        if following and following.digest == bootable.rootfs and _same_boot_files(following, bootable):
+            report(Told("this is the image that boots next already"))
+            return Upgraded("up to date", news, bootable)
+        plan = plan_deployment(state, repository, repository, bootable, _options(request, bootable))
+        apply_deployment(plan, state, repository, repository, report)
+    return Upgraded("deployed", news, bootable, plan)
+
+
+def _options(request: UpgradeRequest, bootable: Bootable) -> DeployOptions:
+    """What was allowed once is in the image's record, and in its kernel argument."""
+    allowed = request.options.allow_missing_verity or bootable.options.get("allow_missing_verity") is True
+    return replace(request.options, allow_missing_verity=allowed)
+
+
+def _same_boot_files(deployment: Deployment, bootable: Bootable) -> bool:
+    """Compare contents: a name may have been taken."""
+    kept = (deployment.record or {}).get("esp", {})
+    return sorted(kept.values()) == sorted(map(str, bootable.esp.values()))
+
+
+def _look(request: UpgradeRequest, state: MachineState, repository: Repository) -> Upgraded:
+    bootable = tracked(state)
+    news = find_news(bootable, request, repository)
+    if not news.changed:
+        return Upgraded("up to date", news, bootable)
+    if rejected(state, news):
+        return Upgraded("rejected", news, bootable)
+    if request.mode == "deploy":
+        stored = find_image(repository, bootable.name)
+        if stored.manifest and str(stored.manifest) == news.manifest:
+            return Upgraded(
+                "planned",
+                news,
+                stored,
+                plan_deployment(state, repository, repository, stored, _options(request, stored)),
+            )
+    return Upgraded("available", news, bootable)
+
+
+def rejected(state: MachineState, news: News) -> bool:
+    """Tell whether the new image is here and was put back: who upgrades unattended would boot it for ever."""
+    return any(
+        one != state.next and one.record and news.manifest and one.record.get("manifest") == news.manifest
+        for one in state.deployments
+    )
+
+
+def tracked(state: MachineState) -> Bootable:
+    """Return what the machine's next upgrade is the next version of: what boots next, or else what runs."""
+    for one in (state.next, state.current):
+        if one and one.record:
+            return parse_record(one)
+    raise TargetError(
+        "nothing says where this machine's image came from", hint="`oci2boot switch SOURCE` installs one from there"
+    )
+
+
+def parse_record(deployment: Deployment) -> Bootable:
+    if deployment.record is None:
+        raise TargetError(f"{deployment.digest} was deployed by another program, without a record")
+    return Bootable.from_json(dict(deployment.record))
+
+
+def find_news(bootable: Bootable, request: UpgradeRequest, repository: Repository) -> News:
+    """Ask the source; only the manifest and config are fetched."""
+    with tempfile.TemporaryDirectory(prefix="oci2boot-") as scratch:
+        again = request_again(bootable, repository.path, Path(scratch), request.given)
+    if isinstance(again.source, DirectoryReference):
+        return News(str(again.source), True, None)
+    with open_source(again.source, again.options) as source:
+        image = source.fetch()
+        manifest = str(image.manifest_digest)
+        lacking = [layer for layer in image.layers if not has_layer(repository, layer.diff_id)]
+    sizes = {layer.digest: layer.size for layer in lacking}
+    return News(str(again.source), manifest != str(bootable.manifest), manifest, len(sizes), sum(sizes.values()))
