@@ -1,7 +1,8 @@
 """`oci2boot install`: onto a disk."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +21,7 @@ from oci2boot.cli.options import (
 )
 from oci2boot.errors import Error
 from oci2boot.workflows.convert import convert as run_convert
+from oci2boot.workflows.first_boot import read_first_boot, read_secret
 from oci2boot.workflows.install import install as run_install
 from oci2boot.workflows.manage import list_images
 from oci2boot.workflows.requests import ConvertRequest, InstallRequest, parse_source
@@ -38,10 +40,49 @@ def install(
             show_default=False,
         ),
     ] = None,
-    target: Annotated[Path, typer.Option("--target", help="the disk image to make", show_default=False)] = Path(),
-    size: Annotated[str | None, typer.Option("--size", help="of the disk: 10G; by default what is needed")] = None,
+    target: Annotated[
+        Path, typer.Option("--target", help="the disk image to make, or a whole disk: /dev/vda", show_default=False)
+    ] = Path(),
+    size: Annotated[str | None, typer.Option("--size", help="of a disk image: 10G; by default what is needed")] = None,
     esp_size: Annotated[str | None, typer.Option("--esp-size", help="of the EFI system partition")] = None,
-    wipe: Annotated[bool, typer.Option("--wipe", help="replace a target that is there")] = False,
+    sector_size: Annotated[
+        int | None, typer.Option("--sector-size", help="of a disk image: 512 or 4096 bytes; a disk has its own")
+    ] = None,
+    format: Annotated[
+        Literal["raw", "qcow2", "vmdk", "vhd", "vdi"] | None,
+        typer.Option("--format", help="of a disk image; by default what its name ends in"),
+    ] = None,
+    wipe: Annotated[bool, typer.Option("--wipe", help="replace a disk image, or all that is on a disk")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before a disk is overwritten")] = False,
+    hostname: Annotated[
+        str | None, typer.Option("--hostname", help="of the machine, in its own /etc", show_default=False)
+    ] = None,
+    ssh_key: Annotated[
+        list[Path] | None,
+        typer.Option("--ssh-key", help="file with public keys that may log in as root; may be repeated"),
+    ] = None,
+    credential: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--credential",
+            metavar="NAME=VALUE|NAME=@FILE",
+            help="for the machine's services, in its /etc/credstore; may be repeated. As all of /etc, host name, keys "
+            "and credentials are not verified at boot; without LUKS, whoever has the disk can read them",
+            show_default=False,
+        ),
+    ] = None,
+    luks_passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--luks-passphrase-file",
+            help="encrypt the root partition by LUKS2; the file's one line opens it. Keys and identifiers are random: "
+            "no two such disks are equal. The image's initramfs has to have systemd-cryptsetup",
+            show_default=False,
+        ),
+    ] = None,
+    nvram: Annotated[
+        bool, typer.Option("--nvram/--no-nvram", help="put a disk of this machine into the firmware's boot menu")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, write nothing")] = False,
     repo: Repo = None,
     tls_verify: TlsVerify = "true",
@@ -59,16 +100,35 @@ def install(
                 ConvertRequest(parse_source(image), path, options=source_options(tls_verify=tls_verify)), report
             )
             image = converted.name
-        request = InstallRequest(
-            repo=path,
-            target=target,
-            name=image,
-            size=parse_size(size) if size else None,
-            esp_size=parse_size(esp_size) if esp_size else None,
-            wipe=wipe,
-        )
+    request = InstallRequest(
+        repo=path,
+        target=target,
+        name=image,
+        size=parse_size(size) if size else None,
+        esp_size=parse_size(esp_size) if esp_size else None,
+        wipe=wipe,
+        format=format,
+        sector=sector_size,
+        secret=read_secret(luks_passphrase_file) if luks_passphrase_file else None,
+        first_boot=read_first_boot(hostname, ssh_key or [], credential or []),
+        nvram=nvram,
+    )
+    if not dry_run and target.is_block_device() and not yes:
+        _confirm(request, as_json=as_json)
+    with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         installed = run_install(request, report, dry_run=dry_run)
     if as_json:
         output.print_json(installed.to_json())
     else:
         output.show_installed(installed)
+
+
+def _confirm(request: InstallRequest, *, as_json: bool) -> None:
+    """Show what will be overwritten by what, and have the device's name typed."""
+    if as_json or not (sys.stdin.isatty() and output.out.is_terminal):
+        raise Error(
+            f"{request.target} would be overwritten, and nobody is here to ask", hint="--yes says that it may be"
+        )
+    output.show_installed(run_install(request, lambda _: None, dry_run=True))
+    if typer.prompt(f"Everything on {request.target} will be lost. Type its name to go on") != str(request.target):
+        raise Error(f"that is not {request.target}: nothing was written")

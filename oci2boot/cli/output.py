@@ -176,12 +176,23 @@ def show_installed(installed: Installed) -> None:
         ],
     )
     verified = plan.as_json()["verity_files"]
+    device, done = installed.device, "written" if installed.written else "not written"
     print_facts(
         [
+            *(
+                [
+                    ("device", f"{device.model or device.name}{', removable' if device.removable else ''}"),
+                    ("found on it", ", ".join(device.signatures) or "nothing"),
+                ]
+                if device
+                else []
+            ),
             ("image", f"{installed.bootable.name} ({installed.bootable.title})"),
             ("boots", str(installed.bootable.cmdline)),
             ("verified", f"{verified} files by fs-verity"),
-            ("disk", f"{installed.target} ({size(plan.size)}), {'written' if installed.written else 'not written'}"),
+            *([("encrypted", "the root partition, by LUKS2")] if plan.root.header else []),
+            *([("firmware", f"boot entry {installed.nvram}")] if installed.nvram else []),
+            ("disk", f"{installed.target} ({installed.format}, {size(plan.size)}), {done}"),
         ]
     )
 

@@ -56,10 +56,13 @@ def physical_root(
     links: Mapping[str, str],
     meta_json: bytes,
     tree: Directory,
+    upper: Directory | None = None,
+    var: Directory | None = None,
 ) -> Directory:
     """Return the physical root for one deployment whose root file system is `tree`.
 
-    `objects` are all that the repository shall hold, `links` the symbolic links in it by path, references among them.
+    `objects` are all that the repository shall hold, `links` the symbolic links in it by path, references among them;
+    `upper` is what the machine has in its /etc, `var` its /var where that is not the image's.
     Times are zero: the place is the same for each machine.
     """
     labels = labels_of(tree)
@@ -71,14 +74,14 @@ def physical_root(
         b"images": _links(places, links, "images"),
         b"streams": _links(places, links, "streams"),
     }
-    state: dict[bytes, Inode] = {digits.encode(): deployment_state(deployment.record, tree)}
+    state: dict[bytes, Inode] = {digits.encode(): deployment_state(deployment.record, tree, upper)}
     return places.state(
         {
             b"composefs": places.content(repository, 0o700),
             b"state": places.state(
                 {
                     b"deploy": places.state(state),
-                    b"os": places.state({b"default": places.state({b"var": initial_var(tree)})}),
+                    b"os": places.state({b"default": places.state({b"var": var or initial_var(tree)})}),
                 }
             ),
         }

@@ -10,9 +10,9 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -47,8 +47,8 @@ class BlockDevice:
     partitions: tuple[str, ...]
     uses: tuple[str, ...]
     """What the system does with it or with one of its partitions now, a sentence each: mounts, swap, holders."""
-    signatures: tuple[str, ...]
-    """What is found on it: `gpt`, `ext4 on sda2`."""
+    signatures: tuple[str, ...] = ()
+    """What is found on it: `gpt`, `ext4 on sda2`. `with_signatures` looks."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -84,7 +84,6 @@ def read_block_device(path: Path, *, sys: Path = Path("/sys"), proc: Path = Path
         read_only=_line(folder / "ro") == "1",
         partitions=partitions,
         uses=tuple(use for part in parts for use in _uses(part, proc)),
-        signatures=tuple(_signatures(path, [path, *(path.parent / name for name in partitions)])),
     )
 
 
@@ -126,10 +125,16 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
-def _signatures(disk: Path, devices: list[Path]) -> Iterator[str]:
-    for device in devices:
-        found = json.loads(run(["wipefs", "--no-act", "--json", device], package="util-linux") or b"{}")
-        where = "" if device == disk else f" on {device.name}"
+def with_signatures(device: BlockDevice) -> BlockDevice:
+    """Read what kinds of tables and file systems are on a disk and its partitions."""
+    return replace(device, signatures=tuple(_signatures((device.name, *device.partitions))))
+
+
+def _signatures(names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        node = Path("/dev", name.replace("!", "/"))
+        found = json.loads(run(["wipefs", "--no-act", "--json", node], package="util-linux") or b"{}")
+        where = "" if name == names[0] else f" on {name}"
         kinds = {str(one["type"]): None for one in found.get("signatures", [])}
         yield from (f"{kind}{where}" for kind in kinds)
 

@@ -37,23 +37,22 @@ def write_disk(
     `plan.content_size`. Raises `TargetError`; `DigestError` where an object's content is not what its name says.
     """
     with plain_errors(TargetError, f"write the disk image {target}"):
-        _check_target(plan, target, overwrite)
+        check_target(plan, target, overwrite)
         temporary = temporary_name(target)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             _write(plan, fd, temporary, secret, progress)
-            os.fsync(fd)
-            _publish(temporary, target, overwrite)
+            publish(temporary, target, fd, overwrite=overwrite)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
         finally:
             os.close(fd)
-        sync_directory(target.parent)
 
 
-def _check_target(plan: DiskPlan, target: Path, overwrite: bool) -> None:
+def check_target(plan: DiskPlan, target: Path, overwrite: bool) -> None:
+    """Refuse what is there already and may not be replaced, and a place without enough room."""
     if not overwrite and os.path.lexists(target):
         raise TargetError(f"{target} exists already", hint="remove it, or replace it by --wipe")
     if target.exists() and not target.is_file():
@@ -67,10 +66,17 @@ def _check_target(plan: DiskPlan, target: Path, overwrite: bool) -> None:
         )
 
 
-def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
+def publish(temporary: Path, target: Path, fd: int, *, overwrite: bool) -> None:
+    """Sync the file and give it its name."""
+    os.fsync(fd)
     if overwrite:
         temporary.replace(target)
-        return
+    else:
+        _link(temporary, target)
+    sync_directory(target.parent)
+
+
+def _link(temporary: Path, target: Path) -> None:
     try:
         os.link(temporary, target)  # unlike rename, it never replaces what appeared in the meantime
     except OSError as error:

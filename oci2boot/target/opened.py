@@ -48,6 +48,20 @@ def open_disk(path: Path) -> Iterator[OpenedDisk]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.lseek(fd, 0, os.SEEK_END)
+            _check_raw(fd, path)
             yield OpenedDisk(fd, size, read_gpt(lambda offset, count: os.pread(fd, count, offset), size))
         finally:
             os.close(fd)
+
+
+_FOREIGN = ((b"QFI\xfb", 0, "qcow2"), (b"KDMV", 0, "vmdk"), (b"conectix", 0, "vpc"), (b"\x7f\x10\xda\xbe", 64, "vdi"))
+"""What a disk image in another format begins with: bytes, their offset, qemu-img's name of the format."""
+
+
+def _check_raw(fd: int, path: Path) -> None:
+    for magic, offset, driver in _FOREIGN:
+        if os.pread(fd, len(magic), offset) == magic:
+            raise FormatError(
+                f"{path} is a disk image in the format {driver}, only raw ones are read",
+                hint=f"qemu-img convert -f {driver} -O raw {path} disk.raw",
+            )

@@ -3,24 +3,35 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+import re
+import secrets
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
 from oci2boot.digest import VerityDigest
-from oci2boot.errors import FormatError, StoreError
+from oci2boot.errors import Error, FormatError, StoreError, TargetError
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
-from oci2boot.target.disk import write_disk
+from oci2boot.system import nvram
+from oci2boot.system.block import BlockDevice, read_block_device, with_signatures
+from oci2boot.target.copy import Progress
+from oci2boot.target.device import write_device
 from oci2boot.target.entries import EspFile, FileSource
+from oci2boot.target.formats import DiskFormat, format_of, write_disk_as
+from oci2boot.target.guards import check_empty, check_unused
 from oci2boot.target.plan import DiskOptions, DiskPlan, plan_disk
-from oci2boot.workflows.events import Report, Step
+from oci2boot.workflows.events import Report, Step, Warned
 from oci2boot.workflows.physical import root_entries
 from oci2boot.workflows.requests import InstallRequest
 
 LABEL: Final = "oci2boot"
 """Of the root file system; the initramfs finds it by this name where systemd does not by its type."""
+_LOADERS: Final = (r"EFI/systemd/.*\.efi", r"EFI/[^/]+/shim.*\.efi", r"EFI/BOOT/BOOT.*\.efi")
+"""What the firmware is to start, the first that there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,42 +39,103 @@ class Installed:
     bootable: Bootable
     target: Path
     plan: DiskPlan
-    written: bool
+    format: DiskFormat
+    written: bool = False
+    device: BlockDevice | None = None
+    """As it was before."""
+    nvram: str | None = None
+    """Label of the entry in the firmware's boot menu."""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "image": self.bootable.to_json(),
             "target": str(self.target),
+            "format": self.format,
+            "device": self.device.to_json() if self.device else None,
             "plan": self.plan.as_json(),
+            "nvram": self.nvram,
             "written": self.written,
         }
 
 
 def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -> Installed:
-    """Write the disk, or with `dry_run` only plan it."""
+    """Write the disk, or with `dry_run` only plan it. Whoever calls it has had it confirmed."""
+    device = _device(request)
     with Repository.open(request.repo) as repository:
         bootable = find_image(repository, request.name)
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
         plan = plan_disk(
-            list(root_entries(repository, bootable)),
+            list(root_entries(repository, bootable, request.first_boot)),
             [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()],
             DiskOptions(
-                seed=hashlib.sha256(json.dumps(bootable.to_json(), sort_keys=True).encode()).digest(),
+                seed=_seed(request, bootable, device),
                 epoch=source_date_epoch(),
                 architecture=bootable.architecture,
-                size=request.size,
+                size=device.size if device else request.size,
                 esp_size=request.esp_size,
+                sector=device.sector if device else request.sector or 512,
+                encrypted=request.secret is not None,
                 root_label=LABEL,
             ),
         )
-        if not dry_run:
-            _write(request, plan, report)
-    return Installed(bootable, request.target, plan, written=not dry_run)
+        planned = Installed(
+            bootable,
+            request.target,
+            plan,
+            request.format or ("raw" if device else format_of(request.target)),
+            device=device,
+            nvram=bootable.title if device and request.nvram and nvram.EFI.is_dir() else None,
+        )
+        if dry_run:
+            return planned
+        progress, finish = _progress(request.target, plan, report)
+        if device:
+            if not write_device(plan, request.target, secret=request.secret, progress=progress):
+                report(
+                    Warned(f"the kernel still knows the old partitions of {request.target}: restart, or run partprobe")
+                )
+        else:
+            write_disk_as(
+                plan, request.target, planned.format, overwrite=request.wipe, secret=request.secret, progress=progress
+            )
+        finish()
+    return replace(planned, written=True, nvram=_boot_entry(planned, report))
 
 
-def _write(request: InstallRequest, plan: DiskPlan, report: Report) -> None:
-    task, lock, done = f"disk {request.target.name}", Lock(), 0
+def _device(request: InstallRequest) -> BlockDevice | None:
+    """Return what is known of the target where it is a block device that may be written to."""
+    target = request.target
+    mode = target.stat().st_mode if target.exists() else 0
+    if not stat.S_ISBLK(mode):
+        if mode and not stat.S_ISREG(mode):
+            raise TargetError(f"{target} is neither a disk nor a disk image")
+        if not mode and target.absolute().parent == Path("/dev"):
+            raise TargetError(f"there is no block device {target}", hint="lsblk lists the disks")
+        return None
+    for given, option in ((request.size, "--size"), (request.sector, "--sector-size"), (request.format, "--format")):
+        if given is not None:
+            raise TargetError(f"{target} is a block device: {option} is for disk images")
+    device = read_block_device(target)
+    check_unused(device)
+    device = with_signatures(device)
+    if not request.wipe:
+        check_empty(device)
+    return device
+
+
+def _seed(request: InstallRequest, bootable: Bootable, device: BlockDevice | None) -> bytes:
+    """Return what all identifiers come from: the image, so that the same one gives the same disk image.
+
+    But two disks of one machine may not have the same, and what is encrypted is never the same anyway.
+    """
+    if device or request.secret:
+        return secrets.token_bytes(32)
+    return hashlib.sha256(json.dumps(bootable.to_json(), sort_keys=True).encode()).digest()
+
+
+def _progress(target: Path, plan: DiskPlan, report: Report) -> tuple[Progress, Callable[[], None]]:
+    task, lock, done = f"disk {target.name}", Lock(), 0
 
     def progress(count: int) -> None:
         nonlocal done
@@ -71,8 +143,25 @@ def _write(request: InstallRequest, plan: DiskPlan, report: Report) -> None:
             done += count
             report(Step(task, done, plan.content_size))
 
-    write_disk(plan, request.target, overwrite=request.wipe, progress=progress)
-    report(Step(task, plan.content_size, plan.content_size, finished=True, note="written and synced"))
+    def finish() -> None:
+        report(Step(task, plan.content_size, plan.content_size, finished=True, note="written and synced"))
+
+    return progress, finish
+
+
+def _boot_entry(planned: Installed, report: Report) -> str | None:
+    """Have the firmware start the disk; it will find it without that too, so that a failure is a warning."""
+    loader = next(
+        (path for kind in _LOADERS for path in planned.bootable.esp if re.fullmatch(kind, path, re.IGNORECASE)), None
+    )
+    if planned.nvram is None or loader is None:
+        return None
+    try:
+        nvram.set_entry(planned.target, planned.plan.esp.number, planned.nvram, loader)
+    except Error as error:
+        report(Warned(f"no entry in the firmware's boot menu: {error.message}; choose the disk there by hand"))
+        return None
+    return planned.nvram
 
 
 def source_date_epoch() -> int:

@@ -12,14 +12,17 @@ from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.content import deployed_refs, image_content
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository, meta_json
+from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
 from oci2boot.sysroot.layout import Deployment, physical_root
 from oci2boot.target.entries import FileSource, RootEntry
 from oci2boot.tree.model import Device, Directory, File, Inode, Sparse, Special, Symlink, walk
+from oci2boot.tree.selinux import load_policy
+from oci2boot.workflows.root import reader
 
 VERIFIED: Final = (b"/composefs/objects/", b"/composefs/meta.json")
 
 
-def root_entries(repository: Repository, bootable: Bootable) -> Iterator[RootEntry]:
+def root_entries(repository: Repository, bootable: Bootable, settings: FirstBoot | None = None) -> Iterator[RootEntry]:
     """Yield the inodes of the root partition."""
     tree = read_rootfs(repository.read_object(bootable.rootfs))
     content = image_content(repository, bootable.name)
@@ -27,9 +30,12 @@ def root_entries(repository: Repository, bootable: Bootable) -> Iterator[RootEnt
     for ref, target in {**content.refs, **deployed_refs(content, bootable.rootfs)}.items():
         links[ref] = "../" * (ref.count("/") - 1) + target
     record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode() + b"\n"
-    root = physical_root(
-        Deployment(bootable.rootfs, record), content.externals(), links, meta_json(repository.algorithm), tree
-    )
+    upper = var = None
+    if settings:
+        read = reader(lambda content: repository.read_object(content.digest))
+        upper, var = with_first_boot(settings, tree, load_policy(tree, read), read)
+    deployment, meta = Deployment(bootable.rootfs, record), meta_json(repository.algorithm)
+    root = physical_root(deployment, content.externals(), links, meta, tree, upper, var)
     names: dict[int, list[bytes]] = {}
     inodes: dict[int, Inode] = {}
     for path, inode in walk(root):

@@ -11,6 +11,9 @@ from oci2boot.errors import FormatError
 from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.oci.reference import DirectoryReference, Reference
 from oci2boot.oci.source import SourceOptions
+from oci2boot.sysroot.first_boot import FirstBoot
+from oci2boot.target.formats import DiskFormat
+from oci2boot.target.luks import Secret
 from oci2boot.tree.prepare import Xattrs
 
 ErofsVersion = Literal[0, 1, 2]
@@ -116,13 +119,23 @@ class DigestRequest:
 class InstallRequest:
     repo: Path
     target: Path
+    """A disk image to be made, or a whole block device."""
     name: str | None = None
     """A converted image; the one converted last by default."""
     size: int | None = None
-    """Bytes of the whole disk; by default what the image needs and some room."""
+    """Bytes of the whole disk; by default what the image needs and some room, or all of a device."""
     esp_size: int | None = None
     wipe: bool = False
-    """Replace a target that is there."""
+    """Replace what is there."""
+    format: DiskFormat | None = None
+    """Of a disk image; by default what its name ends in, else raw."""
+    sector: int | None = None
+    """Bytes of a logical block; 512 by default, a device has its own."""
+    secret: Secret | None = None
+    """Encrypts the root partition."""
+    first_boot: FirstBoot = field(default_factory=FirstBoot)
+    nvram: bool = True
+    """Where the target is a disk of this machine, make it the firmware's first choice."""
 
 
 def parse_source(text: str) -> Reference:

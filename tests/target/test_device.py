@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -37,7 +38,7 @@ ESP = [
     EspFile("EFI/Linux/zeros.efi", bytes(2 * MIB + 1)),
     *(EspFile(f"loader/entries/an entry with a long name {number}.conf", b"title") for number in range(200)),
 ]
-SIZES = {"size": 512 * MIB, "esp_size": 280 * MIB}
+SIZES: dict[str, Any] = {"size": 512 * MIB, "esp_size": 280 * MIB}
 
 
 def used_device(path: Path, size: int) -> Path:
@@ -178,16 +179,33 @@ def test_an_encrypted_root_opens_with_its_passphrase_only(tmp_path: Path, kind: 
     shown = said("cryptsetup", "luksDump", root)
     assert "cipher: aes-xts-plain64\n\tsector: 4096" in shown
     assert f"offset: {plan.root.header} [bytes]" in shown
-    words = ["luksDump", "--batch-mode", "--dump-volume-key", "--volume-key-file", key, "--key-file", right, root]
+    words: list[str | Path] = [
+        "luksDump",
+        "--batch-mode",
+        "--dump-volume-key",
+        "--volume-key-file",
+        key,
+        "--key-file",
+        right,
+        root,
+    ]
     said("cryptsetup", *words)
     said("e2fsck", "-fn", decrypted(root, plan.root.header, key.read_bytes(), tmp_path / "plain"))
     # GRUB 2.06 knows no Argon2.
-    weak = ["--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", right]
+    weak: list[str | Path] = [
+        "--batch-mode",
+        "--pbkdf",
+        "pbkdf2",
+        "--pbkdf-force-iterations",
+        "1000",
+        "--key-file",
+        right,
+    ]
     said("cryptsetup", "luksChangeKey", *weak, root, right)
     for entry in ENTRIES[-8:]:
-        words = ["-C", str(root), "cat", f"(crypto0){entry.path.decode()}"]
+        request = ["-C", str(root), "cat", f"(crypto0){entry.path.decode()}"]
         done = subprocess.run(
-            [program("grub-fstest"), *words], input=SECRET.passphrase + b"\n", capture_output=True, check=True
+            [program("grub-fstest"), *request], input=SECRET.passphrase + b"\n", capture_output=True, check=True
         )
         assert isinstance(entry.source, bytes)
         assert done.stdout.partition(b"opened\n")[2] == entry.source

@@ -1,0 +1,45 @@
+"""What a new machine is told before its first boot, read from the files that people name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from oci2boot.errors import FormatError, LimitError
+from oci2boot.sysroot.first_boot import CREDENTIAL_MAX, KEYS_MAX, FirstBoot
+from oci2boot.system.files import plain_errors
+from oci2boot.target.luks import Secret
+
+PASSPHRASE_MAX: Final = 512
+"""Bytes: what cryptsetup takes from a terminal."""
+
+
+def read_first_boot(hostname: str | None, ssh_keys: Sequence[Path], credentials: Sequence[str]) -> FirstBoot:
+    """Take credentials as `NAME=VALUE` or `NAME=@FILE`."""
+    values: dict[str, bytes] = {}
+    for words in credentials:
+        name, equals, value = words.partition("=")
+        if not equals:
+            raise FormatError(f"a credential without a value: {name!r}", hint="write NAME=VALUE or NAME=@FILE")
+        if name in values:
+            raise FormatError(f"two credentials have the name {name!r}")
+        values[name] = _read(Path(value[1:]), CREDENTIAL_MAX) if value.startswith("@") else value.encode()
+    keys = b"".join(_read(path, KEYS_MAX).rstrip(b"\n") + b"\n" for path in ssh_keys)
+    settings = FirstBoot(hostname, keys if ssh_keys else None, values)
+    settings.check()
+    return settings
+
+
+def read_secret(path: Path) -> Secret:
+    """Read a passphrase: the file's only line, as it will be typed."""
+    passphrase = _read(path, PASSPHRASE_MAX + 2).removesuffix(b"\n").removesuffix(b"\r")
+    if not passphrase or b"\n" in passphrase or b"\0" in passphrase or len(passphrase) > PASSPHRASE_MAX:
+        raise FormatError(f"{path} does not hold one line with a passphrase of 1 to {PASSPHRASE_MAX} bytes")
+    return Secret(passphrase)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with plain_errors(FormatError, f"read {path}"), path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise LimitError(f"{path} has more than {limit} bytes")
+    return data

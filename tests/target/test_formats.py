@@ -1,0 +1,63 @@
+"""Disk images for other hypervisors, as qemu-img reads them back."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from oci2boot.errors import FormatError, TargetError
+from oci2boot.target.disk import write_disk
+from oci2boot.target.entries import EspFile
+from oci2boot.target.formats import DiskFormat, format_of, write_disk_as
+from oci2boot.target.opened import open_disk
+from tests.target.disks import plan_of, regular, said
+
+PLAN = plan_of([regular(b"/a", b"content" * 100_000)], [EspFile("EFI/x", b"x" * 100_000)])
+DRIVERS: dict[DiskFormat, str] = {"qcow2": "qcow2", "vmdk": "vmdk", "vhd": "vpc", "vdi": "vdi"}
+
+
+@pytest.mark.parametrize("format", DRIVERS)
+def test_each_format_holds_the_bytes_of_the_raw_image(format: DiskFormat, tmp_path: Path) -> None:
+    """P.8"""
+    raw, target = tmp_path / "disk.raw", tmp_path / f"disk.{format}"
+    write_disk(PLAN, raw)
+    write_disk_as(PLAN, target, format)
+    assert sorted(tmp_path.iterdir()) == sorted([raw, target])
+    said("qemu-img", "compare", "-f", "raw", "-F", DRIVERS[format], raw, target)
+    known = json.loads(said("qemu-img", "info", "--output=json", "-f", DRIVERS[format], target))
+    assert known["virtual-size"] == PLAN.size
+    assert target.stat().st_blocks * 512 < 80 << 20
+    with pytest.raises(FormatError, match=f"format {DRIVERS[format]}") as caught, open_disk(target):
+        pass
+    argv = str(caught.value.hint).split()
+    subprocess.run([*argv[:-1], tmp_path / "back.raw"], check=True)
+    said("cmp", raw, tmp_path / "back.raw")
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        *((f"a.{format}", format) for format in ("raw", "qcow2", "vmdk", "vhd", "vdi")),
+        *(("a.VMDK", "vmdk"), ("a.vpc", "vhd"), ("a.img", "raw"), ("a", "raw")),
+    ],
+)
+def test_the_name_tells_the_format(name: str, format: DiskFormat) -> None:
+    assert format_of(Path(name)) == format
+
+
+def test_what_is_there_stays(tmp_path: Path) -> None:
+    target = tmp_path / "disk.qcow2"
+    target.write_text("mine")
+    with pytest.raises(TargetError, match="exists already"):
+        write_disk_as(PLAN, target, "qcow2")
+    assert target.read_text() == "mine"
+    write_disk_as(PLAN, target, "qcow2", overwrite=True)
+    assert said("qemu-img", "check", target)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_only_raw_images_have_sectors_of_4096_bytes(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="sectors of 512"):
+        write_disk_as(plan_of([], sector=4096), tmp_path / "disk.qcow2", "qcow2")
+    assert list(tmp_path.iterdir()) == []
