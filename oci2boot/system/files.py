@@ -61,7 +61,10 @@ def is_temporary(name: str) -> bool:
 def make_directories(path: Path) -> None:
     """Make a folder and those above it, so that they are there after a power cut too."""
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
     for folder in reversed(made):
         sync_directory(folder.parent)
 
