@@ -50,6 +50,13 @@ class Addon:
     def promises(self) -> list[ComposefsArg]:
         return _arguments(self.cmdline, self.path)
 
+    def decisive(self) -> str:
+        """Say what it appends that decides what is booted of a verified root file system; nothing in most cases."""
+        found = cmdline.find_decisive(cmdline.split(self.cmdline))
+        if not found:
+            return ""
+        return f"it appends {' '.join(found)}: the files stay those promised, what is run of them need not"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Uki:

@@ -12,6 +12,16 @@ COMMAND_LINE_SIZE: Final = 2048
 """In bytes, the final NUL included (x86, arm64): the kernel cuts off the rest, maybe a digest, without a word."""
 WHITE_SPACE: Final = " \t\n\v\f\r"
 
+DECISIVE: Final = (
+    "root=", "rootflags=", "rootfstype=", "roothash=", "mount.usr", "usrhash=", "init=", "rdinit=", "rd.",
+    "systemd.unit=", "systemd.wants=", "systemd.mask=", "systemd.run", "systemd.debug", "systemd.verity",
+    "systemd.mount-extra=",
+)  # fmt: skip
+"""Begin arguments by which another disk is mounted, or other programs of a verified one are run. kernel-parameters.txt,
+kernel-command-line(7)."""
+RESCUE: Final = frozenset({"single", "s", "1", "-s", "-b", "emergency", "rescue"})
+"""Start a shell. systemd(1)."""
+
 _WORD: Final = re.compile(rf'(?:"[^"]*(?:"|$)|[^{WHITE_SPACE}"])+')
 _ABOUT_COMPOSEFS: Final = re.compile(r'"*composefs(?:[=.?"]|$)', re.IGNORECASE)
 _COMPOSEFS: Final = re.compile(
@@ -88,3 +98,9 @@ def find_composefs(words: Iterable[str]) -> list[ComposefsArg]:
     One that is quoted, in capitals, malformed or without value is an error: another reader may see it differently.
     """
     return [ComposefsArg.parse(word) for word in words if _ABOUT_COMPOSEFS.match(word)]
+
+
+def find_decisive(words: Iterable[str]) -> list[str]:
+    """Return the words, besides composefs arguments, that decide what is booted."""
+    plain = [(word, word.replace('"', "").replace("_", "-").lower()) for word in words]
+    return [word for word, text in plain if text.startswith(DECISIVE) or text in RESCUE]

@@ -123,6 +123,9 @@ def check_ukis(files: EspFiles, images: Mapping[VerityDigest, str | None], check
             if isinstance(uki, Error):
                 raise uki
             checks.verdict(name, _broken_promises(uki, images), _kept(uki))
+            for addon in uki.addons:
+                if decisive := addon.decisive():
+                    checks.unchecked(f"addon {addon.name} of {path}", decisive)
     if not found:
         checks.failed("UKI", "there is none that could be booted")
 

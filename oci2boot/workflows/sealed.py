@@ -138,6 +138,7 @@ def sealed_files(sealed: Sealed, read: Read, architecture: str, report: Report) 
         )
     )
     theirs = uki_files(uki, architecture, read)
+    _warn_of_addons(uki, report)
     return BootFiles(
         kernel=uki.kernel_version,
         cmdline=uki.cmdline,
@@ -160,6 +161,7 @@ def vendor_files(
         report(Warned(note))
     report(Told(f"{uki.name} is its vendor's; {ADDON} brings {karg}"))
     theirs = uki_files(uki, architecture, read)
+    _warn_of_addons(uki, report)
     path = f"{uki.esp_path}.extra.d/{ADDON}"
     if path in theirs:
         raise ImageError(f"the image has an addon {ADDON} of its own")
@@ -170,6 +172,13 @@ def vendor_files(
         flow="vendor",
         finished=frozenset(theirs),
     )
+
+
+def _warn_of_addons(uki: Uki, report: Report) -> None:
+    """Name what addons may do by their signature, and the digest does not prevent."""
+    for addon in uki.addons:
+        if decisive := addon.decisive():
+            report(Warned(f"addon {addon.name}: {decisive}"))
 
 
 def check_signatures(files: BootFiles, db: Sequence[Path]) -> None:

@@ -25,8 +25,6 @@ from oci2boot.workflows.uki import read_executable
 UKI_DIRECTORY: Final = "boot/EFI/Linux"
 """Within a root file system."""
 ADDON_SUFFIX: Final = ".addon.efi"
-DECISIVE: Final = ("composefs", "root=", "init=", "rdinit=", "rd.", "systemd.verity", "roothash=", "usrhash=")
-"""Arguments that decide what is booted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,8 @@ def write_addon(
         )
     words = kernel_cmdline.split(cmdline)
     line = kernel_cmdline.join(words)
-    decisive = [word for word in words if word.lstrip('"').lower().startswith(DECISIVE)]
+    decisive = [word for word in words if word.lstrip('"').lower().startswith("composefs")]
+    decisive += kernel_cmdline.find_decisive(words)
     if decisive and not force:
         raise ImageError(
             f"an addon with {decisive[0]} would change what every UKI of this kernel boots",

@@ -12,7 +12,7 @@ from oci2boot.oci.reference import Reference
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.convert import convert
-from oci2boot.workflows.events import silent
+from oci2boot.workflows.events import Event, Report, Warned, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
 from tests.oci.layouts import Layout
 from tests.witness import program
@@ -61,7 +61,9 @@ def repos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def converted(layout: Layout, repos: Path) -> Convert:
     """Give a function that converts the base image with a layer of these files on top."""
 
-    def make(files: dict[str, bytes | Path], *, hash_name: str = "sha256", **options: object) -> Bootable:
+    def make(
+        files: dict[str, bytes | Path], *, hash_name: str = "sha256", report: Report = silent, **options: object
+    ) -> Bootable:
         tag = f"t{len(layout.manifests)}"
         add_image(layout, [*base(), tar(files)], tag)
         request = ConvertRequest(
@@ -71,7 +73,7 @@ def converted(layout: Layout, repos: Path) -> Convert:
             hash=hash_name,  # type: ignore[arg-type]
             boot=BootOptions(ukify="builtin", **options),  # type: ignore[arg-type]
         )
-        return convert(request, silent)
+        return convert(request, report)
 
     return make
 
@@ -191,6 +193,17 @@ def test_addons_go_along_byte_for_byte_and_are_held_to_the_promise(karg: Karg, c
     other = addon("composefs=" + "ab" * 32)
     with pytest.raises(ImageError, match=r"stale UKI.*abab"):
         converted({**files, "boot/loader/addons/other.addon.efi": other})
+
+
+def test_addons_that_run_something_else_are_named(karg: Karg, converted: Convert) -> None:
+    """C.36, O.15: signed, they are taken; the digest holds the files, not what is run of them."""
+    told: list[Event] = []
+    shell = {"boot/EFI/Linux/os.efi.extra.d/shell.addon.efi": addon("console=ttyS0 init=/bin/sh")}
+    bootable = converted({"boot/EFI/Linux/os.efi": uki(karg()), **shell}, report=told.append)
+    assert bootable.flow == "sealed"
+    warned = [event.text for event in told if isinstance(event, Warned)]
+    assert [text for text in warned if "shell.addon.efi" in text and "init=/bin/sh" in text]
+    assert not any("console" in text for text in warned)
 
 
 def test_verification_that_is_optional_is_refused(karg: Karg, converted: Convert) -> None:

@@ -244,7 +244,20 @@ def test_an_addon_is_signed_and_says_what_it_is_for(tmp_path: Path, db: Pair) ->
 
 
 @pytest.mark.parametrize(
-    "line", [f"composefs={'ab' * 32}", "root=/dev/vda2", "quiet init=/bin/sh", "rd.break", '"init=/bin/sh"']
+    "line",
+    [
+        f"composefs={'ab' * 32}",
+        "root=/dev/vda2",
+        "quiet init=/bin/sh",
+        "rd.break",
+        '"init=/bin/sh"',
+        "rescue",
+        "quiet S",
+        "systemd.unit=rescue.target",
+        "systemd.debug_shell",
+        'systemd.run="/bin/sh x"',
+        "systemd.verity_root_data=/dev/vda",
+    ],
 )
 def test_an_addon_that_decides_what_is_booted_takes_force(line: str, tmp_path: Path) -> None:
     """C.36: a signed addon is taken by every UKI of the same key."""

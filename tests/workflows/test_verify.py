@@ -316,6 +316,16 @@ def test_what_a_uki_promises_is_here(
         assert said in ukis[0]
 
 
+def test_an_addon_that_runs_something_else_is_named(demo: Demo, root: Path, tmp_path: Path) -> None:
+    """C.36: no failure, for who may sign addons may do so."""
+    shell = {f"{UKI}.extra.d/shell.addon.efi": addon("quiet systemd.unit=emergency.target")}
+    verified = seen(root, esp=on_esp(demo, tmp_path, {UKI: uki(f"composefs={demo.digest}"), **shell}))
+    (check,) = [check for check in verified.checks if check.name == f"addon shell.addon.efi of {UKI}"]
+    assert check.state == "not checked"
+    assert "systemd.unit=emergency.target" in check.evidence
+    assert "quiet" not in check.evidence
+
+
 def test_an_esp_without_a_uki_boots_nothing(demo: Demo, root: Path, tmp_path: Path) -> None:
     found = failures(seen(root, esp=on_esp(demo, tmp_path, {"loader/loader.conf": b""})))
     assert found == {"UKI": "there is none that could be booted"}
