@@ -182,19 +182,21 @@ def _place(directory: BootDirectory, path: str, new: Mapping[str, Source]) -> _G
     asked = EntryName.parse(name).counted(None)
     names = {entry_id(other) for other in directory.files if other.rpartition("/")[0].lower() == folder.lower()}
     mates = [other for other in new if other.startswith(f"{path}{EXTRA}/")]
+    free = None
     for number in range(MAX_SUFFIX):
         # A dot: for version order it comes after nothing, `-` before.
         candidate = replace(asked, stem=f"{asked.stem}.{number}" if number else asked.stem)
-        extra = f"{folder}/{candidate}{EXTRA}"
         found = directory.find(candidate.id)
         paths = {path: found.path if found else f"{folder}/{candidate}"}
-        paths |= {mate: f"{extra}/{mate.rpartition('/')[2]}" for mate in mates}
+        paths |= {mate: f"{folder}/{candidate}{EXTRA}/{mate.rpartition('/')[2]}" for mate in mates}
         # Addons beyond these are the machine's own, and no reason for a second entry.
         if found and all(_same(directory, to, new[part]) for part, to in paths.items()):
             return _Group(found, paths, there=True)
-        if candidate.id not in names:
-            return _Group(_describe(path, paths, new), paths, there=False)
-    raise TargetError(f"the boot directory has {MAX_SUFFIX} other entries called {asked}", hint="remove some")
+        if free is None and candidate.id not in names:
+            free = paths
+    if free is None:
+        raise TargetError(f"the boot directory has {MAX_SUFFIX} other entries called {asked}", hint="remove some")
+    return _Group(_describe(path, free, new), free, there=False)
 
 
 def _describe(path: str, paths: Mapping[str, str], new: Mapping[str, Source]) -> BootEntry:
