@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parent.parent
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
@@ -21,6 +22,12 @@ def _write(layout: Path, data: bytes, media_type: str) -> dict[str, Any]:
     path.unlink(missing_ok=True)
     path.write_bytes(data)
     return {"mediaType": media_type, "digest": f"sha256:{name}", "size": len(data)}
+
+
+def package() -> dict[str, bytes | Path]:
+    """Return what a machine of `scripts/machine-image` lacks: this package, by its path in the image."""
+    files = sorted(path for path in (ROOT / "oci2boot").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {f"usr/lib/oci2boot/{path.relative_to(ROOT)}": path.read_bytes() for path in files}
 
 
 def add_layer(layout: Path, target: Path, tar: bytes, *, tag: str = "latest") -> Path:
