@@ -19,10 +19,11 @@ from oci2boot.tree.model import Device, Directory, File, Inode, Sparse, Special,
 from oci2boot.tree.selinux import load_policy
 from oci2boot.workflows.root import reader
 
+NOTHING: Final = FirstBoot()
 VERIFIED: Final = (b"/composefs/objects/", b"/composefs/meta.json")
 
 
-def root_entries(repository: Repository, bootable: Bootable, settings: FirstBoot | None = None) -> Iterator[RootEntry]:
+def root_entries(repository: Repository, bootable: Bootable, settings: FirstBoot = NOTHING) -> Iterator[RootEntry]:
     """Yield the inodes of the root partition."""
     tree = read_rootfs(repository.read_object(bootable.rootfs))
     content = image_content(repository, bootable.name)
@@ -31,7 +32,7 @@ def root_entries(repository: Repository, bootable: Bootable, settings: FirstBoot
         links[ref] = "../" * (ref.count("/") - 1) + target
     record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode() + b"\n"
     upper = var = None
-    if settings:
+    if settings != NOTHING:
         read = reader(lambda content: repository.read_object(content.digest))
         upper, var = with_first_boot(settings, tree, load_policy(tree, read), read)
     deployment, meta = Deployment(bootable.rootfs, record), meta_json(repository.algorithm)
