@@ -2,6 +2,7 @@
 
 import gc as gc_module
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ from oci2boot.cli import keys as key_commands
 from oci2boot.cli import output, seal, signing
 from oci2boot.cli import uki as uki_commands
 from oci2boot.cli.boot_test import register as register_test
+from oci2boot.cli.config import read_config
+from oci2boot.cli.config import register as register_config
 from oci2boot.cli.day2 import register as register_day2
 from oci2boot.cli.etc import register as register_etc
 from oci2boot.cli.explain import register as register_explain
@@ -84,11 +87,20 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", envvar="OCI2BOOT_CONFIG", help="a file with options: oci2boot.toml", show_default=False
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Turn a container image into a machine that boots it, with a chain of trust from the firmware to every file."""
+    if config is not None:
+        context.default_map = read_config(config, app)
 
 
 @app.command()
@@ -255,6 +267,7 @@ register_verify(app)
 register_test(app)
 register_explain(app)
 register_export(app)
+register_config(app)
 register_etc(app)
 
 
