@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from oci2boot.boot.loader import EnrollMode, LoaderName
 from oci2boot.errors import FormatError, TargetError
+from oci2boot.formats.x509 import to_pem
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.source import SourceOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, FlowChoice, KargStyle, TreeOptions, parse_source
+from oci2boot.workflows.sign import read_trusted
 
 BUILDERS: Final = ("auto", "builtin")
 """Of UKIs, that are the same on every machine; a path is not."""
@@ -32,7 +35,8 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
             "loader": boot.loader,
             "timeout": boot.timeout,
             "signed": boot.signing is not None,
-            "db": [path.read_text(encoding="ascii", errors="replace") for path in boot.db],
+            "secure_boot_enroll": boot.secure_boot_enroll,
+            "db": [to_pem("CERTIFICATE", certificate.der).decode() for certificate in read_trusted(list(boot.db))],
         }
     return found
 
@@ -75,8 +79,10 @@ def _boot_options(kept: Mapping[str, Any], scratch: Path) -> BootOptions:
         path.write_text(certificate, encoding="ascii")
         db.append(path)
     flow, style = kept.get("flow", default.flow), kept.get("karg_style", default.karg_style)
-    if flow not in get_args(FlowChoice) or style not in get_args(KargStyle):
-        raise ValueError
+    loader, enroll = kept.get("loader", default.loader), kept.get("secure_boot_enroll")
+    for value, words in ((flow, FlowChoice), (style, KargStyle), (loader, LoaderName), (enroll or "off", EnrollMode)):
+        if value not in get_args(words):
+            raise ValueError
     return BootOptions(
         kernel=kept.get("kernel"),
         kargs=tuple(map(str, kept.get("kargs", ()))),
@@ -86,6 +92,7 @@ def _boot_options(kept: Mapping[str, Any], scratch: Path) -> BootOptions:
         uki=kept.get("uki"),
         allow_missing_verity=kept.get("allow_missing_verity") is True,
         db=tuple(db),
-        loader=kept.get("loader", default.loader),
+        loader=loader,
         timeout=int(kept.get("timeout", default.timeout)),
+        secure_boot_enroll=enroll,
     )

@@ -1,7 +1,9 @@
 """Sealed images: the digests that their UKIs promise come from `cfsctl`, the UKIs from ukify's builder and PE alone."""
 
+import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,10 @@ from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.convert import convert
 from oci2boot.workflows.events import Event, Report, Warned, silent
+from oci2boot.workflows.remembered import request_again
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
+from oci2boot.workflows.sign import read_trusted
+from tests.keys import openssl
 from tests.oci.layouts import Layout
 from tests.witness import program
 from tests.workflows.sealable import KVER, OS_RELEASE, add_image, addon, base, make_key, profiles, sbsigned, tar, uki
@@ -279,6 +284,40 @@ def test_signatures_are_held_to_the_certificates_given(karg: Karg, converted: Co
         converted({"boot/EFI/Linux/os.efi": uki(karg())}, db=(certificate,))
     with pytest.raises(SignatureError, match=r"a\.addon\.efi is unsigned"):
         converted({**files, "boot/EFI/Linux/os.efi.extra.d/a.addon.efi": addon("quiet")}, db=(certificate,))
+
+
+def test_the_next_version_is_asked_for_alike(karg: Karg, converted: Convert, repos: Path, tmp_path: Path) -> None:
+    """P.11: certificates are remembered whatever file they came in, and what the firmware starts."""
+    key, certificate = make_key(tmp_path, "db")
+    der = tmp_path / "db.der"
+    der.write_bytes(openssl("x509", "-in", certificate, "-outform", "DER"))
+    files: dict[str, bytes | Path] = {"boot/EFI/Linux/os.efi": sbsigned(uki(karg()), key, certificate)}
+    bootable = converted(files, db=(der,), loader="direct", timeout=7)
+    kept = Bootable.parse(json.dumps(bootable.to_json()).encode())
+    boot = request_again(kept, repos, tmp_path, BootOptions()).boot
+    assert boot
+    assert read_trusted(list(boot.db)) == read_trusted([der])
+    assert (boot.loader, boot.timeout, boot.secure_boot_enroll, boot.flow) == ("direct", 7, None, "auto")
+    with pytest.raises(Error, match="cannot be read"):
+        request_again(replace(kept, options={**kept.options, "loader": "grub"}), repos, tmp_path, BootOptions())
+
+
+def test_the_loader_that_was_asked_for_is_on_the_esp(karg: Karg, converted: Convert, repos: Path) -> None:
+    """P.9, K0.13: the UKI's bytes are the same wherever it lies."""
+    made = uki(karg())
+    files: dict[str, bytes | Path] = {
+        "boot/EFI/Linux/os.efi": made,
+        "boot/EFI/Linux/os.efi.extra.d/a.addon.efi": addon("quiet"),
+    }
+    direct = converted(files, loader="direct")
+    assert set(direct.esp) == {"EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/BOOTX64.EFI.extra.d/a.addon.efi"}
+    assert esp(repos, direct, "EFI/BOOT/BOOTX64.EFI") == made
+    menu = converted(files, timeout=10, secure_boot_enroll="manual")
+    assert esp(repos, menu, "loader/loader.conf") == b"timeout 10\neditor no\nsecure-boot-enroll manual\n"
+    with pytest.raises(ImageError, match="no shim for x64"):
+        converted(files, loader="shim")
+    with pytest.raises(ImageError, match="no systemd-boot that could enrol"):
+        converted(files, loader="direct", secure_boot_enroll="force")
 
 
 def test_a_vendors_uki_gets_its_digest_from_a_signed_addon(
