@@ -8,6 +8,7 @@ from typing import Final
 
 from oci2boot.boot import discover, glue
 from oci2boot.boot.files import Read, find_file, read_file, read_limited
+from oci2boot.boot.inherited import find_inherited
 from oci2boot.boot.kernel import check_kernel
 from oci2boot.boot.uki import UkiParts, build_uki, check_machines, verify_uki
 from oci2boot.errors import ImageError, LimitError
@@ -80,12 +81,14 @@ class BootPayload:
 def plan_payload(tree: Directory, read: Read, promise: ComposefsArg, options: PayloadOptions) -> PayloadPlan:
     """Gather what boots the image: `tree` is the merged one, its /boot not yet emptied."""
     machine = machine_of(options.architecture)
-    kernel = discover.choose_kernel(discover.find_kernels(tree), options.kernel_version)
+    kernels = discover.find_kernels(tree)
+    inherited = None if kernels else find_inherited(tree, read, options.kernel_version)
+    kernel = discover.choose_kernel([inherited.kernel] if inherited else kernels, options.kernel_version)
     assert kernel.initramfs
     support = check_kernel(tree, read, kernel.version)
     initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
     added = glue.plan_glue(tree, read, cpio.read(initramfs, glue.keep), support)
-    image_words = discover.read_arguments(tree, read, machine)
+    image_words = list(inherited.words) if inherited else discover.read_arguments(tree, read, machine)
     cmdline = discover.build_cmdline([*image_words, *_absent(added.arguments, image_words)], options.arguments, promise)
     release, name = _release(tree, read, options.version)
     stub = find_efi_program(tree, read, f"linux{EFI_NAMES[machine]}.efi.stub", "systemd-stub")
@@ -95,12 +98,14 @@ def plan_payload(tree: Directory, read: Read, promise: ComposefsArg, options: Pa
         cmdline=cmdline,
         os_release=release,
         uname=kernel.version,
-        microcode=_microcode(tree, read),
+        microcode=inherited.microcode if inherited else _microcode(tree, read),
     )
     check_machines(stub, parts.kernel, machine)
     if added.archive and glue.OWN not in cpio.read(parts.initrd, lambda _: False):
         raise ImageError("the kernel would not unpack the glue that follows the image's initramfs")
     notes = (*support.notes, *added.notes)
+    if inherited:
+        notes += (f"kernel, initramfs and arguments are those of /{inherited.uki}: the image has no other",)
     return PayloadPlan(stub, parts, name, promise, added, notes, options.size_limit)
 
 

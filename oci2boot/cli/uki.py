@@ -24,7 +24,7 @@ from oci2boot.cli.options import (
 from oci2boot.errors import Error
 from oci2boot.oci.manifest import Platform
 from oci2boot.workflows import uki as workflow
-from oci2boot.workflows import uki_build
+from oci2boot.workflows import uki_build, uki_config
 from oci2boot.workflows.requests import BootOptions, TreeOptions
 from oci2boot.workflows.uki_objects import list_objects
 
@@ -150,6 +150,46 @@ def build(
         output.print_json(built.to_json())
     else:
         output.show_inspected({"name": str(built.path), **built.to_json()})
+
+
+@app.command()
+def config(
+    rootfs: Annotated[
+        Path, typer.Option("--rootfs", help="the root file system, with kernel and initramfs", show_default=False)
+    ],
+    target: Annotated[Path, typer.Option("--output", "-o", help="where kernel-install looks")] = Path("/etc/kernel"),
+    hash_name: HashName = None,
+    erofs_version: ErofsVersion = 1,
+    selinux_rules: SelinuxRules = "libselinux",
+    xattrs: Xattrs = "allowlist-only",
+    karg: Kargs = None,
+    karg_style: KargStyle = "composefs",
+    kver: Kver = None,
+    platform: PlatformName = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Have kernel-install and ukify build the UKI that promises a root file system.
+
+    Writes cmdline, install.conf, uki.conf and a plugin that adds what the initramfs lacks. They belong into the build
+    stage that runs `kernel-install add` and is thrown away: in the image itself they would change what is promised.
+    """
+    with output.reporting(quiet=quiet) as report:
+        configured = uki_config.configure(
+            uki_build.BuildRequest(
+                rootfs=rootfs,
+                hash=hash_name or "sha256",
+                architecture=Platform.parse(platform).architecture if platform else None,
+                tree=TreeOptions(True, selinux_rules, xattrs, erofs_version),
+                boot=BootOptions(kver, tuple(karg or ()), karg_style),
+            ),
+            target,
+            report,
+        )
+    if as_json:
+        output.print_json(configured.to_json())
+    else:
+        output.print_facts([("written", str(configured.folder)), ("command line", configured.cmdline)])
 
 
 @app.command()

@@ -11,7 +11,7 @@ from oci2boot.workflows.boot import BootFiles, local_files, os_release_of, signe
 from oci2boot.workflows.events import Report, Told, Warned
 from oci2boot.workflows.remembered import remembered
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
-from oci2boot.workflows.root import RULES, Read, canonical_tree, karg_of
+from oci2boot.workflows.root import RULES, Read, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.sealed import Digests, candidates, check_signatures, find_sealed, sealed_files, vendor_files
 from oci2boot.workflows.unpack import Unpacked, object_reader, unpack
 
@@ -29,7 +29,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
         tree = canonical_tree(unpacked.system, request.tree, read, warn)
         rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
         digests = Digests(unpacked.system, read, tree, rootfs, request.tree)
-        report(Told(f"digest {rootfs.digest}"))
+        report(Told(tell_size(rootfs)))
         rules, files = request.tree, BootFiles()
         if request.boot:
             rules, files = _choose_payload(unpacked, digests, request.boot, read, report)

@@ -18,6 +18,7 @@ from oci2boot.tree.model import Directory, File, Sparse, walk
 from oci2boot.workflows.manage import list_images
 from oci2boot.workflows.manifest import Manifest
 from oci2boot.workflows.requests import parse_source
+from oci2boot.workflows.root import compressed_size
 
 
 def inspect(text: str, repo: Path, options: SourceOptions) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def _converted(repository: Repository, bootable: Bootable) -> dict[str, Any]:
         "kind": "converted image",
         **bootable.to_json(),
         "rootfs_image_size": len(image),
+        "rootfs_image_compressed_size": compressed_size(image),
         "inodes": len(inodes),
         "directories": sum(isinstance(inode, Directory) for inode in inodes),
         "content_size": sum(inode.size for inode in inodes if isinstance(inode, File)),

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
+import zstandard
+
 from oci2boot.digest import External
 from oci2boot.errors import Error, FormatError
 from oci2boot.formats.cmdline import ComposefsArg
@@ -56,6 +58,16 @@ def reader(read_object: Callable[[External], bytes]) -> Read:
         return bytes(file.size)
 
     return read
+
+
+def tell_size(rootfs: Rootfs) -> str:
+    """Say what the metadata of a root file system takes: in the store, and where it is sent compressed."""
+    return f"digest {rootfs.digest}: metadata {len(rootfs.image)} bytes, {compressed_size(rootfs.image)} compressed"
+
+
+def compressed_size(image: bytes) -> int:
+    """Return the bytes of a rootfs image as zstd packs it by default."""
+    return len(zstandard.compress(image))
 
 
 def karg_of(rootfs: Rootfs, style: KargStyle) -> ComposefsArg:

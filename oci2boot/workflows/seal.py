@@ -31,7 +31,7 @@ from oci2boot.tree.merge import merge
 from oci2boot.workflows.boot import build_payload, version_of
 from oci2boot.workflows.events import Report, Step, Told, Warned
 from oci2boot.workflows.requests import SealRequest
-from oci2boot.workflows.root import Warn, canonical_tree, karg_of
+from oci2boot.workflows.root import Warn, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.sign import sign_files
 from oci2boot.workflows.unpack import Unpacked, object_reader, unpack, unpack_image
 from oci2boot.workflows.views import check_unpacked
@@ -96,7 +96,7 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         read = object_reader(repository)
         tree = canonical_tree(base.unpacked.system, request.tree, read, warn)
         rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
-        report(Told(f"digest {rootfs.digest}"))
+        report(Told(tell_size(rootfs)))
         check_unpacked(repository, base.unpacked.system_layers, tree, rootfs, request.tree, read, report)
 
         karg = karg_of(rootfs, request.boot.karg_style)

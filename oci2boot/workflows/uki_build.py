@@ -9,16 +9,18 @@ from oci2boot.boot.uki import build_addon
 from oci2boot.digest import Hash
 from oci2boot.errors import FormatError, ImageError, LimitError, TargetError
 from oci2boot.formats import cmdline as kernel_cmdline
+from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.oci.image import host_platform
 from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import SourceOptions
-from oci2boot.rootfs.composefs import build_rootfs
+from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.tree.model import Directory
 from oci2boot.workflows.boot import build_payload, version_of
 from oci2boot.workflows.digest import gather
 from oci2boot.workflows.events import Report, Warned
 from oci2boot.workflows.requests import BootOptions, SigningOptions, TreeOptions
-from oci2boot.workflows.root import canonical_tree, karg_of
+from oci2boot.workflows.root import Read, canonical_tree, karg_of
 from oci2boot.workflows.sign import sign_files
 from oci2boot.workflows.uki import read_executable
 
@@ -50,20 +52,37 @@ class BuiltUki:
         return {"path": str(self.path), "digest": self.digest, "cmdline": self.cmdline, "kernel": self.kernel}
 
 
-def build(request: BuildRequest, report: Report) -> BuiltUki:
-    """Measure a root file system and write the UKI that promises it; /boot does not count, so the UKI may go there."""
+@dataclass(frozen=True, slots=True)
+class MeasuredRoot:
+    """A root file system, and what goes into its UKI besides its files."""
+
+    tree: Directory
+    """Its /boot not emptied."""
+    read: Read
+    rootfs: Rootfs
+    karg: ComposefsArg
+    architecture: str
+    version: str
+
+
+def measure_root(request: BuildRequest, report: Report) -> MeasuredRoot:
     source = gather(DirectoryReference(request.rootfs), request.hash, SourceOptions(), report)
     tree = canonical_tree(source.tree, request.tree, source.read, lambda text: report(Warned(text)))
     rootfs = build_rootfs(tree, request.tree.erofs_version, request.hash)
-    payload = build_payload(
+    return MeasuredRoot(
         source.tree,
+        source.read,
+        rootfs,
+        karg_of(rootfs, request.boot.karg_style),
         request.architecture or host_platform().architecture,
         version_of(tree, None),
-        karg_of(rootfs, request.boot.karg_style),
-        request.boot,
-        source.read,
-        report,
     )
+
+
+def build(request: BuildRequest, report: Report) -> BuiltUki:
+    """Measure a root file system and write the UKI that promises it; /boot does not count, so the UKI may go there."""
+    root = measure_root(request, report)
+    payload = build_payload(root.tree, root.architecture, root.version, root.karg, request.boot, root.read, report)
     name = payload.uki_path.rpartition("/")[2]
     files = {name: payload.uki}
     if request.boot.signing:
@@ -75,7 +94,7 @@ def build(request: BuildRequest, report: Report) -> BuiltUki:
         if path.is_dir():
             path /= name
         write_atomically(path, files[name])
-    return BuiltUki(path, str(rootfs.digest), payload.cmdline, payload.kernel_version)
+    return BuiltUki(path, str(root.rootfs.digest), payload.cmdline, payload.kernel_version)
 
 
 def write_addon(

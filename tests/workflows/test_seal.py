@@ -26,7 +26,7 @@ from tests.oci.layouts import Layout
 from tests.oci.registries import docker_registry, push
 from tests.tarballs import END, directory, file
 from tests.witness import program
-from tests.workflows.sealable import add_image, addon, base, documents, make_key, tar, uki
+from tests.workflows.sealable import KVER, add_image, addon, base, documents, make_key, tar, uki
 
 LOOPBACK = SourceOptions(tls_verify=False)
 BUILTIN = BootOptions(ukify="builtin")
@@ -313,3 +313,37 @@ def test_a_uki_layer_that_would_change_the_digest_is_not_written(
     with pytest.raises(DigestError, match="changes the image's digest"):
         sealed_to(repo, f"oci:{layout.path}:base", f"oci:{tmp_path}/layout:x")
     assert not (tmp_path / "layout/index.json").exists()
+
+
+def test_an_image_with_no_kernel_but_that_of_its_uki_is_sealed_again(
+    out: Path, repo: Path, sealed: SealedImage, tmp_path: Path
+) -> None:
+    """C.7, D.9: the base dropped its kernel from /usr once it was sealed; the UKI's parts and arguments go on."""
+    layout = Layout(tmp_path / "layout")
+    shutil.copytree(out / "blobs", layout.path / "blobs", dirs_exist_ok=True)
+    manifest, config = documents(out, "sealed")
+    modules = f"usr/lib/modules/{KVER}"
+    gone = directory(f"{modules}/".encode()) + b"".join(
+        file(f"{modules}/.wh.{name}".encode()) for name in ("vmlinuz", "initramfs.img")
+    )
+    changed, diff_id = layout.layer(gone + file(b"etc/kernel/cmdline", b"not these\n") + END)
+    new_config = layout.config([*config["rootfs"]["diff_ids"], diff_id], created="2026-11-22T00:00:00Z")
+    layers = [(layer, "") for layer in manifest["layers"]] + [(changed, diff_id)]
+    layout.tag(layout.image(layers, config=new_config), "derived")
+    again = sealed_to(repo, f"oci:{layout.path}:derived", f"oci:{layout.path}:resealed")
+
+    def sections(folder: Path, tag: str, path: str) -> dict[str, bytes]:
+        with last_layer(folder, tag) as archive:
+            found = archive.extractfile(path.lstrip("/"))
+            assert found
+            (tmp_path / "uki.efi").write_bytes(found.read())
+        names = (".linux", ".initrd", ".uname", ".cmdline")
+        dumps = [word for name in names for word in ("--dump-section", f"{name}={tmp_path / name}")]
+        run(program("objcopy"), *dumps, tmp_path / "uki.efi", tmp_path / "copy")
+        return {name: (tmp_path / name).read_bytes() for name in names}
+
+    old, new = sections(out, "sealed", sealed.uki), sections(layout.path, "resealed", again.uki)
+    assert old.pop(".cmdline").decode().startswith("rw quiet ")
+    assert new.pop(".cmdline").decode() == f"rw quiet composefs={again.rootfs}"
+    assert new == old
+    assert converted(repo, f"oci:{layout.path}:resealed").flow == "sealed"

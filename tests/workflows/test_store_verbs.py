@@ -17,6 +17,7 @@ from oci2boot.store.repository import Repository
 from oci2boot.workflows import mount
 from oci2boot.workflows.convert import convert
 from oci2boot.workflows.events import silent
+from oci2boot.workflows.inspect import inspect
 from oci2boot.workflows.pull import Pulled, pull
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
 from oci2boot.workflows.uki_objects import list_objects
@@ -217,3 +218,13 @@ def test_the_calls_of_mount() -> None:
     ]  # fmt: skip
     argv = mount.overlay_argv(Path("/m"), Path("/r/objects"), Path("/t"), secure=True)
     assert argv[4] == "ro,metacopy=on,redirect_dir=on,verity=require,lowerdir=/m::/r/objects"
+
+
+def test_the_metadata_is_told_with_its_size_as_it_is_sent(layout: Layout, repo: Path, tmp_path: Path) -> None:
+    """C.38: the object's own size, and zstd(1)'s; its frames differ by a few bytes of header and checksum."""
+    bootable = converted(layout, repo, "one")
+    image = repo / "objects" / bootable.rootfs.path
+    found = inspect("one", repo, SourceOptions())
+    packed = subprocess.run([program("zstd"), "-3", "-c", image], check=True, capture_output=True).stdout
+    assert found["rootfs_image_size"] == image.stat().st_size
+    assert abs(found["rootfs_image_compressed_size"] - len(packed)) <= 32
