@@ -223,23 +223,22 @@ def _show_status(found: Status) -> None:
         output.err.print(f"[yellow]warning:[/] {escape(problem)}")
 
 
-def show_deploy_plan(plan: DeployPlan) -> None:
+def plan_facts(plan: DeployPlan) -> list[tuple[str, str]]:
+    """Show what happens to /etc, and return the rest."""
     facts = plan.to_json()
     rows = [
         (row["path"], row["change"], row["decision"], row["conflict"] or "")
-        for row in (facts["etc"] or {}).get("rows", [])
+        for row in (facts["etc"] or {"rows": []})["rows"]
     ]
     if rows:
         output.print_table(("/ETC", "CHANGE", "DECISION", "CONFLICT"), rows)
-    output.print_facts(
-        [
-            ("image", f"{plan.bootable.name} ({plan.bootable.title})"),
-            ("boots", str(plan.bootable.cmdline)),
-            ("objects", f"{facts['objects']['added']} added, {output.size(facts['objects']['added_bytes'])}"),
-            ("first entry", plan.boot.first),
-            ("removed entries", ", ".join(plan.boot.removed) or "none"),
-        ]
-    )
+    return [
+        ("image", f"{plan.bootable.name} ({plan.bootable.title})"),
+        ("boots", str(plan.bootable.cmdline)),
+        ("objects", f"{facts['objects']['added']} added, {output.size(facts['objects']['added_bytes'])}"),
+        ("first entry", plan.boot.first),
+        ("removed entries", ", ".join(plan.boot.removed) or "none"),
+    ]
 
 
 def _show_upgraded(done: Upgraded, *, as_json: bool) -> None:
@@ -247,7 +246,7 @@ def _show_upgraded(done: Upgraded, *, as_json: bool) -> None:
         output.print_json(done.to_json())
         return
     if done.plan:
-        show_deploy_plan(done.plan)
+        output.print_facts(plan_facts(done.plan))
     text = {
         "up to date": "nothing is newer than what boots next",
         "rejected": "the newer image is here, and was rolled back or did not boot: `oci2boot rollback ID` boots it",

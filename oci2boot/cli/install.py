@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from oci2boot.cli import output
+from oci2boot.cli.day2 import Etc, plan_facts
 from oci2boot.cli.options import (
     AsJson,
     ProgressJson,
@@ -20,11 +21,15 @@ from oci2boot.cli.options import (
     source_options,
 )
 from oci2boot.errors import Error
+from oci2boot.sysroot.etc import EtcPolicy
 from oci2boot.workflows.convert import convert as run_convert
+from oci2boot.workflows.deploy import DeployOptions
+from oci2boot.workflows.events import Report
 from oci2boot.workflows.first_boot import read_first_boot, read_secret
 from oci2boot.workflows.install import install as run_install
 from oci2boot.workflows.manage import list_images
 from oci2boot.workflows.requests import ConvertRequest, InstallRequest, parse_source
+from oci2boot.workflows.upgrade import install_boot_directory, install_directories
 
 
 def register(app: typer.Typer) -> None:
@@ -41,8 +46,26 @@ def install(
         ),
     ] = None,
     target: Annotated[
-        Path, typer.Option("--target", help="the disk image to make, or a whole disk: /dev/vda", show_default=False)
+        Path,
+        typer.Option(
+            "--target",
+            help="a disk image to make, a whole disk: /dev/vda, or the directory where the root file system is mounted",
+            show_default=False,
+        ),
     ] = Path(),
+    esp: Annotated[
+        Path | None,
+        typer.Option(
+            "--esp",
+            metavar="DIR",
+            help="where the boot directory is mounted, for a target that is one; without target, only this is written",
+            show_default=False,
+        ),
+    ] = None,
+    allow_missing_verity: Annotated[
+        bool, typer.Option("--allow-missing-verity", help="take a directory on a file system without fs-verity")
+    ] = False,
+    etc: Etc = None,
     size: Annotated[str | None, typer.Option("--size", help="of a disk image: 10G; by default what is needed")] = None,
     esp_size: Annotated[str | None, typer.Option("--esp-size", help="of the EFI system partition")] = None,
     sector_size: Annotated[
@@ -91,8 +114,10 @@ def install(
     quiet: Quiet = False,
 ) -> None:
     """Write a converted image to a disk: partitions, boot loader, UKI, and every object under fs-verity."""
-    if target == Path():
+    if target == Path() and esp is None:
         raise Error("where should it go?", hint="name a disk image: --target disk.raw")
+    if esp is None and target.is_dir() and target != Path():
+        raise Error(f"{target} is a directory: where is the boot directory?", hint="name it: --esp DIR")
     path = repo_path(repo)
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         if image and looks_like_a_source(image) and all(found.name != image for found in list_images(path)):
@@ -100,6 +125,12 @@ def install(
                 ConvertRequest(parse_source(image), path, options=source_options(tls_verify=tls_verify)), report
             )
             image = converted.name
+    first_boot = read_first_boot(hostname, ssh_key or [], credential or [])
+    if esp is not None:
+        options = DeployOptions(EtcPolicy.parse(tuple(etc or ())), allow_missing_verity, first_boot)
+        with output.reporting(progress_json=progress_json, quiet=quiet) as report:
+            _install_directories(path, image, target, esp, options, report, dry_run=dry_run, as_json=as_json)
+        return
     request = InstallRequest(
         repo=path,
         target=target,
@@ -110,7 +141,7 @@ def install(
         format=format,
         sector=sector_size,
         secret=read_secret(luks_passphrase_file) if luks_passphrase_file else None,
-        first_boot=read_first_boot(hostname, ssh_key or [], credential or []),
+        first_boot=first_boot,
         nvram=nvram,
     )
     if not dry_run and target.is_block_device() and not yes:
@@ -121,6 +152,32 @@ def install(
         output.print_json(installed.to_json())
     else:
         output.show_installed(installed)
+
+
+def _install_directories(
+    repo: Path,
+    image: str | None,
+    target: Path,
+    esp: Path,
+    options: DeployOptions,
+    report: Report,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Install into file systems that somebody else mounted."""
+    if target == Path():
+        bootable, boot = install_boot_directory(repo, image, esp, report, dry_run=dry_run)
+        found = {"image": bootable.to_json(), "boot": boot.to_json(), "written": not dry_run}
+        facts = [("image", bootable.name), ("first entry", boot.first)]
+    else:
+        plan = install_directories(repo, image, target, esp, options, report, dry_run=dry_run)
+        found = plan.to_json() | {"written": not dry_run}
+        facts = plan_facts(plan)
+    if as_json:
+        output.print_json(found)
+    else:
+        output.print_facts([*facts, ("written", "no" if dry_run else str(esp if target == Path() else target))])
 
 
 def _confirm(request: InstallRequest, *, as_json: bool) -> None:

@@ -133,6 +133,7 @@ def convert(
     sign_request: signing.SignRequest = None,
     sign_response: signing.SignResponse = None,
     boot: Annotated[bool, typer.Option("--boot/--no-boot", help="make the UKI; else stop after the digest")] = True,
+    bootable: Bootable = True,
     platform: PlatformName = None,
     tls_verify: TlsVerify = "true",
     authfile: Authfile = None,
@@ -147,7 +148,7 @@ def convert(
         name=name,
         hash=hash_name,
         options=source_options(platform, tls_verify, authfile),
-        tree=TreeOptions(True, selinux_rules, xattrs, erofs_version),
+        tree=TreeOptions(bootable, selinux_rules, xattrs, erofs_version),
         boot=BootOptions(
             kver,
             tuple(karg or ()),
@@ -164,16 +165,16 @@ def convert(
             timeout,
             secure_boot_enroll,
         )
-        if boot
+        if boot and bootable
         else None,
         uki_layer=uki_layer,
     )
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
-        bootable = run_convert(request, report)
+        converted = run_convert(request, report)
     if as_json:
-        output.print_json(bootable.to_json())
+        output.print_json(converted.to_json())
     else:
-        output.show_bootable(bootable)
+        output.show_bootable(converted)
 
 
 register_install(app)

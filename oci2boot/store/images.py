@@ -113,9 +113,9 @@ def _version_key(key: str, version: int) -> str:
 
 
 def record_oci(
-    repository: Repository, batch: ObjectBatch, image: OciRecord, rootfs: VerityDigest | None = None, version: int = 1
+    repository: Repository, batch: ObjectBatch, image: OciRecord, rootfs: VerityDigest | None = None, key: str = ""
 ) -> dict[str, VerityDigest]:
-    """Add an image's config and manifest, tied to its layers and its bootable rootfs; return {stream name: object}.
+    """Add an image's config and manifest, tied to its layers and by `key` to its rootfs; return {stream name: object}.
 
     An image that was only pulled has no rootfs yet.
     """
@@ -125,7 +125,7 @@ def record_oci(
     for name, digest in layers.items():
         config.name(name, digest)
     if rootfs is not None:
-        config.name(_version_key("composefs.image.boot", version), rootfs)
+        config.name(key, rootfs)
     config_stream = batch.add(config.finish())
 
     manifest = SplitStreamWriter(MANIFEST, repository.algorithm)
@@ -159,7 +159,9 @@ def save(
             raise StoreError("the rootfs image is not what its digest says")
         files = {path: batch.add(data) for path, data in esp.items()}
         bootable = Bootable(**{**_fields(bootable), "esp": files})
-        streams = record_oci(repository, batch, oci, bootable.rootfs, bootable.erofs_version) if oci else {}
+        kind = "composefs.image" if bootable.options.get("plain") else "composefs.image.boot"
+        key = _version_key(kind, bootable.erofs_version)
+        streams = record_oci(repository, batch, oci, bootable.rootfs, key) if oci else {}
 
         record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode()
         stream = SplitStreamWriter(BOOTABLE, repository.algorithm)

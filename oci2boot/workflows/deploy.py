@@ -25,13 +25,16 @@ from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.deployments import now, record_bytes
 from oci2boot.sysroot.etc import EtcPlan, EtcPolicy, plan_etc
 from oci2boot.sysroot.etc_upper import write_upper
+from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
 from oci2boot.sysroot.layout import RECORD, deployment_state, initial_var
 from oci2boot.sysroot.state import MachineState
 from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
+from oci2boot.tree.selinux import load_policy
 from oci2boot.workflows.etc import Upper, image_etc, read_upper
 from oci2boot.workflows.events import Report, Step, Warned
+from oci2boot.workflows.root import reader
 
 TRIES: Final = 3
 """Boots that a new entry may fail before another one is tried. systemd, Automatic Boot Assessment."""
@@ -45,6 +48,8 @@ class DeployOptions:
     etc: EtcPolicy = field(default_factory=EtcPolicy)
     allow_missing_verity: bool = False
     """Deploy where the file system has no fs-verity; the image has to be made for it."""
+    first_boot: FirstBoot | None = None
+    """What a new machine is told; one that is there knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ class DeployPlan:
     """None where there is nothing to merge."""
     upper: Upper | None
     """What is merged."""
+    var: Directory
+    """For a machine that has none yet."""
     boot: BootPlan
 
     def to_json(self) -> dict[str, Any]:
@@ -93,14 +100,21 @@ def plan_deployment(
     etc: EtcPlan | None = None
     upper: Upper | None = None
     new_state: Directory | None = None
+    new_etc: Directory | None = None
+    var = initial_var(tree)
     if current is None or current.digest != bootable.rootfs:
         if current is not None:
             upper = read_upper(state.sysroot.deployments / current.digest.hex / "etc/upper", current.digest.algorithm)
             old, new = image_etc(target, current.digest), image_etc(source, bootable.rootfs)
             etc = plan_etc(old, new, upper.tree, options.etc)
-        new_state = deployment_state(record, tree, etc.upper if etc else None)
+            new_etc = etc.upper
+        elif options.first_boot:
+            read = reader(lambda content: source.read_object(content.digest))
+            new_etc, new_var = with_first_boot(options.first_boot, tree, load_policy(tree, read), read)
+            var = new_var or var
+        new_state = deployment_state(record, tree, new_etc)
     missing = tuple(missing_objects(content, target))
-    return DeployPlan(bootable, content, missing, tree, record, new_state, etc, upper, boot)
+    return DeployPlan(bootable, content, missing, tree, record, new_state, etc, upper, var, boot)
 
 
 def plan_boot_files(state: MachineState, source: Repository, bootable: Bootable, tree: Directory) -> BootPlan:
@@ -174,7 +188,7 @@ def apply_deployment(
         for folder in (sysroot.deployments, sysroot.var.parent):
             folder.mkdir(parents=True, exist_ok=True)
         if not sysroot.var.exists():
-            write_upper(initial_var(plan.tree), sysroot.var, place)
+            write_upper(plan.var, sysroot.var, place)
         deployment = sysroot.deployments / rootfs.hex
         if plan.state:
             write_upper(plan.state, deployment, place)

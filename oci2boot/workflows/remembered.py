@@ -21,6 +21,8 @@ BUILDERS: Final = ("auto", "builtin")
 def remembered(request: ConvertRequest) -> dict[str, Any]:
     """Return what the record keeps: nothing secret, and nothing that it says elsewhere, as the architecture."""
     found: dict[str, Any] = {"tls_verify": request.options.tls_verify}
+    if not request.tree.bootable:
+        found["plain"] = True
     if request.options.platform and request.options.platform.variant:
         found["platform"] = str(request.options.platform)
     if boot := request.boot:
@@ -36,6 +38,7 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
             "timeout": boot.timeout,
             "signed": boot.signing is not None,
             "secure_boot_enroll": boot.secure_boot_enroll,
+            "console": boot.console,
             "db": [to_pem("CERTIFICATE", certificate.der).decode() for certificate in read_trusted(list(boot.db))],
         }
     return found
@@ -95,4 +98,5 @@ def _boot_options(kept: Mapping[str, Any], scratch: Path) -> BootOptions:
         loader=loader,
         timeout=int(kept.get("timeout", default.timeout)),
         secure_boot_enroll=enroll,
+        console=kept.get("console"),
     )

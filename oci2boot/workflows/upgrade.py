@@ -5,18 +5,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from oci2boot.errors import TargetError
+from oci2boot.errors import StoreError, TargetError
 from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import open_source
+from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.layers import has_layer
 from oci2boot.store.repository import Repository
+from oci2boot.sysroot.bootdir import read_boot_directory
+from oci2boot.sysroot.bootdir_apply import apply_boot
+from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.deployments import Deployment
 from oci2boot.sysroot.machine import Sysroot, changing
 from oci2boot.sysroot.state import MachineState, read_state
 from oci2boot.workflows.convert import convert
-from oci2boot.workflows.deploy import DeployOptions, DeployPlan, apply_deployment, plan_deployment
-from oci2boot.workflows.events import Report, Told
+from oci2boot.workflows.deploy import DeployOptions, DeployPlan, apply_deployment, plan_boot_files, plan_deployment
+from oci2boot.workflows.events import Report, Told, Warned
 from oci2boot.workflows.remembered import request_again
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
 
@@ -97,6 +101,24 @@ def install_directories(
             with tempfile.TemporaryDirectory(prefix=".oci2boot-", dir=root) as scratch:
                 return _deploy(Sysroot(Path(scratch), esp.resolve()), source, bootable, options, report, dry_run=True)
         return _deploy(sysroot, source, bootable, options, report, dry_run=dry_run)
+
+
+def install_boot_directory(
+    repo: Path, name: str | None, esp: Path, report: Report, *, dry_run: bool = False
+) -> tuple[Bootable, BootPlan]:
+    """Write boot files alone; where their rootfs image lies is somebody else's business."""
+    with Repository.open(repo) as source:
+        bootable = find_image(source, name)
+        if not bootable.esp:
+            raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
+        state = MachineState(Sysroot(repo.parent, esp.resolve()), read_boot_directory(esp), (), None)
+        tree = read_rootfs(source.read_object(bootable.rootfs))
+        plan = plan_boot_files(state, source, bootable, tree)
+        for problem in plan.problems:
+            report(Warned(problem))
+        if not dry_run:
+            apply_boot(plan, esp)
+    return bootable, plan
 
 
 def _deploy(

@@ -1,0 +1,208 @@
+"""The commands of a machine that lives on, in plain directories. Witness: jsonschema, by the published schema."""
+
+import json
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from oci2boot.formats.bls import EntryName
+from tests.cli.conftest import Run
+from tests.witness import program
+from tests.workflows.machines import Machine, make_machine
+from tests.workflows.sealable import add_image, tar
+
+SECOND: dict[str, bytes | Path] = {"usr/bin/version": b"two" * 100, "etc/motd": b"image two\n"}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return make_machine(tmp_path)
+
+
+def places(machine: Machine) -> list[str | Path]:
+    return ["--sysroot", machine.root, "--esp", machine.esp]
+
+
+def status(run: Run, machine: Machine) -> Any:
+    """Return what `status --json` says, after it was held against the schema."""
+    code, out, _ = run("status", "--json", *places(machine))
+    assert code == 0
+    found = json.loads(out)
+    schema = json.loads(files("oci2boot").joinpath("schema/status.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(found, schema, format_checker=jsonschema.FormatChecker())
+    return found
+
+
+def test_status_follows_its_schema_through_a_life(run: Run, machine: Machine) -> None:
+    """P.11: text, and JSON with a schema."""
+    (first,) = status(run, machine)["deployments"]
+    assert first["states"] == ["next"]
+    assert first["source"] == str(machine.source)
+    assert first["verity"] == "optional"
+    machine.release(SECOND)
+    assert run("upgrade", "--download-only", *places(machine), "-q")[0] == 0
+    assert status(run, machine)["downloaded"][0]["image"] == "demo"
+    code, out, _ = run("upgrade", *places(machine), "-q")
+    assert code == 0
+    assert "the next boot takes it" in out
+    assert run("pin", first["digest"][:8], *places(machine))[0] == 0
+    found = status(run, machine)
+    assert [one["states"] for one in found["deployments"]] == [["next"], ["pinned"]]
+    foreign = machine.root / "state/deploy" / ("cd" * 32)
+    foreign.mkdir()
+    assert status(run, machine)["problems"] == [
+        f"deployment {'cd' * 32}: its rootfs image is not in the repository",
+        f"deployment {'cd' * 32}: no boot entry starts it",
+    ]
+    _, out, _ = run("status", *places(machine))
+    assert "pinned" in out
+    assert first["digest"][:12] in out
+
+
+def test_the_schema_refuses_what_it_does_not_know(run: Run, machine: Machine) -> None:
+    found = status(run, machine)
+    found["deployments"][0]["states"] = ["confused"]
+    schema = json.loads(files("oci2boot").joinpath("schema/status.json").read_text())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found, schema)
+
+
+def test_a_life_on_the_command_line(run: Run, machine: Machine) -> None:
+    """P.11, D.20: check, upgrade, roll back, delete, collect."""
+    first = status(run, machine)["next"]
+    assert json.loads(run("upgrade", "--check", "--json", *places(machine))[1])["outcome"] == "up to date"
+    machine.release(SECOND)
+    assert "there is a newer image: 1 layers" in run("upgrade", "--check", *places(machine))[1]
+    done = json.loads(run("upgrade", "--json", "-q", *places(machine))[1])
+    assert done["outcome"] == "deployed"
+    second = done["image"]["rootfs"]
+    assert json.loads(run("rollback", "--dry-run", "--json", *places(machine))[1])["digest"] == first
+    assert status(run, machine)["next"] == second
+    assert f"{first} boots next" in run("rollback", *places(machine))[1]
+    assert status(run, machine)["next"] == first
+    assert "was rolled back" in run("upgrade", "-q", *places(machine))[1]
+    assert run("rollback", second[:8], *places(machine))[0] == 0
+    assert run("delete", first[:8], *places(machine))[0] == 0
+    freed = json.loads(run("gc", "--json", *places(machine))[1])
+    assert first in freed["objects"]
+    assert json.loads(run("fsck", "--json", "--sysroot", machine.root)[1])["ok"] is True
+    assert [one["digest"] for one in status(run, machine)["deployments"]] == [second]
+
+
+def test_a_machines_store_is_not_collected_without_its_esp(run: Run, machine: Machine) -> None:
+    code, _, errors = run("gc", "--repo", machine.root / "composefs")
+    assert code == 1
+    assert "--esp DIR" in errors
+    assert run("gc", "--dry-run", "--repo", machine.root / "composefs", "--esp", machine.esp)[0] == 0
+
+
+def test_switch_follows_another_image(run: Run, machine: Machine) -> None:
+    machine.release({"usr/bin/other": b"another system" * 50}, name="w")
+    words = ["switch", f"oci:{machine.layout.path}:w", "--name", "other", "--allow-missing-verity", "-q", "--json"]
+    code, out, _ = run(*words, *places(machine))
+    assert code == 0
+    assert json.loads(out)["image"]["name"] == "other"
+    found = status(run, machine)
+    assert [one["image"] for one in found["deployments"]] == ["other", "demo"]
+    assert json.loads(run("upgrade", "--check", "--json", *places(machine))[1])["news"]["source"].endswith(":w")
+
+
+def test_install_takes_directories(run: Run, machine: Machine, tmp_path: Path) -> None:
+    """P.8: file systems that somebody else mounted, or a boot directory alone."""
+    for name in ("root2", "esp2", "esp3"):
+        (tmp_path / name).mkdir()
+    words = ["install", "demo", "--repo", machine.repo, "--json", "-q"]
+    target = ["--target", tmp_path / "root2", "--esp", tmp_path / "esp2", "--allow-missing-verity", "--hostname", "box"]
+    planned = json.loads(run(*words, *target, "--dry-run")[1])
+    assert planned["written"] is False
+    assert list((tmp_path / "root2").iterdir()) == list((tmp_path / "esp2").iterdir()) == []
+    done = json.loads(run(*words, *target)[1])
+    assert done["objects"] == planned["objects"]
+    (deployed,) = (tmp_path / "root2/state/deploy").iterdir()
+    assert (deployed / "etc/upper/hostname").read_text() == "box\n"
+    assert run(*words, "--target", tmp_path / "root2")[0] == 1
+    assert run(*words, "--esp", tmp_path / "esp3")[0] == 0
+    names = [path.name for path in (tmp_path / "esp3/EFI/Linux").iterdir()]
+    assert [EntryName.parse(name).suffix for name in names] == [".efi"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "esp",
+        "esp2",
+        "esp3",
+        "layout",
+        "repo",
+        "root",
+        "root2",
+    ]
+
+
+def test_conflicts_in_etc_are_shown_and_a_policy_decides(run: Run, machine: Machine) -> None:
+    """P.10: the plan before, conflicts by name."""
+    first = status(run, machine)["next"]
+    (machine.root / "state/deploy" / first / "etc/upper/motd").write_text("ours\n")
+    machine.release(SECOND)
+    run("upgrade", "--download-only", "-q", *places(machine))
+    (row,) = json.loads(run("upgrade", "--dry-run", "--json", *places(machine))[1])["plan"]["etc"]["rows"]
+    assert row["path"] == "/etc/motd"
+    assert row["conflict"]
+    code, _, errors = run("upgrade", "-q", "--etc", "stop", *places(machine))
+    assert code == 1
+    assert "/etc/motd" in errors
+    assert status(run, machine)["next"] == first
+    assert run("upgrade", "-q", "--etc", "/etc/motd=theirs", *places(machine))[0] == 0
+    second = status(run, machine)["next"]
+    assert not (machine.root / "state/deploy" / second / "etc/upper/motd").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("upgrade", "--check", "--apply"),
+        ("rollback",),
+        ("delete", "x"),
+        ("pin", ""),
+    ],
+)
+def test_mistakes_are_one_sentence(run: Run, machine: Machine, words: tuple[str, ...]) -> None:
+    where = [] if words == ("status",) else places(machine)
+    code, _, errors = run(*words, *where)
+    assert code == 1
+    assert errors.startswith("error: ")
+    assert "Traceback" not in errors
+
+
+def test_images_that_share_most_take_little_more(run: Run, tmp_path: Path) -> None:
+    """D.21, C.34: measured in bytes of objects; the application images are plain ones."""
+    machine = make_machine(tmp_path)
+    big: dict[str, bytes | Path] = {f"usr/share/{number}": b"%d" % number * 40_000 for number in range(90)}
+    repo = machine.root / "composefs"
+
+    def stored() -> int:
+        return sum(path.stat().st_size for path in (repo / "objects").glob("*/*"))
+
+    layers = [tar(big), tar({f"usr/share/own{number}": b"own %d" % number * 13_000 for number in range(10)})]
+    more = tar({f"usr/share/own{number}": b"app %d" % number * 13_000 for number in range(10)})
+    add_image(machine.layout, layers, "app1")
+    add_image(machine.layout, [layers[0], more], "app2")
+    before = stored()
+    words = ["convert", "--plain", "--repo", repo, "-q"]
+    assert run(*words, f"oci:{machine.layout.path}:app1", "--name", "app1")[0] == 0
+    first = stored() - before
+    assert run(*words, f"oci:{machine.layout.path}:app2", "--name", "app2")[0] == 0
+    second = stored() - before - first
+    assert 0.05 * first < second < 0.15 * first
+    freed = json.loads(run("gc", "--json", *places(machine))[1])
+    assert freed["objects"] == []
+    listed = subprocess.run(
+        [program("cfsctl"), "--repo", repo, "oci", "images"], check=True, capture_output=True
+    ).stdout
+    assert b"app1" in listed
+    assert run("images", "--remove", "app1", "--repo", repo)[0] == 0
+    freed = json.loads(run("gc", "--json", *places(machine))[1])
+    assert 0.05 * first < freed["freed_bytes"] < 0.15 * first
+    assert json.loads(run("fsck", "--json", "--sysroot", machine.root)[1])["ok"] is True
