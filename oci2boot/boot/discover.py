@@ -6,8 +6,9 @@ Read from the merged tree, before /boot is emptied for the digest.
 import fnmatch
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from oci2boot.boot.files import Read, find_file, list_directory, read_file, show
@@ -26,6 +27,10 @@ INITRAMFS_NAMES: Final = (b"initrd.img-%s", b"initramfs-%s.img", b"initrd-%s")
 KERNEL_ARGUMENTS: Final = (b"etc/kernel/cmdline", b"usr/lib/kernel/cmdline")
 """The first that is there counts, as for kernel-install(8)."""
 
+SERIAL: Final[Mapping[str, str]] = MappingProxyType({"aarch64": "ttyAMA0"})
+"""The first serial port of most machines of an architecture, where it is not ttyS0."""
+
+_TERMINAL: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*(,[0-9a-z]+)*")
 _VERSION: Final = re.compile(rb"[0-9A-Za-z][0-9A-Za-z._+~-]{0,127}")
 
 
@@ -162,6 +167,16 @@ def _parse_kargs(content: bytes, path: bytes, machine: str) -> list[str]:
     if machines is not None and not any(fnmatch.fnmatchcase(machine, pattern) for pattern in machines):
         return []
     return [word for text in kargs or [] for word in cmdline.split(text)]
+
+
+def console_arguments(console: str, machine: str) -> list[str]:
+    """Return the kernel arguments for a console: `serial`, or a terminal as the kernel calls it, `ttyS1,115200`."""
+    if not _TERMINAL.fullmatch(console):
+        raise FormatError(f"not a console: {console[:80]!r}", hint="serial, or a terminal such as ttyS0,115200")
+    if console != "serial":
+        return [f"console={console}"]
+    # The last one is /dev/console; what is shown on a screen stays there too.
+    return ["console=tty0", f"console={SERIAL.get(machine, 'ttyS0')},115200"]
 
 
 def build_cmdline(image: Sequence[str], user: Sequence[str], promise: ComposefsArg) -> str:

@@ -58,6 +58,9 @@ def enroll(
         Path | None,
         typer.Option("--esp", help="a mounted ESP, or a disk (image) with one: for systemd-boot", show_default=False),
     ] = None,
+    mok: Annotated[
+        bool, typer.Option("--mok", help="on the ESP for shim's MokManager: its menu enrols db.cer from disk")
+    ] = False,
     variables: Annotated[
         Path | None,
         typer.Option("--ovmf-vars", help="the OVMF variable store to write, for a virtual machine", show_default=False),
@@ -71,8 +74,10 @@ def enroll(
         raise Error(
             "where should the keys go?", hint="name an ESP or a disk by --esp, or a variable store by --ovmf-vars"
         )
+    if mok and esp is None:
+        raise Error("shim's MokManager reads an ESP", hint="name it, or a disk, by --esp")
     if esp is not None:
-        for path in workflow.enroll_on_esp(folder, esp):
+        for path in workflow.enroll_on_esp(folder, esp, mok=mok):
             output.out.print(f"{esp}: {path}", markup=False)
     if variables is not None:
         workflow.enroll_in_firmware(folder, variables, template)

@@ -24,6 +24,7 @@ from oci2boot.cli.options import (
     AsJson,
     Authfile,
     Bootable,
+    Console,
     Db,
     ErofsVersion,
     Flow,
@@ -124,6 +125,7 @@ def convert(
     loader: LoaderName = "systemd-boot",
     timeout: Timeout = 3,
     secure_boot_enroll: SecureBootEnroll = None,
+    console: Console = None,
     key: signing.Key = None,
     certificate: signing.Certificate = None,
     passphrase: signing.Passphrase = None,
@@ -164,6 +166,7 @@ def convert(
             loader,
             timeout,
             secure_boot_enroll,
+            console,
         )
         if boot and bootable
         else None,

@@ -99,6 +99,10 @@ Authfile = Annotated[Path | None, typer.Option("--authfile", help="credentials f
 Kargs = Annotated[
     list[str] | None, typer.Option("--karg", help="a kernel argument to add; may be repeated", show_default=False)
 ]
+Console = Annotated[
+    str | None,
+    typer.Option("--console", help="serial, or a terminal as the kernel calls it: ttyS1,115200", show_default=False),
+]
 Kver = Annotated[str | None, typer.Option("--kver", help="the kernel, where the image has several", show_default=False)]
 Ukify = Annotated[str, typer.Option("--ukify", help="auto, builtin, or the path of a ukify")]
 KargStyle = Annotated[

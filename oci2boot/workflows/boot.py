@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from oci2boot.boot.discover import find_ukis
+from oci2boot.boot.discover import console_arguments, find_ukis
 from oci2boot.boot.files import read_file
 from oci2boot.boot.loader import check_sbat, find_loader, loader_conf
-from oci2boot.boot.payload import BootPayload, PayloadOptions, PayloadPlan, finish_payload, plan_payload
+from oci2boot.boot.payload import BootPayload, PayloadOptions, PayloadPlan, finish_payload, machine_of, plan_payload
 from oci2boot.boot.uki import check_ukify, ukify_argv
 from oci2boot.errors import ImageError, ToolError
 from oci2boot.formats.cmdline import ComposefsArg
@@ -96,12 +96,16 @@ def build_payload(
     report: Report,
 ) -> BootPayload:
     """Build a UKI of the image's kernel, initramfs and stub, by ukify or our own builder."""
+    console = console_arguments(options.console, machine_of(architecture)) if options.console else []
     plan = plan_payload(
         tree,
         read,
         karg,
         PayloadOptions(
-            architecture=architecture, version=version, kernel_version=options.kernel, arguments=options.kargs
+            architecture=architecture,
+            version=version,
+            kernel_version=options.kernel,
+            arguments=(*options.kargs, *console),
         ),
     )
     payload = finish_payload(plan, _run_ukify(plan, options.ukify, report))

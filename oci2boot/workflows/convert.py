@@ -64,10 +64,17 @@ def _choose_payload(
     if options.flow in ("auto", "sealed"):
         ukis = candidates(find_sealable(tree, read), unpacked.uki_layers)
         if sealed := find_sealed(ukis, digests, options, unpacked.uki_layers):
+            _warn_of_arguments(options, report)
             return digests.rules_of(sealed.variant), sealed_files(sealed, read, architecture, report)
     karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)
     if options.flow == "vendor":
         uki = choose_vendor(find_sealable(tree, read), options.uki)
+        _warn_of_arguments(options, report)
         return digests.rules, vendor_files(uki, tree, read, architecture, karg, options, report)
     version = version_of(tree, unpacked.oci)
     return digests.rules, local_files(tree, architecture, version, karg, options, read, report)
+
+
+def _warn_of_arguments(options: BootOptions, report: Report) -> None:
+    if options.kargs or options.console:
+        report(Warned("the image's UKI is taken as it is, without --karg and --console; `uki addon` adds to it"))

@@ -24,6 +24,8 @@ from oci2boot.workflows.sign import read_bounded, read_certificate, read_trusted
 
 OWNER: Final = "GUID.txt"
 """Whose keys these are, in the firmware's lists."""
+MOK: Final = "db.cer"
+"""At the top, where MokManager begins to look; it takes DER alone."""
 TOOL_SECONDS: Final = 120
 
 
@@ -80,12 +82,15 @@ def generate(request: GenerateRequest) -> dict[str, Any]:
     }
 
 
-def enroll_on_esp(folder: Path, target: Path) -> list[str]:
+def enroll_on_esp(folder: Path, target: Path, *, mok: bool = False) -> list[str]:
     """Put the signed variables where systemd-boot finds them: on an ESP that is mounted, or in a disk or disk image.
 
     systemd-boot enrols them at the next start, if the firmware is in Setup Mode; on hardware, when told to in its menu.
+    With `mok` it is the certificate of db, which a person at the machine enrols by shim's MokManager.
     """
     files = {f"{ENROLMENT}/{name}.auth": data for name, data in _variables(folder)[0].items()}
+    if mok:
+        files = {MOK: read_certificate(folder / "db.crt").der}
     if target.is_dir():
         with plain_errors(TargetError, f"write to {target}"):
             for path, data in files.items():

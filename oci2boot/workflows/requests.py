@@ -75,6 +75,8 @@ class BootOptions:
     timeout: int = TIMEOUT
     """Seconds that the boot menu waits."""
     secure_boot_enroll: EnrollMode | None = None
+    console: str | None = None
+    """`serial`, or a terminal as the kernel calls it."""
 
 
 @dataclass(frozen=True, slots=True)

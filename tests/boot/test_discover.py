@@ -160,3 +160,14 @@ def test_a_line_that_the_kernel_would_cut_is_refused() -> None:
 def test_a_huge_arguments_file_is_refused() -> None:
     with pytest.raises(Error):
         discover.read_arguments(tree_of({"etc/kernel/cmdline": b"a" * 70000}), read_inline, "x86_64")
+
+
+def test_the_console_is_that_of_the_machine() -> None:
+    """K0.13, K1.16; serial-console.rst: the last `console=` is /dev/console."""
+    assert discover.console_arguments("serial", "x86_64") == ["console=tty0", "console=ttyS0,115200"]
+    assert discover.console_arguments("serial", "aarch64") == ["console=tty0", "console=ttyAMA0,115200"]
+    assert discover.console_arguments("hvc0", "x86_64") == ["console=hvc0"]
+    assert discover.console_arguments("ttyS1,115200n8", "x86_64") == ["console=ttyS1,115200n8"]
+    for bad in ("", "ttyS0 init=/bin/sh", "tty=1", '"tty0"', "ttyS0,"):
+        with pytest.raises(FormatError, match="not a console"):
+            discover.console_arguments(bad, "x86_64")

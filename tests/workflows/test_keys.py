@@ -15,6 +15,7 @@ from oci2boot.workflows.keys import GenerateRequest, enroll_in_firmware, enroll_
 from oci2boot.workflows.requests import SigningOptions
 from oci2boot.workflows.sign import read_trusted
 from oci2boot.workflows.uki import sign, verify
+from tests.boot.debian import package
 from tests.keys import make, openssl
 from tests.witness import program
 from tests.workflows.sealable import kernel
@@ -106,6 +107,15 @@ def test_an_esp_that_is_mounted_gets_the_variables(keys: Path, tmp_path: Path) -
         enroll_on_esp(keys, tmp_path)
         found = {path.name: path.read_bytes() for path in (tmp_path / "loader/keys/auto").iterdir()}
         assert found == {f"{name}.auth": (keys / f"{name}.auth").read_bytes() for name in NAMES}
+
+
+def test_mok_manager_finds_the_certificate(keys: Path, tmp_path: Path) -> None:
+    """P.7: shim's MokManager lists `.cer` files, and takes DER."""
+    assert enroll_on_esp(keys, tmp_path, mok=True) == ["db.cer"]
+    assert (tmp_path / "db.cer").read_bytes() == openssl("x509", "-in", keys / "db.crt", "-outform", "DER")
+    assert [path.name for path in tmp_path.iterdir()] == ["db.cer"]
+    mok_manager = package("shim-unsigned") / "usr/lib/shim/mmx64.efi"
+    assert ".cer".encode("utf-16-le") in mok_manager.read_bytes()
 
 
 def disk_image(path: Path) -> Path:

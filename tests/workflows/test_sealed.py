@@ -314,6 +314,11 @@ def test_the_loader_that_was_asked_for_is_on_the_esp(karg: Karg, converted: Conv
     assert esp(repos, direct, "EFI/BOOT/BOOTX64.EFI") == made
     menu = converted(files, timeout=10, secure_boot_enroll="manual")
     assert esp(repos, menu, "loader/loader.conf") == b"timeout 10\neditor no\nsecure-boot-enroll manual\n"
+    told: list[Event] = []
+    converted(files, console="serial", report=told.append)
+    assert [event for event in told if isinstance(event, Warned) and "without --karg and --console" in event.text]
+    local = converted(files, flow="local", console="serial")
+    assert str(local.cmdline).startswith("rw quiet console=tty0 console=ttyS0,115200 composefs=")
     with pytest.raises(ImageError, match="no shim for x64"):
         converted(files, loader="shim")
     with pytest.raises(ImageError, match="no systemd-boot that could enrol"):
