@@ -55,7 +55,7 @@ from oci2boot.cli.upkeep import register as register_upkeep
 from oci2boot.cli.verify import register as register_verify
 from oci2boot.errors import Error
 from oci2boot.workflows.convert import convert as run_convert
-from oci2boot.workflows.digest import measure
+from oci2boot.workflows.digest import measure, write_initramfs
 from oci2boot.workflows.inspect import inspect as run_inspect
 from oci2boot.workflows.inspect import measured_manifest
 from oci2boot.workflows.manage import forget, list_images
@@ -193,6 +193,14 @@ def digest(
     karg: Annotated[bool, typer.Option("--karg", help="print the kernel argument")] = False,
     karg_style: KargStyle = "composefs",
     dumpfile: Annotated[bool, typer.Option("--dumpfile", help="print the tree as a composefs dump file")] = False,
+    initramfs: Annotated[
+        Path | None,
+        typer.Option(
+            "--initramfs",
+            help="write an archive with the digest, to follow the initramfs of a boot chain without UKI",
+            show_default=False,
+        ),
+    ] = None,
     selinux_rules: SelinuxRules = "libselinux",
     xattrs: Xattrs = "allowlist-only",
     uki_layer: UkiLayer = None,
@@ -214,6 +222,8 @@ def digest(
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         measured = measure(request, report)
     argument = measured.karg(karg_style)
+    if initramfs:
+        write_initramfs(measured, initramfs)
     if dumpfile:
         sys.stdout.buffer.write(measured.dumpfile())
     elif as_json:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from oci2boot.digest import External, Hash, VerityDigest
-from oci2boot.errors import SourceError
-from oci2boot.formats import fsverity
+from oci2boot.errors import SourceError, TargetError
+from oci2boot.formats import cpio, fsverity
 from oci2boot.formats.tar import Entry, read_tar
 from oci2boot.oci.directory import scan
 from oci2boot.oci.manifest import Layer
@@ -16,7 +16,7 @@ from oci2boot.oci.reference import DirectoryReference, DumpfileReference, Refere
 from oci2boot.oci.source import SourceOptions, open_source
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.store.layers import PIECE, MeasuredTar
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.tree.dumpfile import parse_dumpfile, write_dumpfile
 from oci2boot.tree.model import Directory, File, walk
 from oci2boot.workflows.events import Report, Warned
@@ -26,6 +26,8 @@ from oci2boot.workflows.root import RULES, Read, canonical_tree, karg_of, reader
 from oci2boot.workflows.unpack import marked_layers, merge_system
 
 MAX_DUMPFILE: Final = 1 << 30
+DIGEST_FILE: Final = b"usr/lib/composefs/rootfs.digest"
+"""In an initramfs: setup-root takes it for the promise, which the command line then may only repeat."""
 KEPT: Final = (b"etc/selinux/", b"usr/share/selinux/", b"usr/etc/selinux/")
 """What is read besides its digest: the policy."""
 
@@ -77,6 +79,13 @@ def measure(request: DigestRequest, report: Report) -> Measured:
         gathered = gather(request.source, request.hash, request.options, report, request.uki_layer)
         tree = canonical_tree(gathered.tree, request.tree, gathered.read, warn)
     return Measured(tree, build_rootfs(tree, request.tree.erofs_version, request.hash), request)
+
+
+def write_initramfs(measured: Measured, path: Path) -> None:
+    """Write what makes an initramfs the promise; something else than a UKI's signature must vouch for it then."""
+    archive = cpio.write([cpio.file(DIGEST_FILE, f"{measured.rootfs.digest}\n".encode())])
+    with plain_errors(TargetError, f"write {path}"):
+        write_atomically(path, archive)
 
 
 def read_dumpfile(path: Path) -> bytes:

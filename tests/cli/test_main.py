@@ -96,6 +96,22 @@ def test_a_directory_is_converted_without_a_registry(run: Run, tmp_path: Path) -
     assert run("digest", str(root), "-q")[1] == digest + "\n"
 
 
+def test_a_digest_goes_into_an_initramfs(run: Run, tmp_path: Path) -> None:
+    """C.16: the file that setup-root reads, as GNU cpio unpacks it after the initramfs before it."""
+    status, output, _ = run("digest", PLAIN, "--initramfs", tmp_path / "digest.cpio")
+    digest = DIGESTS["v1_sha256"]["bootable"]
+    assert (status, output) == (0, f"{digest}\n")
+    archive = (tmp_path / "digest.cpio").read_bytes()
+    assert len(archive) % 4 == 0
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    argv = [program("cpio"), "--extract", "--quiet", "--make-directories", "--no-absolute-filenames"]
+    subprocess.run(argv, cwd=unpacked, input=archive, check=True)
+    assert (unpacked / "usr/lib/composefs/rootfs.digest").read_text() == f"{digest}\n"
+    status, _, errors = run("digest", PLAIN, "--initramfs", tmp_path / "nowhere/digest.cpio")
+    assert (status, errors.count("error:")) == (1, 1)
+
+
 def test_fsck_fails_where_the_store_is_damaged(run: Run, tmp_path: Path) -> None:
     run("convert", PLAIN, "--no-boot")
     victim = max((tmp_path / "data/oci2boot/repo/objects").rglob("*/*"), key=lambda path: path.stat().st_size)
