@@ -12,9 +12,12 @@ from oci2boot.store.fsck import check
 from oci2boot.store.images import Bootable, find_image, save
 from oci2boot.store.layers import has_layer
 from oci2boot.store.repository import Repository
+from oci2boot.sysroot.first_boot import FirstBoot
+from oci2boot.target.luks import Secret
 from oci2boot.workflows.events import silent
 from oci2boot.workflows.install import Installed, install
 from oci2boot.workflows.requests import InstallRequest
+from oci2boot.workflows.verify import VerifyRequest, verify
 from tests.store.stored import ESP, SKELETON, Stored, layer, store_image
 from tests.tarballs import directory, file, hard_link, pax, symlink
 from tests.witness import program
@@ -177,3 +180,69 @@ def test_a_damaged_object_never_gets_onto_a_disk(what: str, tmp_path: Path) -> N
     with pytest.raises(DigestError):
         install(InstallRequest(tmp_path / "repo", tmp_path / "disk.raw"), silent)
     assert [path.name for path in tmp_path.iterdir()] == ["repo"]
+
+
+def test_a_new_machine_is_told_its_name(stored: tuple[Path, Stored], tmp_path: Path) -> None:
+    """P.8: in its own /etc, which the digest does not cover; the disk is else that of any machine."""
+    request = InstallRequest(
+        stored[0], tmp_path / "disk.raw", first_boot=FirstBoot("box", credentials={"token": b"secret"})
+    )
+    named = install(request, silent)
+    upper = f"/state/deploy/{stored[1].rootfs.digest}/etc/upper"
+    assert debugfs(named, f"cat {upper}/hostname") == "box\n"
+    assert debugfs(named, f"cat {upper}/credstore/token") == "secret"
+    assert "Mode:  0600" in debugfs(named, f"stat {upper}/credstore/token")
+    assert "secret" not in json.dumps(named.to_json())
+    failed = [check.name for check in verify(VerifyRequest(named.target), silent).checks if check.state == "failed"]
+    assert all("EFI/" in name for name in failed)  # the image's boot files are none
+
+
+def test_the_format_is_that_of_the_name(installed: Installed, stored: tuple[Path, Stored], tmp_path: Path) -> None:
+    converted = install(InstallRequest(stored[0], tmp_path / "disk.qcow2"), silent)
+    assert converted.format == "qcow2"
+    said = subprocess.run(
+        [program("qemu-img"), "compare", "-f", "raw", "-F", "qcow2", installed.target, converted.target],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "Images are identical" in said.stdout
+
+
+def test_an_encrypted_disk_shows_no_names_of_files(stored: tuple[Path, Stored], tmp_path: Path) -> None:
+    """C.18: the boot files of a composefs image name nothing of what is in it; the rest is encrypted."""
+    names = [b"state/deploy", b"composefs/objects", b"capable", b"usr/bin/tool", stored[1].rootfs.digest.path.encode()]
+    names += [b"oci2boot.json", b"lost+found"]
+    plain, secret = tmp_path / "plain.raw", tmp_path / "secret.raw"
+    install(InstallRequest(stored[0], plain), silent)
+    once = install(InstallRequest(stored[0], secret, secret=Secret(b"sesame", 32 << 10)), silent)
+    data = plain.read_bytes()
+    assert {b"capable", b"oci2boot.json", b"lost+found"} <= {name for name in names if name in data}
+    data = secret.read_bytes()
+    assert [name for name in names if name in data] == []
+    again = install(InstallRequest(stored[0], tmp_path / "again.raw", secret=Secret(b"sesame", 32 << 10)), silent)
+    assert once.plan.root.guid != again.plan.root.guid
+    assert once.to_json()["plan"]["partitions"][1]["encryption"] == "luks2"
+
+
+@pytest.mark.parametrize(
+    ("target", "match"),
+    [("/dev/no-such-disk", "no block device"), ("/dev/null", "neither a disk nor a disk image"), ("/", "neither")],
+)
+def test_what_is_no_target_is_refused(stored: tuple[Path, Stored], target: str, match: str) -> None:
+    with pytest.raises(TargetError, match=match):
+        install(InstallRequest(stored[0], Path(target), wipe=True), silent)
+
+
+def test_the_disk_of_the_running_system_is_refused(stored: tuple[Path, Stored]) -> None:
+    """P.8: whatever is mounted stays, also with --wipe. Only planned, in case that it is not refused."""
+    mounted = subprocess.run(
+        [program("lsblk"), "--list", "--noheadings", "--output", "PATH,MOUNTPOINTS"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for words in map(str.split, mounted.splitlines()):
+        if len(words) > 1 and words[1] != "[SWAP]":
+            with pytest.raises(TargetError, match=r"in use|partition of"):
+                install(InstallRequest(stored[0], Path(words[0]), wipe=True), silent, dry_run=True)
