@@ -86,6 +86,13 @@ def set_pinned(sysroot: Sysroot, deployment: Deployment, *, pinned: bool) -> Non
         write_atomically(path, record_bytes(deployment.record, deployed=deployment.deployed or 0, pinned=pinned))
 
 
+def remove_leftovers(sysroot: Sysroot) -> None:
+    """Remove what commands that were stopped left among the deployments; the caller is the only one to change them."""
+    with plain_errors(TargetError, f"clean {sysroot.deployments}"):
+        for path in sysroot.deployments.glob(".*") if sysroot.deployments.is_dir() else ():
+            shutil.rmtree(path)
+
+
 def remove_state(sysroot: Sysroot, digest: VerityDigest) -> None:
     """Remove the state of a deployment; stopped half-way, it is gone already, and the next run removes the rest."""
     path = sysroot.deployments / digest.hex

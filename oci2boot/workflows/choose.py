@@ -4,6 +4,7 @@ from typing import Final
 
 from oci2boot.errors import TargetError
 from oci2boot.store.content import DEPLOYED
+from oci2boot.store.images import REF, escaped, remove_image
 from oci2boot.store.repository import Repository
 from oci2boot.store.transfer import drop_refs
 from oci2boot.sysroot.bootdir import read_boot_directory
@@ -80,6 +81,14 @@ def remove(state: MachineState, chosen: Deployment) -> None:
     for entry in state.entries_of(chosen.digest):
         directory = read_boot_directory(sysroot.boot_directory())
         apply_boot(plan_remove(directory, entry.id, keep=state.kept_entries() - {entry.id}), sysroot.boot_directory())
-    remove_state(sysroot, chosen.digest)
     with Repository.open(sysroot.repository) as repository:
-        drop_refs(repository, [f"{area}/refs/{DEPLOYED}/{chosen.digest}" for area in AREAS])
+        forget(repository, chosen)
+    remove_state(sysroot, chosen.digest)
+
+
+def forget(repository: Repository, chosen: Deployment) -> None:
+    """Drop what keeps a deployment's content; its image's name too, unless that leads to another version by now."""
+    drop_refs(repository, [f"{area}/refs/{DEPLOYED}/{chosen.digest}" for area in AREAS])
+    name = (chosen.record or {}).get("name")
+    if isinstance(name, str) and repository.ref_target(f"images/refs/{REF}/{escaped(name)}") == chosen.digest.hex:
+        remove_image(repository, name)

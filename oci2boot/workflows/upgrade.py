@@ -211,9 +211,16 @@ def _look(request: UpgradeRequest, state: MachineState, repository: Repository) 
 
 
 def rejected(state: MachineState, news: News) -> bool:
-    """Tell whether the new image is here and was put back: who upgrades unattended would boot it for ever."""
+    """Tell whether the new image is here and was put back: who upgrades unattended would boot it for ever.
+
+    One without a boot entry was not put back: the command that made it was stopped.
+    """
     return any(
-        one != state.next and one.record and news.manifest and one.record.get("manifest") == news.manifest
+        one != state.next
+        and one.record
+        and news.manifest
+        and one.record.get("manifest") == news.manifest
+        and state.entries_of(one.digest)
         for one in state.deployments
     )
 
