@@ -6,7 +6,7 @@ keeps the objects of its files, a stream its objects and all that its named refe
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,20 +74,29 @@ def stored_objects(repository: Repository) -> Iterator[tuple[VerityDigest, Path]
             yield digest, path
 
 
-def live_objects(repository: Repository, roots: Iterable[VerityDigest] = ()) -> set[VerityDigest]:
-    """Return every object that a reference keeps, or one of the rootfs images `roots`."""
+def live_objects(
+    repository: Repository, roots: Iterable[VerityDigest] = (), stale: Container[str] = ()
+) -> set[VerityDigest]:
+    """Return every object that a reference keeps, or one of the rootfs images `roots`.
+
+    References in `stale`, by path in the repository, keep nothing any more.
+    """
     images, streams = named(repository, "images"), named(repository, "streams")
     stream_digests = set(streams.values())
     live: set[VerityDigest] = set()
     for root in roots:
         live |= {root, *referenced_objects(repository.read_object(root))}
     for name, link, target in repository.refs("images"):
+        if f"images/refs/{name}" in stale:
+            continue
         if target not in images:
             raise StoreError(f"the reference {name} names an image that is gone", hint=f"remove {link}")
         digest = images[target]
         live |= {digest, *referenced_objects(repository.read_object(digest))}
     waiting = []
     for name, link, target in repository.refs("streams"):
+        if f"streams/refs/{name}" in stale:
+            continue
         if target not in streams:
             raise StoreError(f"the reference {name} names a stream that is gone", hint=f"remove {link}")
         waiting.append(streams[target])
@@ -103,10 +112,12 @@ def live_objects(repository: Repository, roots: Iterable[VerityDigest] = ()) -> 
     return live
 
 
-def plan_collection(repository: Repository, roots: Iterable[VerityDigest] = ()) -> GarbagePlan:
+def plan_collection(
+    repository: Repository, roots: Iterable[VerityDigest] = (), stale: Container[str] = ()
+) -> GarbagePlan:
     """Find what neither references nor the rootfs images `roots` keep; nothing is changed."""
     with plain_errors(StoreError, f"read the repository {repository.path}"):
-        live = live_objects(repository, roots)
+        live = live_objects(repository, roots, stale)
         dead, freed, kept = [], 0, 0
         for digest, path in stored_objects(repository):
             if digest in live:

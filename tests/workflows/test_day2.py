@@ -10,6 +10,7 @@ import pytest
 
 from oci2boot.errors import Error, StoreError, TargetError
 from oci2boot.store import reach
+from oci2boot.store.images import find_image, remove_image
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.machine import changing, open_sysroot
@@ -202,6 +203,33 @@ def test_a_boot_entry_alone_keeps_what_it_needs(machine: Machine) -> None:
     assert needed
     assert needed <= {path.parent.name + path.name for path in (repo / "objects").glob("*/*")}
     assert {line.removeprefix("sha256:") for line in cfsctl(repo, "image-objects", first).split()} == needed
+
+
+def test_a_stopped_deployment_keeps_nothing_for_ever(machine: Machine) -> None:
+    """C.12: references without state and without a boot entry are left over."""
+    machine.release(SECOND)
+    upgrade(UpgradeRequest(machine.sysroot, "download"), silent)
+    repo = machine.sysroot.repository
+    with Repository.open(repo) as repository:
+        found = find_image(repository, "demo")
+        for area, target in (("images", found.rootfs.hex), ("streams", f"oci-manifest-{found.manifest}")):
+            repository.set_ref(area, f"oci2boot-deploy/{found.rootfs}", target)
+        remove_image(repository, "demo")
+    planned = collect_garbage(repo, dry_run=True, sysroot=machine.sysroot)
+    assert found.rootfs in planned.objects
+    assert collect_garbage(repo, dry_run=False, sysroot=machine.sysroot).objects == planned.objects
+    assert "status: ok" in cfsctl(repo, "fsck")
+    assert "Objects: 0 removed" in cfsctl(repo, "gc", "--dry-run")
+
+
+def test_the_name_of_an_image_goes_with_its_last_deployment(machine: Machine) -> None:
+    """C.12: after a switch, the image before is freed as a whole."""
+    _, second = upgraded(machine)
+    choose.rollback(machine.sysroot)
+    choose.delete(machine.sysroot, second[:8])
+    freed = collect_garbage(machine.sysroot.repository, dry_run=False, sysroot=machine.sysroot)
+    assert second in {digest.hex for digest in freed.objects}
+    assert machine.upgrade().outcome == "deployed"
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
