@@ -21,12 +21,12 @@ from oci2boot.cli.options import (
 )
 from oci2boot.errors import Error
 from oci2boot.sysroot.etc import EtcPolicy
-from oci2boot.sysroot.machine import open_sysroot
+from oci2boot.sysroot.machine import Sysroot, open_sysroot
 from oci2boot.workflows import choose
 from oci2boot.workflows.deploy import DeployOptions, DeployPlan
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, parse_source
 from oci2boot.workflows.status import Status, read_status
-from oci2boot.workflows.upgrade import Mode, Upgraded, UpgradeRequest
+from oci2boot.workflows.upgrade import Mode, Upgraded, UpgradeRequest, reboot_into
 from oci2boot.workflows.upgrade import switch as run_switch
 from oci2boot.workflows.upgrade import upgrade as run_upgrade
 
@@ -82,9 +82,10 @@ def upgrade(
     quiet: Quiet = False,
 ) -> None:
     """Bring this machine to what its image's reference leads to now; the next boot takes it."""
+    place = open_sysroot(sysroot, esp)
     request = UpgradeRequest(
-        open_sysroot(sysroot, esp),
-        _mode(check=check, download=download_only, apply=apply),
+        place,
+        _mode(place, check=check, download=download_only, apply=apply),
         BootOptions(
             signing=signing.signing_options(
                 key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None
@@ -97,6 +98,8 @@ def upgrade(
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         done = run_upgrade(request, report)
     _show_upgraded(done, as_json=as_json)
+    if apply:
+        reboot_into(done)
 
 
 def switch(
@@ -137,10 +140,12 @@ def switch(
         parse_source(source), place.repository, name, options=source_options(tls_verify=tls_verify), boot=boot
     )
     options = DeployOptions(EtcPolicy.parse(tuple(etc or ())), allow_missing_verity)
-    request = UpgradeRequest(place, _mode(check=False, download=download_only, apply=apply), boot, options)
+    request = UpgradeRequest(place, _mode(place, check=False, download=download_only, apply=apply), boot, options)
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         done = run_switch(request, wanted, report)
     _show_upgraded(done, as_json=as_json)
+    if apply:
+        reboot_into(done)
 
 
 def rollback(
@@ -191,9 +196,11 @@ def _pinned(deployment: str, sysroot: Path | None, esp: Path | None, *, pinned: 
         output.out.print(f"{chosen.digest} is {'pinned' if pinned else 'not pinned'}")
 
 
-def _mode(*, check: bool, download: bool, apply: bool) -> Mode:
+def _mode(place: Sysroot, *, check: bool, download: bool, apply: bool) -> Mode:
     if check + download + apply > 1:
         raise Error("--check, --download-only and --apply exclude each other")
+    if apply and not place.live:
+        raise Error("--apply restarts this machine, and --sysroot names another one")
     return "check" if check else "download" if download else "deploy"
 
 

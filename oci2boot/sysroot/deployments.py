@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -74,8 +74,9 @@ def record_bytes(facts: Mapping[str, Any], *, deployed: int, pinned: bool = Fals
     return json.dumps({**facts, OWN: own}, indent=2, sort_keys=True).encode() + b"\n"
 
 
-def now() -> int:
-    return max(int(time.time()), 0)
+def after(deployments: Iterable[Deployment]) -> int:
+    """Return the time for a new deployment: now, or later than all others where the clock is wrong."""
+    return max([int(time.time()), 0, *(1 + (one.deployed or 0) for one in deployments)])
 
 
 def set_pinned(sysroot: Sysroot, deployment: Deployment, *, pinned: bool) -> None:

@@ -22,7 +22,7 @@ from oci2boot.sysroot.bootdir import ADDON, EXTRA, LINUX
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_plan import plan_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
-from oci2boot.sysroot.deployments import now, record_bytes
+from oci2boot.sysroot.deployments import after, record_bytes, remove_state
 from oci2boot.sysroot.etc import EtcPlan, EtcPolicy, plan_etc
 from oci2boot.sysroot.etc_upper import write_upper
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
@@ -32,8 +32,9 @@ from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.tree.selinux import load_policy
+from oci2boot.workflows.choose import forget
 from oci2boot.workflows.etc import Upper, image_etc, read_upper
-from oci2boot.workflows.events import Report, Step, Warned
+from oci2boot.workflows.events import Report, Step, Told, Warned
 from oci2boot.workflows.root import reader
 
 TRIES: Final = 3
@@ -96,7 +97,9 @@ def plan_deployment(
     current = state.current
     esp = {_uncounted(boot.paths[path]): str(digest) for path, digest in bootable.esp.items()}
     there = next((one for one in state.deployments if one.digest == bootable.rootfs), None)
-    record = record_bytes(bootable.to_json() | {"esp": esp}, deployed=now(), pinned=there.pinned if there else False)
+    record = record_bytes(
+        bootable.to_json() | {"esp": esp}, deployed=after(state.deployments), pinned=there.pinned if there else False
+    )
     etc: EtcPlan | None = None
     upper: Upper | None = None
     new_state: Directory | None = None
@@ -195,6 +198,12 @@ def apply_deployment(
         else:
             write_atomically(deployment / RECORD.decode(), plan.record)
     apply_boot(plan.boot, sysroot.boot_directory())
+    for one in state.deployments:
+        entries = state.entries_of(one.digest)
+        if one.digest != rootfs and entries and all(entry.id in plan.boot.removed for entry in entries):
+            report(Told(f"{one.digest} made room in the boot directory, and is deleted"))
+            forget(target, one)
+            remove_state(sysroot, one.digest)
 
 
 def _transfer(plan: DeployPlan, source: Repository, target: Repository, report: Report) -> None:

@@ -18,6 +18,7 @@ from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.deployments import Deployment
 from oci2boot.sysroot.machine import Sysroot, changing
 from oci2boot.sysroot.state import MachineState, read_state
+from oci2boot.system.run import run
 from oci2boot.workflows.convert import convert
 from oci2boot.workflows.deploy import DeployOptions, DeployPlan, apply_deployment, plan_boot_files, plan_deployment
 from oci2boot.workflows.events import Report, Told, Warned
@@ -164,6 +165,12 @@ def switch(request: UpgradeRequest, wanted: ConvertRequest, report: Report) -> U
         return _deploy_converted(request, state, found, None, report)
 
 
+def reboot_into(done: Upgraded) -> None:
+    """Restart this machine if something new was deployed."""
+    if done.outcome == "deployed":
+        run(["systemctl", "reboot"], package="systemd")
+
+
 def _deploy_converted(
     request: UpgradeRequest, state: MachineState, bootable: Bootable, news: News | None, report: Report
 ) -> Upgraded:
@@ -213,14 +220,11 @@ def _look(request: UpgradeRequest, state: MachineState, repository: Repository) 
 def rejected(state: MachineState, news: News) -> bool:
     """Tell whether the new image is here and was put back: who upgrades unattended would boot it for ever.
 
-    One without a boot entry was not put back: the command that made it was stopped.
+    One that was deployed before what boots next is not: its publisher went back to it.
     """
-    return any(
-        one != state.next
-        and one.record
-        and news.manifest
-        and one.record.get("manifest") == news.manifest
-        and state.entries_of(one.digest)
+    since = state.next.deployed or 0 if state.next else 0
+    return news.manifest is not None and any(
+        one.record and one.record.get("manifest") == news.manifest and (one.deployed or 0) > since
         for one in state.deployments
     )
 

@@ -15,6 +15,11 @@ from tests.oci.layouts import Layout
 from tests.workflows import sealable
 from tests.workflows.sealable import add_image, tar
 
+FIRST: dict[str, bytes | Path] = {
+    "usr/bin/version": b"one" * 100,
+    "etc/motd": b"image one\n",
+    "usr/bin/gone": b"only in one" * 100,
+}
 ANY_FILE_SYSTEM = DeployOptions(allow_missing_verity=True)
 """The file systems that tests run on rarely have fs-verity; machines in QEMU do."""
 ANY_BOOT = BootOptions(allow_missing_verity=True, ukify="builtin")
@@ -61,7 +66,7 @@ def make_machine(folder: Path) -> Machine:
     made = Machine(Layout(folder / "layout"), folder / "repo", folder / "root", folder / "esp")
     made.root.mkdir()
     made.esp.mkdir()
-    made.release({"usr/bin/version": b"one" * 100, "etc/motd": b"image one\n", "usr/bin/gone": b"only in one" * 100})
+    made.release(FIRST)
     made.convert()
     made.install()
     return made

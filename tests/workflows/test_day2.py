@@ -23,7 +23,7 @@ from oci2boot.workflows.status import read_status
 from oci2boot.workflows.upgrade import UpgradeRequest, install_directories, upgrade
 from tests.store.stored import everything, store_image, system
 from tests.witness import program
-from tests.workflows.machines import ANY_FILE_SYSTEM, Machine, make_machine
+from tests.workflows.machines import ANY_FILE_SYSTEM, FIRST, Machine, make_machine
 
 SECOND: dict[str, bytes | Path] = {"usr/bin/version": b"two" * 100, "etc/motd": b"image two\n"}
 
@@ -164,6 +164,33 @@ def test_rollback_goes_back_and_forth_and_an_upgrade_respects_it(machine: Machin
     assert digests(machine) == [first, second]
     assert choose.rollback(machine.sysroot)[0].digest.hex == second
     assert digests(machine) == [second, first]
+
+
+def test_an_image_that_its_publisher_takes_back_is_left(machine: Machine) -> None:
+    """The tag leads to the first image again: that is an upgrade, not a rollback of ours."""
+    first, second = upgraded(machine)
+    machine.release(FIRST)
+    assert machine.upgrade().outcome == "deployed"
+    assert digests(machine) == [first, second]
+
+
+@pytest.mark.parametrize("clock", [0, 1 << 33])
+def test_a_wrong_clock_does_not_confuse_the_order(
+    machine: Machine, clock: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 1970 as in a far future, what came last is the latest."""
+    monkeypatch.setattr("time.time", lambda: float(clock))
+    first, second = upgraded(machine)
+    choose.rollback(machine.sysroot)
+    assert machine.upgrade().outcome == "rejected"
+    monkeypatch.undo()
+    machine.release({"usr/bin/version": b"three" * 100})
+    assert machine.upgrade().outcome == "deployed"
+    third = digests(machine)[0]
+    choose.rollback(machine.sysroot)
+    assert digests(machine)[0] in (first, second)
+    choose.rollback(machine.sysroot)
+    assert digests(machine)[0] == third
 
 
 def test_a_new_image_with_an_old_name_on_the_esp_gets_another(machine: Machine) -> None:
