@@ -26,6 +26,7 @@ CONSOLE_LIMIT = 16 << 20
 """Bytes of one serial port that are looked at."""
 
 Accelerator = Literal["kvm", "tcg"]
+Port = Literal["console", "report"]
 
 KVM_PROBE_SECONDS = 1.5
 """After these the firmware is past the code that a KVM without full emulation fails in."""
@@ -59,6 +60,8 @@ class Machine:
     """Port of the host's loopback that leads to port 22 of the guest; without it there is no network."""
     tpm: Path | None = None
     """Socket of a running swtpm."""
+    monitor: Path | None = None
+    """Socket to be made, for `qmp.save_screen`; the machine then has a graphics card."""
     second_disk: Path | None = None
     """A raw file, the guest's /dev/vdb; written under the same condition as `disk`."""
     registry_port: int | None = None
@@ -190,6 +193,8 @@ def qemu_argv(machine: Machine, variables: Path, ports: tuple[Path, ...] | Liter
     if machine.tpm is not None:
         argv += ["-chardev", f"socket,id=tpm,path={_value(machine.tpm)}"]
         argv += ["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-tis,tpmdev=tpm0"]
+    if machine.monitor is not None:
+        argv += ["-device", "VGA", "-qmp", f"unix:{_value(machine.monitor)},server=on,wait=off"]
     for text in machine.smbios:
         argv += ["-smbios", f"type=11,value={_value(text)}"]
     if ports == "stdio":
@@ -246,21 +251,22 @@ class Running:
         with (self.folder / port).open("rb") as file:
             return clean_console(file.read(CONSOLE_LIMIT))
 
-    def wait_for(
-        self, pattern: str, timeout: float, *, port: Literal["console", "report"] = "console"
-    ) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float, *, port: Port | Literal["any"] = "console") -> re.Match[str]:
         """Wait until a serial port has text that matches. Raises `ToolError` when the machine ends or time is up."""
+        ports: tuple[Port, ...] = ("console", "report") if port == "any" else (port,)
+        where = "ports" if port == "any" else port
         deadline = time.monotonic() + timeout
         while True:
             ended = self.process.poll() is not None
-            if match := find_words(pattern, self._read(port)):
-                return match
+            for one in ports:
+                if match := find_words(pattern, self._read(one)):
+                    return match
             if ended:
-                raise self._failure(f"the machine ended without {pattern!r} on its {port}")
+                raise self._failure(f"the machine ended without {pattern!r} on its {where}")
             if "Kernel panic - not syncing" in self.console:
                 raise self._failure(f"the guest's kernel gave up before {pattern!r}")
             if time.monotonic() > deadline:
-                raise self._failure(f"the machine did not show {pattern!r} on its {port} within {timeout:.0f} seconds")
+                raise self._failure(f"the machine did not show {pattern!r} on its {where} within {timeout:.0f} seconds")
             time.sleep(0.25)
 
     def wait_end(self, timeout: float) -> None:

@@ -1,6 +1,7 @@
 """The machine's command line, its console as text, and how its firmware is found."""
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from oci2boot.system.qemu import (
     qemu_argv,
     unit_credentials,
 )
+from oci2boot.system.qmp import save_screen
 from tests.witness import program
 
 FIRMWARE = Firmware(Path("code.fd"), Path("vars.fd"))
@@ -142,11 +144,19 @@ def test_the_accelerator_is_one_that_runs() -> None:
 
 @pytest.mark.boot
 def test_a_machine_without_anything_to_boot_shows_its_firmware_and_is_ended(tmp_path: Path) -> None:
-    """The harness itself, on an empty disk: ports, patterns, time limits, and no process left."""
+    """The harness itself, on an empty disk: ports, patterns, time limits, a picture, and no process left."""
     disk = tmp_path / "empty.raw"
     disk.write_bytes(bytes(1 << 20))
-    with boot(Machine(disk, find_firmware(), memory=256), tmp_path / "vm") as running:
-        running.wait_for("UEFI Interactive Shell", 120)
+    monitor, picture = tmp_path / "monitor", tmp_path / "screen.png"
+    with boot(Machine(disk, find_firmware(), memory=256, monitor=monitor), tmp_path / "vm") as running:
+        running.wait_for("UEFI Interactive Shell", 600)
+        running.wait_for("UEFI Interactive Shell", 600, port="any")
+        save_screen(monitor, picture)
+        # PNG, 5.2 and 11.2: signature, then the header's width and height.
+        assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert min(struct.unpack(">II", picture.read_bytes()[16:24])) >= 480
+        with pytest.raises(ToolError, match="gave no picture"):
+            save_screen(monitor, tmp_path / "absent" / "screen.png")
         with pytest.raises(ToolError, match="within 0 seconds"):
             running.wait_for("login:", 0)
         with pytest.raises(ToolError, match="did not end"):
@@ -154,6 +164,8 @@ def test_a_machine_without_anything_to_boot_shows_its_firmware_and_is_ended(tmp_
     assert running.process.returncode is not None
     with pytest.raises(ToolError, match="ended without"):
         running.wait_for("login:", 60)
+    with pytest.raises(ToolError, match="gave no picture"):
+        save_screen(monitor, picture)
     assert "UEFI Interactive Shell" in running.report, "the firmware writes to both ports"
 
 
