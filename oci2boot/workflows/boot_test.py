@@ -1,30 +1,36 @@
-"""Does a disk boot what it promises, and is tampering caught? Asked of a virtual machine, answered by its console."""
+"""Does a disk boot what it promises, is it measured, and is tampering caught? A virtual machine answers."""
 
 import os
-import re
 import tempfile
-import time
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cmp_to_key
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from oci2boot.boot.sealed import Uki, newer
+from oci2boot.boot.sign import sign_image
 from oci2boot.digest import VerityDigest
-from oci2boot.errors import Error, FormatError, ToolError
-from oci2boot.system.files import write_atomically
-from oci2boot.system.qemu import Accelerator, Firmware, Machine, boot, choose_accelerator, find_firmware, find_words
-from oci2boot.system.run import run
+from oci2boot.errors import Error, FormatError
+from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.system.qemu import Accelerator, Firmware, Machine, choose_accelerator, find_firmware
+from oci2boot.system.swtpm import has_swtpm
 from oci2boot.target.opened import open_disk
+from oci2boot.workflows.bench import PATIENCE, Bench, Case
 from oci2boot.workflows.esp import esp_of_fat, find_ukis
-from oci2boot.workflows.events import Report, Step
+from oci2boot.workflows.events import Report, Step, Warned
 from oci2boot.workflows.keys import enroll_in_firmware
-from oci2boot.workflows.tamper import Subject, Tampering, look_at, tamperings
+from oci2boot.workflows.measured import compare
+from oci2boot.workflows.sign import open_key, read_certificate
+from oci2boot.workflows.tamper import UKI_MAX, Sign, Subject, look_at, tamperings
 
-LOGIN: Final = r"(?m:^.*\blogin: *$)"
-SECURE: Final = r"(?i:secure ?boot[^\n]*enabled)"
 MACHINES: Final = 2
 """Virtual machines at a time; each takes a processor, and a gigabyte and a half of memory."""
+
+UseTpm = Literal["auto", "yes", "no"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +39,13 @@ class BootTestRequest:
     keys: Path | None = None
     """What `keys generate` made: Secure Boot with these keys enrolled. Without, the firmware starts anything."""
     tamper: bool = False
-    timeout: float = 300
+    timeout: float = 600
     """Seconds for one boot."""
     junit: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One boot, and what the machine said to it."""
-
-    name: str
-    ok: bool
-    evidence: str
-    seconds: float
+    tpm: UseTpm = "auto"
+    """auto: with one where swtpm is installed, and none the worse where the machine takes no notice of it."""
+    screenshot: Path | None = None
+    """PNG of the screen when the machine is up, or when it is given up on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,18 @@ class Tested:
     secure_boot: bool
     accelerator: Accelerator
     cases: tuple[Case, ...]
+    boot_seconds: Mapping[str, float]
+    """From the kernel's start, as `Booted.times` says."""
+    pcrs: Mapping[str, str]
+    """What the machine read of its TPM (bank sha256), by number."""
 
     @property
     def ok(self) -> bool:
-        return all(case.ok for case in self.cases)
+        return not self.failed
+
+    @property
+    def failed(self) -> list[Case]:
+        return [case for case in self.cases if not case.ok and not case.skipped]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -67,6 +75,8 @@ class Tested:
             "secure_boot": self.secure_boot,
             "accelerator": self.accelerator,
             "ok": self.ok,
+            "boot_seconds": dict(self.boot_seconds),
+            "pcrs": dict(self.pcrs),
             "cases": [asdict(case) for case in self.cases],
         }
 
@@ -76,123 +86,99 @@ class Tested:
             "testsuite",
             name=f"oci2boot {self.disk.name}",
             tests=str(len(self.cases)),
-            failures=str(sum(not case.ok for case in self.cases)),
+            failures=str(len(self.failed)),
+            skipped=str(sum(case.skipped for case in self.cases)),
             time=f"{sum(case.seconds for case in self.cases):.1f}",
         )
         for case in self.cases:
             element = ET.SubElement(suite, "testcase", name=case.name, time=f"{case.seconds:.1f}")
-            if case.ok:
+            first = case.evidence.partition("\n")[0]
+            if case.skipped:
+                ET.SubElement(element, "skipped", message=first)
+            elif case.ok:
                 ET.SubElement(element, "system-out").text = case.evidence
             else:
-                ET.SubElement(element, "failure", message=case.evidence.splitlines()[0] if case.evidence else "")
+                ET.SubElement(element, "failure", message=first).text = case.evidence
         return bytes(ET.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
 def try_disk(request: BootTestRequest, report: Report) -> Tested:
     """Boot the disk, and with `tamper` copies of it that must not come up. The disk itself is only read."""
-    uki, digest = _promise(request.disk)
+    path, uki = find_promise(request.disk)
+    digest = uki.about_composefs[0].digest
     secure = request.keys is not None
     firmware = find_firmware(secure=secure)
-    accelerator = choose_accelerator(firmware)
-    with tempfile.TemporaryDirectory(prefix="oci2boot-test-", dir=request.disk.absolute().parent) as name:
-        folder = Path(name)
+    with ExitStack() as stack:
+        folder, sockets = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="oci2boot-test-", dir=place)))
+            for place in (request.disk.absolute().parent, None)
+        )
         if request.keys is not None:
             variables = folder / "enrolled.fd"
             enroll_in_firmware(request.keys, variables, firmware.variables)
             firmware = Firmware(firmware.code, variables, secure=True)
-        bench = _Bench(request, firmware, accelerator, folder, digest)
-        cases = [bench.intact()]
-        report(Step(cases[0].name, finished=True, note=_verdict(cases[0])))
+        machine = Machine(request.disk, firmware, choose_accelerator(firmware))
+        bench = Bench(machine, folder, sockets, digest, request.timeout, report)
+        tpm = request.tpm == "yes" or (request.tpm == "auto" and has_swtpm())
+        patience = request.timeout if request.tpm == "yes" else min(request.timeout, PATIENCE)
+        case, booted = bench.intact(tpm=tpm, patience=patience, screenshot=request.screenshot)
+        cases = [case]
+        if tpm and booted:
+            with open_disk(request.disk) as opened:
+                data = opened.esp().content(path, UKI_MAX)
+            cases.append(compare(booted, data, uki, secure_boot=secure, demanded=request.tpm == "yes"))
+        for case in cases:
+            _tell(case, report)
         if request.tamper:
-            subject = look_at(request.disk, digest, uki)
-            _check_signed(subject, secure)
-            changes = list(tamperings(subject, secure_boot=secure))
+            subject = look_at(request.disk, digest, path, uki)
+            sign = _signer(request.keys, subject, report)
+            changes = list(tamperings(subject, secure_boot=secure, sign=sign))
             with ThreadPoolExecutor(min(MACHINES, os.cpu_count() or 1)) as pool:
                 for case in pool.map(bench.tampered, changes):
                     cases.append(case)
-                    report(Step(case.name, finished=True, note=_verdict(case)))
-    tested = Tested(request.disk, digest, secure, accelerator, tuple(cases))
+                    _tell(case, report)
+    tested = Tested(
+        disk=request.disk,
+        digest=digest,
+        secure_boot=secure,
+        accelerator=machine.accelerator,
+        cases=tuple(cases),
+        boot_seconds=booted.times() if booted else {},
+        pcrs=booted.pcrs if booted else {},
+    )
     if request.junit:
-        write_atomically(request.junit, tested.to_junit())
+        with plain_errors(Error, f"write {request.junit}"):
+            write_atomically(request.junit, tested.to_junit())
     return tested
 
 
-def _verdict(case: Case) -> str:
-    return f"{'as it must be' if case.ok else 'FAILED'}: {case.evidence.splitlines()[0] if case.evidence else ''}"
+def _tell(case: Case, report: Report) -> None:
+    verdict = "not asked" if case.skipped else "as it must be" if case.ok else "FAILED"
+    report(Step(case.name, finished=True, note=f"{verdict}: {case.evidence.partition(chr(10))[0]}"))
 
 
-def _check_signed(subject: Subject, secure: bool) -> None:
-    if secure and not subject.signed:
+def _signer(keys: Path | None, subject: Subject, report: Report) -> Sign | None:
+    """Return what signs as the disk's owner would, if there is something to sign and the key to do it."""
+    if subject.addon_stub is None:
+        report(Warned("addons are not tried: neither this UKI nor the image brings what it takes to make one"))
+    if keys is None:
+        return None
+    if not subject.signed:
         raise FormatError("the UKI on the disk is not signed", hint="convert with --secureboot-key, and install again")
+    try:
+        signer = open_key(keys / "db.key", None, read_certificate(keys / "db.crt"))
+    except Error as error:
+        report(Warned(f"no signed addon is tried: {error.message}"))
+        return None
+    return lambda addon: sign_image(addon, signer)
 
 
-def _promise(disk: Path) -> tuple[str, VerityDigest]:
-    """Return the one UKI of a disk and the digest that it promises."""
+def find_promise(disk: Path) -> tuple[str, Uki]:
+    """Return the path and content of the newest UKI on a disk that promises a root file system."""
     with open_disk(disk) as opened:
         found = list(find_ukis(esp_of_fat(opened.esp())))
-    for path, uki in found:
-        if not isinstance(uki, Error) and uki.about_composefs:
-            return path, uki.about_composefs[0].digest
-    raise FormatError(f"no UKI on {disk} promises a composefs image")
-
-
-def _words(console: str, pattern: str) -> str:
-    """Return what the console says around a match: its line, or of a boot menu drawn into one, the end."""
-    found = find_words(pattern, console)
-    if found is None:
-        return ""
-    text = found.string
-    line = text[text.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0]
-    end = line.find(found[0].partition("\n")[0]) + len(found[0])
-    readable = re.sub(r"[^ -~]+", " ", line[max(end - 200, 0) : end + 200])
-    return " ".join(readable.split())
-
-
-@dataclass(frozen=True, slots=True)
-class _Bench:
-    request: BootTestRequest
-    firmware: Firmware
-    accelerator: Accelerator
-    folder: Path
-    digest: VerityDigest
-
-    def intact(self) -> Case:
-        """The machine has to come up, on this digest, and under Secure Boot if that was asked for."""
-        started = time.monotonic()
-        try:
-            with boot(self._machine(self.request.disk), self.folder / "intact") as running:
-                running.wait_for(LOGIN, self.request.timeout)
-                console = running.console
-        except ToolError as error:
-            return Case("boots", False, error.message, time.monotonic() - started)
-        wanted = [f"composefs[^ ]*{self.digest}", *([SECURE] if self.firmware.secure else [])]
-        missing = [pattern for pattern in wanted if not find_words(pattern, console)]
-        said = find_words(rf"[^\n]*root is the image [^\n]*{self.digest}[^\n]*", console)
-        evidence = (
-            f"the console lacks {', '.join(missing)}" if missing else (said[0].strip() if said else "login prompt")
-        )
-        return Case("boots", not missing, evidence, time.monotonic() - started)
-
-    def tampered(self, change: Tampering) -> Case:
-        """The machine must say why it refuses, and must not come up."""
-        started = time.monotonic()
-        name = re.sub(r"\W+", "-", change.name)
-        disk = self.folder / f"{name}.raw"
-        run(["cp", "--sparse=always", "--reflink=auto", self.request.disk, disk], package="coreutils")
-        disk.chmod(0o600)
-        try:
-            change.apply(disk)
-            with boot(self._machine(disk), self.folder / name) as running:
-                running.wait_for(f"{change.evidence}|{LOGIN}", self.request.timeout)
-                console = running.console
-        except ToolError as error:
-            return Case(change.name, False, error.message, time.monotonic() - started)
-        finally:
-            disk.unlink()
-        said = _words(console, change.evidence)
-        up = find_words(LOGIN, console)
-        evidence = said or "it came up as if nothing had happened"
-        return Case(change.name, bool(said) and up is None, evidence, time.monotonic() - started)
-
-    def _machine(self, disk: Path) -> Machine:
-        return Machine(disk, self.firmware, self.accelerator)
+    promising = [(path, uki) for path, uki in found if not isinstance(uki, Error) and uki.about_composefs]
+    if not promising:
+        raise FormatError(f"no UKI on {disk} promises a composefs image")
+    by_age = cmp_to_key(newer)
+    return max(promising, key=lambda found: by_age(found[1]))

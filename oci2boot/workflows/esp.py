@@ -83,7 +83,7 @@ def find_ukis(files: EspFiles) -> Iterator[tuple[str, Uki | Error]]:
 def _as_image(files: EspFiles, path: str) -> Directory:
     """Return the tree of an image with this UKI alone, and its addons, where an image has them."""
     name = path.rpartition("/")[2]
-    own = _lasting(path) + ".extra.d"
+    own = addons_folder(path).lower()
     beside: dict[str, dict[bytes, Inode]] = {own: {}, "loader/addons": {}}
     for other in files:
         folder, _, file = other.rpartition("/")
@@ -151,6 +151,11 @@ def _broken_promises(uki: Uki, images: Mapping[VerityDigest, str | None]) -> Ite
             for argument in here
             if (problem := images[argument.digest]) is not None
         )
+
+
+def addons_folder(uki: str) -> str:
+    """Return where systemd-stub looks for the addons of a UKI."""
+    return _COUNTER.sub("", uki) + ".extra.d"
 
 
 def _lasting(path: str) -> str:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.sealed import Uki, read_addon
+from oci2boot.boot.uki import build_addon, stub_version
 from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import FormatError
-from oci2boot.formats import authenticode, pe
+from oci2boot.formats import authenticode, cmdline, pe
 from oci2boot.formats.ext4 import VERITY_ALIGNMENT
+from oci2boot.formats.fat import Fat
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.system.run import run
 from oci2boot.target.esp import replace_on_esp
@@ -17,17 +20,32 @@ from oci2boot.target.installed import InstalledRoot
 from oci2boot.target.opened import OpenedDisk, open_disk
 from oci2boot.target.plan import ESP_TYPE, ROOT_TYPES
 from oci2boot.tree.lookup import look_up
-from oci2boot.tree.model import File
+from oci2boot.tree.model import Directory, File
+from oci2boot.workflows.esp import addons_folder
 
 IMAGE_MAX: Final = 1 << 30
 UKI_MAX: Final = 1 << 30
+ADDON_MAX: Final = 64 << 20
 BLOCK: Final = 4096
 
 FIRMWARE: Final = r"(?i:access denied|security violation)"
+STUB: Final = r"(?i:addon[^\n]*ignoring[^\n]*(access denied|security violation))"
 INITRAMFS: Final = r"oci2boot: FATAL: promised is the image .*, found is .*"
+NO_PROMISE: Final = r"oci2boot: FATAL: no composefs argument .*"
+TWO_PROMISES: Final = r"oci2boot: FATAL: more than one composefs argument .*"
 KERNEL: Final = r"fs-verity .*FILE CORRUPTED.*"
 INIT: Final = b"/usr/lib/systemd/systemd"
 """A file that no boot goes without."""
+ADDON_STUB: Final = b"/usr/lib/systemd/boot/efi/addonx64.efi.stub"
+ADDON: Final = ".addon.efi"
+INTRUDER: Final = "zz-intruder.addon.efi"
+INTRUSION: Final = "systemd.debug_shell=1"
+"""A shell of root's without a password. With it a machine still comes up, and so shows it."""
+STUB_OLDEST: Final = 254
+"""The first that knows addons."""
+
+Change = Callable[[Path], None]
+Sign = Callable[[bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +53,21 @@ class Tampering:
     """One change to a copy of the disk."""
 
     name: str
-    apply: Callable[[Path], None]
-    evidence: str
-    """A pattern for the line on the console that refuses it."""
+    apply: Change
+    evidence: tuple[str, ...]
+    """A pattern for each line on the console that has to be there; the last refuses."""
+    ignored: str | None = None
+    """The machine is to come up all the same, without this kernel argument."""
+
+
+@dataclass(frozen=True, slots=True)
+class EspAddon:
+    path: str
+    cmdline: str
+
+    @property
+    def promises(self) -> bool:
+        return bool(cmdline.find_composefs(cmdline.split(self.cmdline)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,55 +77,119 @@ class Subject:
     digest: VerityDigest
     """Of the rootfs image that the UKI promises."""
     uki: str
+    kernel_version: str
     loader: str | None
+    addons: tuple[EspAddon, ...]
+    """The UKI's own."""
+    addon_stub: bytes | None
+    """The image's, if the UKI takes addons."""
     init: VerityDigest
     init_size: int
     signed: bool
 
 
-def look_at(disk: Path, digest: VerityDigest, uki: str) -> Subject:
+def look_at(disk: Path, digest: VerityDigest, path: str, uki: Uki) -> Subject:
     """Find the parts of an intact disk."""
     with open_disk(disk) as opened:
         root = InstalledRoot(opened.root())
         tree = read_rootfs(root.object(digest, IMAGE_MAX))
-        found = look_up(tree, INIT)
-        if not found or not isinstance(found[1], File) or not isinstance(found[1].content, External):
+        init = _external(tree, INIT)
+        if init is None:
             raise FormatError("the image has no systemd to tamper with")
         esp = opened.esp()
-        loader = next((path for path in sorted(esp.files) if path.upper().startswith("EFI/BOOT/BOOT")), None)
-        signed = pe.parse(esp.content(uki, UKI_MAX)).signed
-    return Subject(digest, uki, loader, found[1].content.digest, found[1].content.size, signed)
+        data = esp.content(path, UKI_MAX)
+        takes_addons = stub_version(data) >= STUB_OLDEST and uki.kernel_version
+        stub = _external(tree, ADDON_STUB) if takes_addons else None
+        return Subject(
+            digest=digest,
+            uki=path,
+            kernel_version=uki.kernel_version,
+            loader=next((name for name in sorted(esp.files) if name.upper().startswith("EFI/BOOT/BOOT")), None),
+            addons=tuple(_addons(esp, path)),
+            addon_stub=root.object(stub.digest, ADDON_MAX) if stub else None,
+            init=init.digest,
+            init_size=init.size,
+            signed=pe.parse(data).signed,
+        )
 
 
-def tamperings(subject: Subject, *, secure_boot: bool) -> Iterator[Tampering]:
-    """Yield every change that has to be caught; those of the ESP only Secure Boot can catch."""
+def _external(tree: Directory, path: bytes) -> External | None:
+    found = look_up(tree, path)
+    if found and isinstance(found[1], File) and isinstance(found[1].content, External):
+        return found[1].content
+    return None
+
+
+def _addons(esp: Fat, uki: str) -> Iterator[EspAddon]:
+    folder = addons_folder(uki).lower()
+    for path in sorted(esp.files):
+        if path.lower().startswith(f"{folder}/") and path.lower().endswith(ADDON):
+            yield EspAddon(path, read_addon(esp.content(path, ADDON_MAX)))
+
+
+def tamperings(subject: Subject, *, secure_boot: bool, sign: Sign | None) -> Iterator[Tampering]:
+    """Yield every change that has to be caught; those of the ESP only Secure Boot can catch.
+
+    `sign` makes what the firmware trusts; the one signed thing that must be caught all the same needs it.
+    """
     if secure_boot:
-        yield Tampering("a byte of the kernel in the UKI", _edit_uki(subject, _flip_kernel), FIRMWARE)
-        yield Tampering("the command line of the UKI", _edit_uki(subject, _flip_command_line), FIRMWARE)
-        yield Tampering("an unsigned UKI", _edit_uki(subject, authenticode.strip), FIRMWARE)
+        yield Tampering("a byte of the kernel in the UKI", _edit(subject.uki, _flip_kernel), (FIRMWARE,))
+        yield Tampering("the command line of the UKI", _edit(subject.uki, _flip_command_line), (FIRMWARE,))
+        yield Tampering("an unsigned UKI", _edit(subject.uki, authenticode.strip), (FIRMWARE,))
         if subject.loader:
-            yield Tampering("a byte of the boot loader", _edit_loader(subject.loader), FIRMWARE)
-    yield Tampering("a byte of the EROFS image", _flip_object(subject.digest, 70 * BLOCK + 1), INITRAMFS)
-    yield Tampering("UKI A with rootfs B", _swap_image(subject), INITRAMFS)
-    yield Tampering("a byte of a file", _flip_object(subject.init, 100), KERNEL)
+            yield Tampering("a byte of the boot loader", _edit(subject.loader, _flip_code), (FIRMWARE,))
+    yield from _with_addons(subject, secure_boot, sign)
+    yield Tampering("a byte of the EROFS image", _flip_object(subject.digest, 70 * BLOCK + 1), (INITRAMFS,))
+    yield Tampering("UKI A with rootfs B", _swap_image(subject), (INITRAMFS,))
+    yield Tampering("a byte of a file", _flip_object(subject.init, 100), (KERNEL,))
     tree = -(-subject.init_size // VERITY_ALIGNMENT) * VERITY_ALIGNMENT
     if subject.init_size > BLOCK:
-        yield Tampering("a byte of a file's Merkle tree", _flip_object(subject.init, tree), KERNEL)
+        yield Tampering("a byte of a file's Merkle tree", _flip_object(subject.init, tree), (KERNEL,))
 
 
-def _edit_uki(subject: Subject, edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    return lambda disk: _edit_on_esp(disk, subject.uki, edit)
+def _with_addons(subject: Subject, secure_boot: bool, sign: Sign | None) -> Iterator[Tampering]:
+    """The stub drops what the firmware does not trust, and goes on: what is then missing has to be missed."""
+    if secure_boot and subject.addons:
+        # One that brings the promise, if there is one: the machine must not come up without it.
+        addon = max(subject.addons, key=lambda addon: addon.promises)
+        flip = _edit(addon.path, _flip_command_line)
+        if addon.promises:
+            yield Tampering("a byte of the addon with the promise", flip, (STUB, NO_PROMISE))
+        else:
+            yield Tampering("a byte of an addon", flip, (STUB,), ignored=addon.cmdline.split()[0])
+    if subject.addon_stub is None:
+        return
+    if secure_boot:
+        yield Tampering(
+            "an unsigned addon", _put_addon(subject, subject.addon_stub, INTRUSION, None), (STUB,), ignored=INTRUSION
+        )
+    if sign or not secure_boot:
+        second = f"composefs={subject.init}"
+        yield Tampering(
+            "a signed addon with a second promise" if secure_boot else "an addon with a second promise",
+            _put_addon(subject, subject.addon_stub, second, sign),
+            (TWO_PROMISES,),
+        )
 
 
-def _edit_loader(path: str) -> Callable[[Path], None]:
-    return lambda disk: _edit_on_esp(disk, path, _flip_code)
+def _put_addon(subject: Subject, stub: bytes, line: str, sign: Sign | None) -> Change:
+    def apply(disk: Path) -> None:
+        addon = build_addon(stub, line, subject.kernel_version)
+        with open_disk(disk) as opened:
+            start = _start(opened, {ESP_TYPE})
+        replace_on_esp(disk, start, {f"{addons_folder(subject.uki)}/{INTRUDER}": sign(addon) if sign else addon}, 0)
+
+    return apply
 
 
-def _edit_on_esp(disk: Path, path: str, edit: Callable[[bytes], bytes]) -> None:
-    with open_disk(disk) as opened:
-        data = opened.esp().content(path, UKI_MAX)
-        start = _start(opened, {ESP_TYPE})
-    replace_on_esp(disk, start, {path: edit(data)}, 0)
+def _edit(path: str, edit: Callable[[bytes], bytes]) -> Change:
+    def apply(disk: Path) -> None:
+        with open_disk(disk) as opened:
+            data = opened.esp().content(path, UKI_MAX)
+            start = _start(opened, {ESP_TYPE})
+        replace_on_esp(disk, start, {path: edit(data)}, 0)
+
+    return apply
 
 
 def _flip(data: bytes, at: int) -> bytes:
@@ -113,9 +207,10 @@ def _flip_kernel(data: bytes) -> bytes:
 
 
 def _flip_command_line(data: bytes) -> bytes:
+    """Flip a bit of a digest, if there is one."""
     section = pe.parse(data).sections_named(b".cmdline")[0]
-    at = pe.contents(data, section).rindex(b"composefs") + section.pointer_to_raw_data
-    return _flip(data, at + 20)
+    at = pe.contents(data, section).rfind(b"composefs")
+    return _flip(data, section.pointer_to_raw_data + (at + 20 if at >= 0 else 0))
 
 
 def _start(opened: OpenedDisk, types: set[str]) -> int:
@@ -126,7 +221,7 @@ def _object_path(digest: VerityDigest) -> str:
     return f"/composefs/objects/{digest.path}"
 
 
-def _flip_object(digest: VerityDigest, position: int) -> Callable[[Path], None]:
+def _flip_object(digest: VerityDigest, position: int) -> Change:
     """Flip a bit of an object on the medium, past what the file system would let anyone write."""
 
     def apply(disk: Path) -> None:
@@ -152,7 +247,7 @@ def _flip_object(digest: VerityDigest, position: int) -> Callable[[Path], None]:
     return apply
 
 
-def _swap_image(subject: Subject) -> Callable[[Path], None]:
+def _swap_image(subject: Subject) -> Change:
     """Put another whole fs-verity file under the name of the promised image."""
 
     def apply(disk: Path) -> None:
