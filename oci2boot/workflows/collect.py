@@ -29,6 +29,8 @@ def collect_garbage(
         with Repository.open(repo) as repository:
             return _collect(repository, promised_by(read_boot_directory(esp)) if esp else frozenset(), dry_run=dry_run)
     with nullcontext() if dry_run else changing(sysroot), Repository.open(repo) as repository:
+        if not dry_run:
+            remove_leftovers(sysroot)
         return _collect(repository, machine_roots(sysroot), dry_run=dry_run, machine=True)
 
 
