@@ -4,14 +4,20 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from oci2boot.boot.discover import find_ukis
-from oci2boot.boot.files import Read, show
+from oci2boot.boot.discover import MODULES, find_ukis
+from oci2boot.boot.files import Read, list_directory, read_file, show
 from oci2boot.boot.layers import UKI_DIRECTORY
 from oci2boot.boot.sealed import GLOBAL_ADDONS, find_addons
-from oci2boot.errors import ImageError
+from oci2boot.digest import VerityDigest
+from oci2boot.errors import DigestError, ImageError
+from oci2boot.formats.fsverity import measure
 from oci2boot.formats.tar import NO_XATTRS, Entry
 from oci2boot.tree.model import Directory, Metadata, find
 
+SHIPPED: Final = b"boot/composefs"
+"""Where a sealed image may have its rootfs image: in /boot, which the digest leaves out."""
+MAX_SHIPPED: Final = 1 << 30
+KERNEL_FILES: Final = (b"vmlinuz", b"initramfs.img", b"initrd")
 _WHITEOUT: Final = b".wh."
 
 
@@ -21,9 +27,25 @@ def uki_layer(tree: Directory, read: Read, files: Sequence[tuple[bytes, bytes]])
     Every directory is there with the metadata that it has: unpacking a layer that leaves one out may change it.
     """
     placed = {path for path, _ in files}
-    hidden = [path for path in _inherited(tree, read) if path not in placed]
+    return _entries(tree, [path for path in _inherited(tree, read) if path not in placed], files)
+
+
+def kernel_layer(tree: Directory) -> list[Entry]:
+    """Return the entries of a layer that removes kernels and their initramfs from /usr; none where there is nothing.
+
+    A layer, and no rule of the digest: everyone sees the same image.
+    """
+    found = []
+    for version, _ in list_directory(tree, MODULES):
+        folder = find(tree, MODULES + b"/" + version)
+        names = folder.entries if isinstance(folder, Directory) else {}
+        found += [MODULES + b"/" + version + b"/" + name for name in KERNEL_FILES if name in names]
+    return _entries(tree, found, []) if found else []
+
+
+def _entries(tree: Directory, hidden: Sequence[bytes], files: Sequence[tuple[bytes, bytes]]) -> list[Entry]:
     directories: dict[bytes, Entry] = {}
-    for path in sorted([*hidden, *placed]):
+    for path in sorted([*hidden, *(path for path, _ in files)]):
         names = path.split(b"/")[:-1]
         for depth in range(1, len(names) + 1):
             parent = b"/".join(names[:depth])
@@ -46,6 +68,24 @@ def _inherited(tree: Directory, read: Read) -> Iterator[bytes]:
     for addon in find_addons(tree, read, GLOBAL_ADDONS):
         if addon.promises():
             yield addon.path
+    for name, _ in list_directory(tree, SHIPPED):
+        yield SHIPPED + b"/" + name
+
+
+def shipped_path(rootfs: VerityDigest) -> bytes:
+    return SHIPPED + b"/" + rootfs.hex.encode() + b".erofs"
+
+
+def check_shipped(tree: Directory, read: Read, rootfs: VerityDigest) -> bool:
+    """Say whether the image brings its rootfs image along; `DigestError` where it is not what its name says."""
+    path = shipped_path(rootfs)
+    content = read_file(tree, read, path, MAX_SHIPPED)
+    if content is not None and (found := measure(content, rootfs.algorithm)) != rootfs:
+        raise DigestError(
+            f"/{show(path)} measures {found}: the rootfs image that came along is another one",
+            hint="get the image again; the layers may still be what they should",
+        )
+    return content is not None
 
 
 def _whiteout(path: bytes) -> bytes:

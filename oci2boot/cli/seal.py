@@ -59,6 +59,12 @@ def seal(
     pkcs11_module: signing.Pkcs11Module = None,
     sign_request: signing.SignRequest = None,
     sign_response: signing.SignResponse = None,
+    ship_erofs: Annotated[
+        bool, typer.Option("--ship-erofs", help="put the rootfs image into the image, beside the UKI")
+    ] = False,
+    strip_kernel: Annotated[
+        bool, typer.Option("--strip-kernel", help="remove kernel and initramfs from /usr: they are in the UKI")
+    ] = False,
     platform: PlatformName = None,
     tls_verify: TlsVerify = "true",
     authfile: Authfile = None,
@@ -83,6 +89,8 @@ def seal(
                 key, certificate, passphrase, sign_command, signtool, pkcs11_module, sign_request, sign_response
             ),
         ),
+        ship_erofs=ship_erofs,
+        strip_kernel=strip_kernel,
     )
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         sealed = run_seal(request, report)

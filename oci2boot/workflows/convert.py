@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from oci2boot.boot.sealed import find_sealable
+from oci2boot.boot.uki_layer import check_shipped
 from oci2boot.boot.vendor import choose_vendor
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.store.images import Bootable, check_name, save
@@ -37,6 +38,8 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
             files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
             files = signed_files(files, request.boot.signing, report)
             rootfs = digests.rootfs(rules, repository.algorithm)
+        if check_shipped(unpacked.tree, read, rootfs.digest):
+            report(Told("the rootfs image that the image brings along is the one made here"))
         bootable = Bootable(
             name=name,
             source=str(request.source),

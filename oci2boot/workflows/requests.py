@@ -106,6 +106,10 @@ class SealRequest:
     """For source and destination."""
     tree: TreeOptions = field(default_factory=TreeOptions)
     boot: BootOptions = field(default_factory=BootOptions)
+    ship_erofs: bool = False
+    """Put the rootfs image into the UKI's layer as well."""
+    strip_kernel: bool = False
+    """Remove from /usr the kernels and initramfs, which are in the UKI."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from oci2boot.boot.layers import ANNOTATION, UKI_DIRECTORY
-from oci2boot.boot.uki_layer import uki_layer
+from oci2boot.boot.uki_layer import kernel_layer, shipped_path, uki_layer
 from oci2boot.digest import OciDigest
 from oci2boot.errors import DigestError
 from oci2boot.formats.gzip import store
@@ -24,7 +25,7 @@ from oci2boot.oci.source import open_source
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.store.images import OciRecord
 from oci2boot.store.layers import read_layer, stage_layer
-from oci2boot.store.objects import commit
+from oci2boot.store.objects import ObjectBatch, commit
 from oci2boot.store.repository import Repository
 from oci2boot.tree.entries import entries_of
 from oci2boot.tree.merge import merge
@@ -36,6 +37,7 @@ from oci2boot.workflows.sign import sign_files
 from oci2boot.workflows.unpack import Unpacked, object_reader, unpack, unpack_image
 from oci2boot.workflows.views import check_unpacked
 
+NO_ANNOTATIONS: Final[Mapping[str, str]] = MappingProxyType({})
 _COMPOSEFS: Final = "composefs."
 
 
@@ -94,24 +96,28 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         base = _open_base(request, repository, stack, report, warn)
         assert base.unpacked.oci
         read = object_reader(repository)
+        # What goes into the UKI is taken from the image as it was.
+        image = base.unpacked.tree
+        if request.strip_kernel and (removed := kernel_layer(base.unpacked.system)):
+            base = _with_layer(repository, base, _new_layer(removed), "the kernel is in the UKI")
         tree = canonical_tree(base.unpacked.system, request.tree, read, warn)
         rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
         report(Told(tell_size(rootfs)))
         check_unpacked(repository, base.unpacked.system_layers, tree, rootfs, request.tree, read, report)
 
         karg = karg_of(rootfs, request.boot.karg_style)
-        version = version_of(base.unpacked.tree, base.unpacked.oci)
-        payload = build_payload(
-            base.unpacked.tree, base.unpacked.architecture, version, karg, request.boot, read, report
-        )
+        version = version_of(image, base.unpacked.oci)
+        payload = build_payload(image, base.unpacked.architecture, version, karg, request.boot, read, report)
         path = UKI_DIRECTORY + b"/" + payload.uki_path.rpartition("/")[2].encode()
         files = {payload.uki_path: payload.uki}
         if request.boot.signing:
             files = sign_files(files, request.boot.signing, report)
             if request.boot.signing.request:
                 return None
-        entries = uki_layer(base.unpacked.tree, read, [(path, files[payload.uki_path])])
-        layer = _uki_layer(entries, str(karg))
+        placed = [(path, files[payload.uki_path])]
+        if request.ship_erofs:
+            placed.append((shipped_path(rootfs.digest), rootfs.image))
+        layer = _new_layer(uki_layer(image, read, placed), {ANNOTATION: str(karg)})
         _check_sealed(repository, base, layer, request, rootfs)
 
         config = pack_json(_config(base, layer, str(karg)))
@@ -203,11 +209,29 @@ def _reporting(content: Open, task: str, size: int, report: Report) -> Open:
     return pieces
 
 
-def _uki_layer(entries: list[Entry], karg: str) -> NewLayer:
+def _with_layer(repository: Repository, base: Base, layer: NewLayer, why: str) -> Base:
+    """Return the image with one layer more, which is stored as the others are."""
+    assert base.unpacked.oci
+    _, batch = _stage(repository, layer)
+    commit(repository, [batch])
+    config = _config(base, layer, why)
+    oci = replace(base.unpacked.oci, diff_ids=(*base.unpacked.oci.diff_ids, layer.tar.digest))
+    unpacked = replace(base.unpacked, oci=oci)
+    layers = (list(read_layer(repository, diff_id)) for diff_id in unpacked.system_layers)
+    unpacked = replace(unpacked, system=merge(layers, lambda _: None))
+    return Base(unpacked, base.manifest, config, (*base.blobs, (layer.descriptor, layer.content)))
+
+
+def _stage(repository: Repository, layer: NewLayer) -> tuple[list[Entry], ObjectBatch]:
+    tar = Pieces(checked(layer.tar, write_tar(layer.entries, lambda _: [])))
+    return stage_layer(repository, layer.tar.digest, tar.read)
+
+
+def _new_layer(entries: list[Entry], annotations: Mapping[str, str] = NO_ANNOTATIONS) -> NewLayer:
     def tar() -> Iterator[bytes]:
         return write_tar(entries, lambda _: [])
 
-    descriptor = Descriptor(f"{OCI_LAYER}+gzip", *_digest(store(tar())), {ANNOTATION: karg})
+    descriptor = Descriptor(f"{OCI_LAYER}+gzip", *_digest(store(tar())), annotations)
     return NewLayer(descriptor, lambda: store(tar()), Descriptor(OCI_LAYER, *_digest(tar()), {}), tuple(entries))
 
 
@@ -226,8 +250,7 @@ def _descriptor(media_type: str, document: bytes) -> Descriptor:
 def _check_sealed(repository: Repository, base: Base, layer: NewLayer, request: SealRequest, rootfs: Rootfs) -> None:
     """Merge all layers once more, the UKI's last, out of the store: the digest must not have changed."""
     assert base.unpacked.oci
-    tar = Pieces(checked(layer.tar, write_tar(layer.entries, lambda _: [])))
-    stored, batch = stage_layer(repository, layer.tar.digest, tar.read)
+    stored, batch = _stage(repository, layer)
     commit(repository, [batch])
     layers = [*(list(read_layer(repository, diff_id)) for diff_id in base.unpacked.system_layers), stored]
     tree = canonical_tree(merge(layers, lambda _: None), request.tree, object_reader(repository), lambda _: None)
@@ -236,12 +259,12 @@ def _check_sealed(repository: Repository, base: Base, layer: NewLayer, request: 
         raise DigestError(f"the UKI's layer changes the image's digest from {rootfs.digest} to {found}")
 
 
-def _config(base: Base, layer: NewLayer, karg: str) -> dict[str, Any]:
+def _config(base: Base, layer: NewLayer, comment: str) -> dict[str, Any]:
     config = dict(base.config)
     rootfs = config["rootfs"]
     config["rootfs"] = {**rootfs, "diff_ids": [*rootfs["diff_ids"], str(layer.tar.digest)]}
     if isinstance(config.get("history"), list):
-        entry = {"created_by": "oci2boot seal", "comment": karg}
+        entry = {"created_by": "oci2boot seal", "comment": comment}
         if isinstance(config.get("created"), str):
             # The image's own time: sealed again, it is the same image.
             entry["created"] = config["created"]

@@ -19,7 +19,7 @@ from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.convert import convert
-from oci2boot.workflows.events import Event, Step, silent
+from oci2boot.workflows.events import Event, Step, Told, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SealRequest, SigningOptions
 from oci2boot.workflows.seal import SealedImage, seal
 from tests.oci.layouts import Layout
@@ -56,8 +56,19 @@ def sealed_to(
     destination: str,
     boot: BootOptions = BUILTIN,
     report: Callable[[Event], None] = silent,
+    *,
+    ship_erofs: bool = False,
+    strip_kernel: bool = False,
 ) -> SealedImage:
-    request = SealRequest(Reference.parse(source), Reference.parse(destination), repo, options=LOOPBACK, boot=boot)
+    request = SealRequest(
+        Reference.parse(source),
+        Reference.parse(destination),
+        repo,
+        options=LOOPBACK,
+        boot=boot,
+        ship_erofs=ship_erofs,
+        strip_kernel=strip_kernel,
+    )
     result = seal(request, report)
     assert result
     return result
@@ -347,3 +358,60 @@ def test_an_image_with_no_kernel_but_that_of_its_uki_is_sealed_again(
     assert new.pop(".cmdline").decode() == f"rw quiet composefs={again.rootfs}"
     assert new == old
     assert converted(repo, f"oci:{layout.path}:resealed").flow == "sealed"
+
+
+def cfsctl_id(layout: Path, tag: str, folder: Path) -> str:
+    run(program("cfsctl"), "init", "--algorithm", "fsverity-sha256-12", "--insecure", folder)
+    cfsctl = [program("cfsctl"), "--repo", str(folder), "--insecure"]
+    run(*cfsctl, "oci", "pull", f"oci:{layout}:{tag}", "it")
+    return run(*cfsctl, "--erofs-version=1", "oci", "compute-id", "--bootable", "it").strip()
+
+
+def test_the_rootfs_image_may_come_along(layout: Layout, repo: Path, sealed: SealedImage, tmp_path: Path) -> None:
+    """C.9: the same digest, by `fsverity digest` and cfsctl, and an image for fsck.erofs; another one is refused."""
+    out = tmp_path / "out"
+    shipped = sealed_to(repo, f"oci:{layout.path}:base", f"oci:{out}:x", ship_erofs=True)
+    assert shipped.rootfs == sealed.rootfs == cfsctl_id(out, "x", tmp_path / "cfs")
+    name = f"boot/composefs/{shipped.rootfs}.erofs"
+    with last_layer(out, "x") as archive:
+        found = archive.extractfile(name)
+        assert found
+        image = found.read()
+    (tmp_path / "image.erofs").write_bytes(image)
+    said = run(program("fsverity"), "digest", "--compact", tmp_path / "image.erofs").strip()
+    assert said == shipped.rootfs
+    run(program("fsck.erofs"), tmp_path / "image.erofs")
+    told: list[Event] = []
+    request = ConvertRequest(Reference.parse(f"oci:{out}:x"), tmp_path / "other", name="x")
+    bootable = convert(request, told.append)
+    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", shipped.rootfs)
+    assert "the rootfs image that the image brings along is the one made here" in [
+        event.text for event in told if isinstance(event, Told)
+    ]
+    assert (tmp_path / "other/objects" / bootable.rootfs.path).read_bytes() == image
+
+    damaged = Layout(tmp_path / "damaged")
+    add_image(damaged, [*base(), tar({name: image[:-1] + b"x"})], "x")
+    with pytest.raises(DigestError, match=f"/{name} measures"):
+        converted(repo, f"oci:{damaged.path}:x")
+    resealed = sealed_to(repo, f"oci:{damaged.path}:x", f"oci:{damaged.path}:again")
+    with last_layer(damaged.path, "again") as archive:
+        assert f"boot/composefs/.wh.{shipped.rootfs}.erofs" in archive.getnames()
+    assert converted(repo, f"oci:{damaged.path}:again").rootfs.hex == resealed.rootfs
+
+
+def test_the_kernel_may_leave_usr(layout: Layout, repo: Path, sealed: SealedImage, tmp_path: Path) -> None:
+    """C.7: umoci unpacks an image without it, and cfsctl computes the digest that is promised."""
+    out = tmp_path / "out"
+    stripped = sealed_to(repo, f"oci:{layout.path}:base", f"oci:{out}:x", strip_kernel=True)
+    assert stripped.rootfs != sealed.rootfs
+    assert cfsctl_id(out, "x", tmp_path / "cfs") == stripped.rootfs
+    run(program("umoci"), "unpack", "--rootless", "--image", f"{out}:x", tmp_path / "bundle")
+    modules = tmp_path / "bundle/rootfs/usr/lib/modules" / KVER
+    assert sorted(path.name for path in modules.iterdir()) == ["config", "modules.builtin", "modules.dep"]
+    assert (tmp_path / "bundle/rootfs" / stripped.uki.lstrip("/")).exists()
+    manifest, config = documents(out, "x")
+    assert len(manifest["layers"]) == len(config["rootfs"]["diff_ids"]) == len(config["history"]) == 4
+    assert converted(repo, f"oci:{out}:x").flow == "sealed"
+    again = sealed_to(repo, f"oci:{out}:x", f"oci:{tmp_path}/again:x", strip_kernel=True)
+    assert again.rootfs == stripped.rootfs
