@@ -17,8 +17,8 @@ from oci2boot.errors import ImageError
 from oci2boot.formats import pe
 from oci2boot.tree.model import Directory
 
-LoaderName = Literal["systemd-boot", "direct", "shim"]
-"""`direct`: the firmware starts the UKI itself."""
+LoaderName = Literal["systemd-boot", "direct", "shim", "none"]
+"""`direct`: the firmware starts the UKI itself; `none`: a boot loader that is there already reads the menu."""
 
 EnrollMode = Literal["off", "manual", "if-safe", "force"]
 """When systemd-boot enrols the keys in loader/keys/auto. By default `if-safe`: by itself in virtual machines alone."""
@@ -72,6 +72,8 @@ def find_loader(tree: Directory, read: Read, architecture: str, name: LoaderName
     if name == "direct":
         alone = "the firmware starts the UKI itself: no boot menu, no other system on this disk, no way back to one"
         return BootLoader(MappingProxyType({}), removable, (alone,))
+    if name == "none":
+        return BootLoader(MappingProxyType({}), notes=("no boot loader is installed: one must be there",))
     systemd_boot = _systemd_boot(tree, read, efi_name)
     notes: tuple[str, ...] = ()
     if name == "shim":

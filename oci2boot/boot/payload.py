@@ -48,6 +48,8 @@ class PayloadOptions:
     """The user's kernel arguments."""
     size_limit: int | None = None
     """Bytes of the UKI."""
+    stub: bool = True
+    """Whether a UKI is to be built; without one, kernel and initramfs stay files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def plan_payload(tree: Directory, read: Read, promise: ComposefsArg, options: Pa
     image_words = list(inherited.words) if inherited else discover.read_arguments(tree, read, machine)
     cmdline = discover.build_cmdline([*image_words, *_absent(added.arguments, image_words)], options.arguments, promise)
     release, name = _release(tree, read, options.version)
-    stub = find_efi_program(tree, read, f"linux{EFI_NAMES[machine]}.efi.stub", "systemd-stub")
+    stub = _find_stub(tree, read, machine) if options.stub else b""
     parts = UkiParts(
         kernel=read_limited(kernel.image, read, kernel.image_path, MAX_KERNEL),
         initrds=(initramfs, added.archive) if added.archive else (initramfs,),
@@ -100,7 +102,8 @@ def plan_payload(tree: Directory, read: Read, promise: ComposefsArg, options: Pa
         uname=kernel.version,
         microcode=inherited.microcode if inherited else _microcode(tree, read),
     )
-    check_machines(stub, parts.kernel, machine)
+    if stub:
+        check_machines(stub, parts.kernel, machine)
     if added.archive and glue.OWN not in cpio.read(parts.initrd, lambda _: False):
         raise ImageError("the kernel would not unpack the glue that follows the image's initramfs")
     notes = (*support.notes, *added.notes)
@@ -166,6 +169,15 @@ def _release(tree: Directory, read: Read, version: str) -> tuple[bytes, str]:
     image_id = fields.get("IMAGE_ID") or fields.get("ID") or "linux"
     name = "_".join(_NOT_IN_NAME.sub("-", part).strip("-.") or "0" for part in (image_id, version))
     return os_release.with_fields(content, {"IMAGE_ID": image_id, "IMAGE_VERSION": version}), name
+
+
+def _find_stub(tree: Directory, read: Read, machine: str) -> bytes:
+    name = f"linux{EFI_NAMES[machine]}.efi.stub"
+    try:
+        return find_efi_program(tree, read, name, "systemd-stub")
+    except ImageError as error:
+        hint = f"{error.hint}; --flow type1 boots the image without, its command line unsigned"
+        raise ImageError(error.message, hint=hint) from error
 
 
 def find_efi_program(tree: Directory, read: Read, name: str, what: str) -> bytes:

@@ -109,11 +109,12 @@ KargStyle = Annotated[
     Literal["composefs", "digest"], typer.Option("--karg-style", help="composefs=… or composefs.digest=v1-…")
 ]
 Flow = Annotated[
-    Literal["auto", "sealed", "vendor", "local"],
+    Literal["auto", "sealed", "vendor", "local", "type1"],
     typer.Option(
         "--flow",
         help="sealed: the image's UKI with the digest in it; vendor: the image's UKI, and an addon with the digest; "
-        "local: a UKI built here; auto: sealed where a UKI of the image has a digest, else local",
+        "local: a UKI built here; type1: no UKI, but a kernel, an initramfs and a menu entry that nothing signs; "
+        "auto: sealed where a UKI of the image has a digest, else local",
     ),
 ]
 UkiName = Annotated[
@@ -132,11 +133,11 @@ Db = Annotated[
     typer.Option("--db", help="certificate that the image's own UKI must be signed by", show_default=False),
 ]
 LoaderName = Annotated[
-    Literal["systemd-boot", "direct", "shim"],
+    Literal["systemd-boot", "direct", "shim", "none"],
     typer.Option(
         "--loader",
         help="what the firmware starts: systemd-boot; direct: the UKI itself, alone on its disk; "
-        "shim: the image's shim, and systemd-boot by it",
+        "shim: the image's shim, and systemd-boot by it; none: what is there, such as a GRUB that reads BLS",
     ),
 ]
 SecureBootEnroll = Annotated[

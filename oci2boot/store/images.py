@@ -22,8 +22,8 @@ MAX_NAME: Final = 200
 
 UNREADABLE: Final = ("a boot record of the store cannot be read", "convert the image again")
 
-Flow = Literal["local", "sealed", "vendor"]
-"""Where the UKI is from: built here, or the image's own, the digest in it or in an addon to it."""
+Flow = Literal["local", "sealed", "vendor", "type1"]
+"""Where the UKI is from: built here, or the image's own, the digest in it or in an addon to it; type1 has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from oci2boot.boot.sealed import MAX_ADDONS, read_addon, read_head
+from oci2boot.boot.type1 import ENTRIES, FILES
 from oci2boot.errors import Error, FormatError, LimitError, TargetError
 from oci2boot.formats import bls, cmdline, os_release
 from oci2boot.formats.bls import EntryName, MenuItem, Type1
@@ -33,9 +34,6 @@ MAX_UKI: Final = 2 << 30
 MAX_CONF: Final = 64 << 10
 
 LINUX: Final = "EFI/Linux"
-ENTRIES: Final = "loader/entries"
-FILES: Final = "EFI/oci2boot"
-"""Kernels and initramfs of type 1 entries lie beneath, those of equal content in one directory."""
 LOADER_CONF: Final = "loader/loader.conf"
 GLOBAL_ADDONS: Final = "loader/addons"
 ADDON: Final = ".addon.efi"

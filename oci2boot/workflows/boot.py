@@ -13,6 +13,7 @@ from oci2boot.boot.discover import console_arguments, find_ukis
 from oci2boot.boot.files import read_file
 from oci2boot.boot.loader import check_sbat, find_loader, loader_conf
 from oci2boot.boot.payload import BootPayload, PayloadOptions, PayloadPlan, finish_payload, machine_of, plan_payload
+from oci2boot.boot.type1 import type1_payload
 from oci2boot.boot.uki import check_ukify, ukify_argv
 from oci2boot.errors import ImageError, ToolError
 from oci2boot.formats.cmdline import ComposefsArg
@@ -57,6 +58,24 @@ def local_files(
     return BootFiles(payload.kernel_version, payload.cmdline, {payload.uki_path: payload.uki})
 
 
+def type1_files(
+    tree: Directory,
+    architecture: str,
+    version: str,
+    karg: ComposefsArg,
+    options: BootOptions,
+    read: Read,
+    report: Report,
+) -> BootFiles:
+    """Take the kernel and its initramfs as files, and write the menu entry that boots them."""
+    if options.loader in ("direct", "shim"):
+        raise ImageError(f"--loader {options.loader} starts UKIs, --flow type1 makes none")
+    payload = type1_payload(tree, read, karg, _payload_options(architecture, version, options))
+    for note in payload.notes:
+        report(Warned(note))
+    return BootFiles(payload.kernel_version, payload.cmdline, payload.files, "type1", frozenset(payload.files))
+
+
 def with_loader(
     files: BootFiles, tree: Directory, architecture: str, options: BootOptions, read: Read, report: Report
 ) -> BootFiles:
@@ -96,23 +115,22 @@ def build_payload(
     report: Report,
 ) -> BootPayload:
     """Build a UKI of the image's kernel, initramfs and stub, by ukify or our own builder."""
-    console = console_arguments(options.console, machine_of(architecture)) if options.console else []
-    plan = plan_payload(
-        tree,
-        read,
-        karg,
-        PayloadOptions(
-            architecture=architecture,
-            version=version,
-            kernel_version=options.kernel,
-            arguments=(*options.kargs, *console),
-        ),
-    )
+    plan = plan_payload(tree, read, karg, _payload_options(architecture, version, options))
     payload = finish_payload(plan, _run_ukify(plan, options.ukify, report))
     for note in payload.notes:
         report(Warned(note))
     report(Told(_summary(payload)))
     return payload
+
+
+def _payload_options(architecture: str, version: str, options: BootOptions) -> PayloadOptions:
+    console = console_arguments(options.console, machine_of(architecture)) if options.console else []
+    return PayloadOptions(
+        architecture=architecture,
+        version=version,
+        kernel_version=options.kernel,
+        arguments=(*options.kargs, *console),
+    )
 
 
 def _summary(payload: BootPayload) -> str:

@@ -8,7 +8,15 @@ from oci2boot.boot.vendor import choose_vendor
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.store.images import Bootable, check_name, save
 from oci2boot.store.repository import Repository
-from oci2boot.workflows.boot import BootFiles, local_files, os_release_of, signed_files, version_of, with_loader
+from oci2boot.workflows.boot import (
+    BootFiles,
+    local_files,
+    os_release_of,
+    signed_files,
+    type1_files,
+    version_of,
+    with_loader,
+)
 from oci2boot.workflows.events import Report, Told, Warned
 from oci2boot.workflows.remembered import remembered
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
@@ -75,6 +83,8 @@ def _choose_payload(
         _warn_of_arguments(options, report)
         return digests.rules, vendor_files(uki, tree, read, architecture, karg, options, report)
     version = version_of(tree, unpacked.oci)
+    if options.flow == "type1":
+        return digests.rules, type1_files(tree, architecture, version, karg, options, read, report)
     return digests.rules, local_files(tree, architecture, version, karg, options, read, report)
 
 

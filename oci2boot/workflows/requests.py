@@ -18,8 +18,8 @@ from oci2boot.tree.prepare import Xattrs
 
 ErofsVersion = Literal[0, 1, 2]
 KargStyle = Literal["composefs", "digest"]
-FlowChoice = Literal["auto", "sealed", "vendor", "local"]
-"""`auto` is sealed where a UKI of the image carries a composefs argument, else local."""
+FlowChoice = Literal["auto", "sealed", "vendor", "local", "type1"]
+"""`auto` is sealed where a UKI of the image carries a composefs argument, else local; never what nothing signs."""
 
 
 @dataclass(frozen=True, slots=True)
