@@ -127,6 +127,15 @@ def install(
             image = converted.name
     first_boot = read_first_boot(hostname, ssh_key or [], credential or [])
     if esp is not None:
+        for given, option in (
+            (size, "--size"),
+            (esp_size, "--esp-size"),
+            (sector_size, "--sector-size"),
+            (format, "--format"),
+            (luks_passphrase_file, "--luks-passphrase-file"),
+        ):
+            if given is not None:
+                raise Error(f"{option} is for disks, and --esp for file systems that are there already")
         options = DeployOptions(EtcPolicy.parse(tuple(etc or ())), allow_missing_verity, first_boot)
         with output.reporting(progress_json=progress_json, quiet=quiet) as report:
             _install_directories(path, image, target, esp, options, report, dry_run=dry_run, as_json=as_json)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, FormatError, StoreError, TargetError
+from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
 from oci2boot.system import nvram
@@ -24,6 +25,7 @@ from oci2boot.target.entries import EspFile, FileSource
 from oci2boot.target.formats import DiskFormat, format_of, write_disk_as
 from oci2boot.target.guards import check_empty, check_unused
 from oci2boot.target.plan import DiskOptions, DiskPlan, plan_disk
+from oci2boot.tree.lookup import look_up
 from oci2boot.workflows.events import Report, Step, Warned
 from oci2boot.workflows.physical import root_entries
 from oci2boot.workflows.requests import InstallRequest
@@ -32,6 +34,8 @@ LABEL: Final = "oci2boot"
 """Of the root file system; the initramfs finds it by this name where systemd does not by its type."""
 _LOADERS: Final = (r"EFI/systemd/.*\.efi", r"EFI/[^/]+/shim.*\.efi", r"EFI/BOOT/BOOT.*\.efi")
 """What the firmware is to start, the first that there is."""
+_OPENER: Final = b"/usr/lib/systemd/systemd-cryptsetup"
+"""Asks for the passphrase of a root partition that systemd finds by its type. systemd-gpt-auto-generator(8)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             device=device,
             nvram=bootable.title if device and request.nvram and nvram.EFI.is_dir() else None,
         )
+        if request.secret and not look_up(read_rootfs(repository.read_object(bootable.rootfs)), _OPENER):
+            report(Warned(f"{bootable.name} has no systemd-cryptsetup: it can hardly open an encrypted root partition"))
         if dry_run:
             return planned
         progress, finish = _progress(request.target, plan, report)
@@ -108,6 +114,8 @@ def _device(request: InstallRequest) -> BlockDevice | None:
     target = request.target
     mode = target.stat().st_mode if target.exists() else 0
     if not stat.S_ISBLK(mode):
+        if stat.S_ISDIR(mode):
+            raise TargetError(f"{target} is a directory", hint="name its boot directory too: --esp DIR")
         if mode and not stat.S_ISREG(mode):
             raise TargetError(f"{target} is neither a disk nor a disk image")
         if not mode and target.absolute().parent == Path("/dev"):
