@@ -16,7 +16,8 @@ from typing import Final, Literal
 
 import zstandard
 
-from oci2boot.boot.files import Read, find_file, read_file, read_limited
+from oci2boot.boot.configuration import RootConfiguration, configuration_files
+from oci2boot.boot.files import Read, find_file, read_limited
 from oci2boot.boot.kernel import KernelSupport, module_name
 from oci2boot.boot.programs import find_program, libraries
 from oci2boot.errors import FormatError, ImageError
@@ -24,7 +25,6 @@ from oci2boot.formats import cpio
 from oci2boot.tree.model import Directory
 
 MAX_MODULE: Final = 64 << 20
-MAX_CONFIGURATION: Final = 64 << 10
 
 ROOT_LABEL: Final = "oci2boot"
 """Of the root file system, for an initramfs that does not find it by partition type; ext4 has 16 bytes for it."""
@@ -41,10 +41,6 @@ GLUE: Final[Mapping[bytes, str]] = {
 }
 """Files of an initramfs that turn a composefs argument into a root file system, and whose they are."""
 
-CONFIGURATION: Final = (
-    b"etc/composefs/setup-root-conf.toml",
-    b"usr/lib/composefs/setup-root-conf.toml",
-)
 PROGRAMS: Final = (b"mount", b"umount", b"mkdir", b"cat", b"ln")
 """What setup-root cannot do without; `chroot` lets the root file system grow."""
 
@@ -64,6 +60,7 @@ class Glue:
     modules: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    configuration: RootConfiguration = field(default_factory=RootConfiguration)
 
 
 @dataclass(slots=True)
@@ -119,10 +116,10 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
     kind = _kind(initramfs)
     archive = _Archive(initramfs)
     archive.add(cpio.file(OWN, _script("setup-root"), 0o755))
-    for path in CONFIGURATION:
-        content = read_file(tree, read, path, MAX_CONFIGURATION)
-        if content is not None:
-            archive.add(cpio.file(path, content))
+    configuration = RootConfiguration()
+    for path, content in configuration_files(tree, read):
+        configuration = configuration.with_file(path, content)
+        archive.add(cpio.file(path, content))
     programs, notes = _add_programs(archive, tree, read)
     modules = _add_modules(archive, tree, read, support)
     # Without `rw` systemd-gpt-auto-generator has / remounted for writing, which the verified overlay refuses.
@@ -133,7 +130,7 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
             arguments.append(f"root=LABEL={ROOT_LABEL}")
     else:
         _wire_initramfs_tools(archive, bool(modules))
-    return Glue(None, archive.pack(), tuple(arguments), modules, programs, notes)
+    return Glue(None, archive.pack(), tuple(arguments), modules, programs, notes, configuration)
 
 
 def _script(name: str) -> bytes:

@@ -133,6 +133,19 @@ def test_configuration_of_the_image_goes_along() -> None:
     assert found[path.encode()].content == b"[etc]\ntransient = true\n"
 
 
+def test_configuration_that_would_stop_the_boot_stops_convert() -> None:
+    """O.3, O.4: /etc hides /usr/lib, ostree's file counts too."""
+    own, usr = "etc/ostree/prepare-root.conf", "usr/lib/ostree/prepare-root.conf"
+    tree = tree_of({**GROWING, own: b"[composefs]\nenabled = verity\n", usr: b"[composefs]\nenabled = no\n"})
+    plan = plan_glue(tree, read_inline, initramfs(SYSTEMD), NO_MODULES)
+    assert own.encode() in unpacked(plan)
+    assert usr.encode() not in unpacked(plan)
+    assert plan.configuration.composefs == "verity"
+    tree = tree_of({**GROWING, usr: b"[composefs]\nenabled = no\n"})
+    with pytest.raises(ImageError, match=r"/usr/lib/ostree/prepare-root\.conf turns composefs off"):
+        plan_glue(tree, read_inline, initramfs(SYSTEMD), NO_MODULES)
+
+
 def test_modules_that_the_initramfs_lacks_go_along_unpacked_and_in_order() -> None:
     version, files = kernel()
     tree, read = scan(files)

@@ -37,6 +37,8 @@ APPLETS = (
         "dmesg",
         "insmod",
         "modprobe",
+        "chmod",
+        "sed",
     ),
     *("poweroff", "grep", "find", "wc", "tr", "readlink"),
 )
@@ -46,15 +48,29 @@ mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev;
 echo 1 >/proc/sys/kernel/printk
 /usr/lib/oci2boot/setup-root modules
 mount -t ext4 /dev/vda /disk || echo NO DISK
+# As in a kernel that counts a file-backed EROFS as a level of stacking: no overlay on an overlay on it.
+cat >/shallow <<'END'
+mount() {
+    case $* in
+    *erofs*ro,nodev,loop*) touch /by-loop ;;
+    *erofs*ro,nodev*) rm -f /by-loop ;;
+    *'overlay -o rw,'*) [ -e /by-loop ] || { echo "mount: too deep" >&2; return 32; } ;;
+    esac
+    command mount "$@"
+}
+END
+sed '/^set -uf$/r /shallow' /usr/lib/oci2boot/setup-root >/shallow-setup-root
+chmod 755 /shallow-setup-root
 run() { # NAME STORE CONFIGURATION SEALED COMMAND_LINE
     echo "=== $1"
+    case $1 in shallow*) setup_root=/shallow-setup-root ;; *) setup_root=/usr/lib/oci2boot/setup-root ;; esac
     printf "$3" >/usr/lib/composefs/setup-root-conf.toml
     if [ -n "$4" ]; then echo "$4" >/usr/lib/composefs/rootfs.digest; fi
     echo "$5" >/cmdline
     mount --bind /cmdline /proc/cmdline
     mount --bind "/disk/$2" /sysroot
     dmesg -c >/dev/null
-    /usr/lib/oci2boot/setup-root /sysroot 2>&1
+    $setup_root /sysroot 2>&1
     echo "exit=$?"
     mountinfo=$(cat /proc/self/mountinfo)
     echo "left=$(echo "$mountinfo" | grep -c ' /run/oci2boot/')"
@@ -208,7 +224,8 @@ def run(cases: Sequence[Case], disk: Path, scratch: Path) -> dict[str, Outcome]:
         program("qemu-system-x86_64"), "-machine", "q35", "-accel", "tcg", "-cpu", CPU, "-smp", "1", "-m", "512",
         "-nodefaults", "-display", "none", "-no-reboot",
         "-kernel", files / "boot" / f"vmlinuz-{version}", "-initrd", scratch / "initrd",
-        "-append", "console=ttyS0 quiet panic=-1",
+        # A busy host misses timer interrupts, which the kernel takes for a broken IO-APIC.
+        "-append", "console=ttyS0 quiet panic=-1 no_timer_check",
         "-drive", f"file={disk},format=raw,if=none,id=d0,snapshot=on", "-device", "virtio-blk-pci,drive=d0",
         "-serial", f"file:{scratch / 'console'}",
     ]  # fmt: skip

@@ -17,6 +17,7 @@ IMAGE_FILES = 600
 """So many that the EROFS image has several blocks."""
 TRANSIENT_ETC = "[etc]\\ntransient = true\\n"
 TRANSIENT_ROOT = "# all of it\\n[root]\\ntransient = true\\n"
+VERITY = "[composefs]\\nenabled = verity\\n"
 NO_VAR = '[var]\\nmount = "none"\\n'
 
 
@@ -71,6 +72,19 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
             Case("transient-root", "good", promise, TRANSIENT_ROOT),
             Case("transient-both", "good", promise, TRANSIENT_ROOT + TRANSIENT_ETC),
             Case("no-var", "good", promise, NO_VAR),
+            Case("transient-var", "good", promise, '[var]\\nmount = "transient"\\n'),
+            Case("etc-none", "good", promise, '[etc]\\nmount = "none"\\n'),
+            Case("root-and-var", "untouched", promise, TRANSIENT_ROOT + '[var]\\nmount = "overlay"\\n'),
+            Case("writable-sysroot", "good", promise, "[sysroot]\\nreadonly = false\\n"),
+            Case("verity", "good", promise, VERITY),
+            Case("verity-insecure", "plain", f"composefs=?{digest}", VERITY),
+            Case("maybe-missing", "missing", promise, "[composefs]\\nenabled = maybe\\n"),
+            Case("off", "good", promise, "[composefs]\\nenabled = no\\n"),
+            Case("signed", "good", promise, "[composefs]\\nenabled = signed\\n"),
+            Case("override", "plain", f"{promise} ostree.prepare-root.composefs=0"),
+            Case("override-good", "good", f"{promise} ostree.prepare-root.composefs=0"),
+            Case("shallow", "good", promise),
+            Case("shallow-flipped", "flipped", promise),
             Case("strange-setting", "good", promise, "[root]\\nverity = false\\n"),
         ],
         disk.image,
@@ -86,7 +100,8 @@ def add_store(disk: Disk, store: str, repository: Path, algorithm: Hash, digest:
     disk.mkdir(f"{store}/state/deploy/{digest}")
 
 
-BOOTS = ("good", "digest", "sha512", "sealed", "sealed-and-said")
+BOOTS = ("good", "digest", "sha512", "sealed", "sealed-and-said", "verity", "override-good", "shallow")
+"""`shallow`: the kernel takes the second attempt, by a loop device."""
 
 
 @pytest.mark.parametrize("name", BOOTS)
@@ -132,11 +147,17 @@ def test_no_mount_is_left_in_the_initramfs(name: str, outcomes: dict[str, Outcom
         ("not-an-image", "cannot mount the root file system"),
         ("sealed-otherwise", "the initramfs promises"),
         ("sealed-insecure", "the initramfs promises"),
+        ("verity-insecure", "demands fs-verity, which composefs=?"),
+        ("maybe-missing", "found is no such object"),
+        ("off", "there is nothing else to boot"),
+        ("signed", "cannot check"),
+        ("override", "has no fs-verity digest"),
+        ("shallow-flipped", "FILE CORRUPTED!"),
         ("strange-setting", "a setting that this version does not know: verity = false"),
     ],
 )
 def test_a_promise_that_is_not_kept_stops_the_boot(name: str, words: str, outcomes: dict[str, Outcome]) -> None:
-    """C.23, O.4, O.13: what was promised and what was found is said, and the disk is not switched to."""
+    """C.23, O.4, O.13, O.15: what was promised and what was found is said, and the disk is not switched to."""
     found = outcomes[name]
     assert found.seen["exit"] == "1"
     assert words in found.said
@@ -186,3 +207,27 @@ def test_var_may_stay_the_images(outcomes: dict[str, Outcome]) -> None:
     seen = outcomes["no-var"].seen
     assert seen["exit"] == "0"
     assert "Read-only file system" in seen["var"]
+
+
+def test_transient_and_kept_directories_go_together(outcomes: dict[str, Outcome]) -> None:
+    """O.12, P.10: var transient; etc the image's; a transient root over which etc and var keep their own state."""
+    seen = outcomes["transient-var"].seen
+    assert (seen["exit"], seen["var"], seen["etc"]) == ("0", "written", "of the image\nnew")
+    seen = outcomes["etc-none"].seen
+    assert seen["exit"] == "0"
+    assert "Read-only file system" in seen["etc"]
+    seen = outcomes["root-and-var"].seen
+    assert (seen["exit"], seen["top"], seen["var"], seen["etc-kept"]) == ("0", "written", "written", "1")
+
+
+def test_a_writable_sysroot_is_asked_for(outcomes: dict[str, Outcome]) -> None:
+    """O.12: sysroot.readonly of ostree, whose default with composefs is true"""
+    seen = outcomes["writable-sysroot"].seen
+    assert (seen["exit"], seen["physical"]) == ("0", "")
+
+
+def test_a_kernel_with_fewer_levels_of_stacking_gets_a_loop_device(outcomes: dict[str, Outcome]) -> None:
+    """The first attempt, on the file itself, leaves nothing behind."""
+    found = outcomes["shallow"]
+    assert "too deep" in found.said
+    assert (found.seen["exit"], found.seen["left"]) == ("0", "0")

@@ -19,7 +19,8 @@ installkernel() {
 install() {
     inst_multiple mount umount mkdir cat ln /usr/lib/oci2boot/setup-root
     inst_multiple -o chroot dmesg insmod modprobe
-    inst_multiple -o /usr/lib/composefs/setup-root-conf.toml /etc/composefs/setup-root-conf.toml /usr/lib/composefs/rootfs.digest
+    inst_multiple -o /{usr/lib,etc}/composefs/setup-root-conf.toml /{usr/lib,etc}/ostree/prepare-root.conf \
+        /usr/lib/composefs/rootfs.digest
     inst_simple "$systemdsystemunitdir/oci2boot-setup-root.service"
     mkdir -p "$initdir$systemdsystemunitdir/initrd-root-fs.target.requires"
     ln -sf ../oci2boot-setup-root.service "$initdir$systemdsystemunitdir/initrd-root-fs.target.requires/"
