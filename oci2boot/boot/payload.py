@@ -90,6 +90,7 @@ def plan_payload(tree: Directory, read: Read, promise: ComposefsArg, options: Pa
     support = check_kernel(tree, read, kernel.version)
     initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
     added = glue.plan_glue(tree, read, cpio.read(initramfs, glue.keep), support)
+    added.configuration.check(promise)
     image_words = list(inherited.words) if inherited else discover.read_arguments(tree, read, machine)
     cmdline = discover.build_cmdline([*image_words, *_absent(added.arguments, image_words)], options.arguments, promise)
     release, name = _release(tree, read, options.version)
