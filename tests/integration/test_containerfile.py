@@ -1,4 +1,4 @@
-"""containerfiles/builder and containerfiles/sealed/debian, built by buildah from the demo image."""
+"""containerfiles/builder and containerfiles/sealed, built by buildah from the demo image."""
 
 import gzip
 import json
@@ -17,9 +17,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from oci2boot.workflows.boot_test import BootTestRequest, try_disk
+from oci2boot.workflows.events import silent
 from tests.conftest import ROOT, Initramfs
-from tests.keys import Pair, make, openssl
-from tests.vm import oci2boot
+from tests.keys import Pair, openssl
+from tests.vm import BOOT_SECONDS, oci2boot, read_uki
 from tests.witness import program
 
 pytestmark = pytest.mark.demo
@@ -123,22 +125,37 @@ def storage(base: Built) -> Iterator[Storage]:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return make(tmp_path_factory.mktemp("keys"), "db")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    oci2boot("keys", "generate", folder / "made", home=folder, demote=False)
+    return folder / "made"
+
+
+@pytest.fixture(scope="module")
+def pair(keys: Path) -> Pair:
+    return Pair(keys / "db.key", keys / "db.crt")
+
+
+def seal(storage: Storage, base: Built, pair: Pair, recipe: str) -> Built:
+    storage.build(
+        recipe, ROOT / "containerfiles/sealed" / recipe,
+        "--secret", f"id=key,src={pair.key}", "--secret", f"id=cert,src={pair.path}",
+        "--build-arg", f"BASE=oci:{base.layout}:latest", "--build-arg", f"UKI_OPTIONS={' '.join(RULES)}",
+    )  # fmt: skip
+    return storage.export(recipe)
 
 
 @pytest.fixture(scope="module")
 def sealed(storage: Storage, base: Built, pair: Pair) -> Built:
-    storage.build(
-        "sealed", ROOT / "containerfiles/sealed/debian",
-        "--secret", f"id=key,src={pair.key}", "--secret", f"id=cert,src={pair.path}",
-        "--build-arg", f"BASE=oci:{base.layout}:latest", "--build-arg", f"UKI_OPTIONS={' '.join(RULES)}",
-    )  # fmt: skip
-    return storage.export("sealed")
+    return seal(storage, base, pair, "debian")
 
 
 @pytest.fixture(scope="module")
 def uki(sealed: Built) -> bytes:
+    return uki_of(sealed)
+
+
+def uki_of(sealed: Built) -> bytes:
     with sealed.top as layer:
         (member,) = (member for member in layer if member.isfile())
         assert re.fullmatch(r"boot/EFI/Linux/[^/]+\.efi", member.name)
@@ -225,3 +242,42 @@ def test_a_stage_prints_the_digest_of_the_stage_before(
         printed = content.read()
     assert re.fullmatch(rb"[0-9a-f]{64}\n", printed)
     assert b"composefs=" + printed.strip() in uki
+
+
+def payload(uki: bytes, folder: Path) -> dict[str, bytes]:
+    """Return what is in a UKI by objcopy; what systemd adds at the end of a text is left out."""
+    path = folder / "uki.efi"
+    path.write_bytes(uki)
+    names = (".linux", ".initrd", ".cmdline", ".osrel", ".uname")
+    dumps = [word for name in names for word in ("--dump-section", f"{name}={folder / name}")]
+    subprocess.run([program("objcopy"), *dumps, path, folder / "copy"], check=True, capture_output=True)
+    return {name: (folder / name).read_bytes().strip(b"\0 ") for name in names}
+
+
+def test_the_distributions_kernel_install_builds_the_same_uki(
+    storage: Storage, base: Built, pair: Pair, uki: bytes, tmp_path: Path
+) -> None:
+    """D.12: Debian's kernel-install and ukify, told by `uki config`; convert takes the image as sealed."""
+    by_kernel_install = seal(storage, base, pair, "kernel-install")
+    assert payload(uki_of(by_kernel_install), tmp_path) == payload(uki, tmp_path)
+    source = f"oci:{by_kernel_install.layout}:latest"
+    words: list[str | Path] = ["convert", source, "--repo", tmp_path / "repo", "--db", pair.path, "--json"]
+    assert json.loads(oci2boot(*words, home=tmp_path, demote=False))["flow"] == "sealed"
+
+
+@pytest.mark.boot
+def test_the_image_of_the_containerfile_boots_under_secure_boot(
+    sealed: Built, keys: Path, pair: Pair, uki: bytes, tmp_path: Path
+) -> None:
+    """C.26, D.1, D.10, D.14: the UKI of the build stage, on the disk as it is; the loader signed by the same key."""
+    repo, disk = tmp_path / "repo", tmp_path / "disk.raw"
+    signing: list[str | Path] = ["--secureboot-key", pair.key, "--secureboot-certificate", pair.path]
+    source = f"oci:{sealed.layout}:latest"
+    oci2boot("convert", source, "--repo", repo, "--db", pair.path, *signing, home=tmp_path, demote=False)
+    oci2boot("install", "--target", disk, "--repo", repo, home=tmp_path, demote=False)
+    assert read_uki(disk, tmp_path)[1] == uki
+    tested = try_disk(BootTestRequest(disk, keys, timeout=BOOT_SECONDS), silent)
+    (case,) = tested.cases
+    assert case.ok, case.evidence
+    assert re.findall(rb"composefs=([0-9a-f]{64})", uki) == [str(tested.digest).encode()]
+    assert str(tested.digest) in case.evidence
