@@ -1,7 +1,7 @@
 """Is the store what it says? Every object against its name, every link, stream, image and reference."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ class Checked:
     streams: int
     images: int
     problems: tuple[str, ...]
+    broken: frozenset[VerityDigest] = frozenset()
+    """Objects that are damaged or missing."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -41,6 +43,7 @@ class Checked:
 def check(repository: Repository, progress: Callable[[int, int], None] = lambda done, total: None) -> Checked:
     """Read everything once. Damage is reported, not raised; `progress` gets (objects read, objects)."""
     problems: list[str] = []
+    broken: set[VerityDigest] = set()
     objects = {}
     try:
         objects = dict(stored_objects(repository))
@@ -48,8 +51,10 @@ def check(repository: Repository, progress: Callable[[int, int], None] = lambda 
         problems.append(str(error))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         verdicts = pool.map(lambda item: _object_problem(*item, secure=repository.secure), objects.items())
-        for count, problem in enumerate(verdicts, 1):
-            problems += [problem] if problem else []
+        for count, (digest, problem) in enumerate(zip(objects, verdicts, strict=True), 1):
+            if problem:
+                problems.append(problem)
+                broken.add(digest)
             progress(count, len(objects))
 
     links = {area: named(repository, area) for area in AREAS}
@@ -57,7 +62,11 @@ def check(repository: Repository, progress: Callable[[int, int], None] = lambda 
         for name, digest in names.items():
             check_one = _image_problems if area == "images" else _stream_problems
             try:
-                problems += [f"{area}/{name}: {problem}" for problem in check_one(repository, name, digest)]
+                found, missing = check_one(repository, name, digest)
+                broken |= missing
+                problems += [
+                    f"{area}/{name}: {problem}" for problem in (*found, *map(_missing, sorted(missing, key=str)))
+                ]
             except (Error, OSError) as error:
                 problems.append(f"{area}/{name}: {error}")
         try:
@@ -68,7 +77,7 @@ def check(repository: Repository, progress: Callable[[int, int], None] = lambda 
             ]
         except Error as error:
             problems.append(str(error))
-    return Checked(len(objects), len(links["streams"]), len(links["images"]), tuple(problems))
+    return Checked(len(objects), len(links["streams"]), len(links["images"]), tuple(problems), frozenset(broken))
 
 
 def measure_file(path: Path, algorithm: Hash) -> VerityDigest:
@@ -92,24 +101,28 @@ def _object_problem(digest: VerityDigest, path: Path, *, secure: bool) -> str | 
     return None
 
 
-def _missing(repository: Repository, digests: Iterator[VerityDigest]) -> list[str]:
-    return [f"object {digest} is missing" for digest in digests if not repository.has_object(digest)]
-
-
-def _image_problems(repository: Repository, name: str, digest: VerityDigest) -> list[str]:
+def _image_problems(repository: Repository, name: str, digest: VerityDigest) -> tuple[list[str], set[VerityDigest]]:
+    """Return what is wrong, and the objects that are not there."""
+    if not repository.has_object(digest):
+        return [], {digest}
+    needed = referenced_objects(repository.read_object(digest))
     problems = [] if name == digest.hex else [f"it points at another image, {digest}"]
-    return problems + _missing(repository, iter(sorted(referenced_objects(repository.read_object(digest)), key=str)))
+    return problems, {one for one in needed if not repository.has_object(one)}
 
 
-def _stream_problems(repository: Repository, name: str, digest: VerityDigest) -> list[str]:
+def _stream_problems(repository: Repository, name: str, digest: VerityDigest) -> tuple[list[str], set[VerityDigest]]:
+    if not repository.has_object(digest):
+        return [], {digest}
     stream = SplitStream.unpack(repository.read_object(digest))
-    problems = _missing(repository, iter((*stream.objects, *stream.named.values())))
-    if stream.content_type in (MANIFEST, CONFIG) and not problems:
+    missing = {one for one in (*stream.objects, *stream.named.values()) if not repository.has_object(one)}
+    if missing:
+        return [], missing
+    if stream.content_type in (MANIFEST, CONFIG):
         promised = name.split("-", 2)[-1]
         found = OciDigest.of(repository.read_object(stream.sole_object()))
         if promised.startswith("sha256:") and str(found) != promised:
-            problems.append(f"its content is {found}")
-    if stream.content_type == LAYER and not problems:
+            return [f"its content is {found}"], set()
+    if stream.content_type == LAYER:
         for _ in stream.records():
             pass
-    return problems
+    return [], set()
