@@ -10,15 +10,18 @@ from oci2boot.cli import output
 from oci2boot.cli.options import AsJson
 from oci2boot.workflows.etc import changed_etc
 
-Sysroot = Annotated[Path, typer.Option("--sysroot", metavar="DIR", help="the physical root of the machine")]
-
 
 def register(app: typer.Typer) -> None:
     app.command(name="etc-diff")(etc_diff)
 
 
 def etc_diff(
-    sysroot: Sysroot = Path("/sysroot"),
+    sysroot: Annotated[
+        Path | None,
+        typer.Option(
+            "--sysroot", metavar="DIR", help="the physical root of another machine, mounted here", show_default=False
+        ),
+    ] = None,
     deployment: Annotated[
         str | None,
         typer.Option("--deployment", help="start of its digest; by default the one that is booted", show_default=False),

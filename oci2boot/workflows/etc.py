@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from oci2boot.digest import External, Hash, VerityDigest
 from oci2boot.errors import FormatError, LimitError, TargetError
-from oci2boot.formats import cmdline
 from oci2boot.formats.fsverity import Hasher
 from oci2boot.oci.directory import scan
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.etc import EtcChange, diff_etc
+from oci2boot.sysroot.machine import Sysroot, booted_digest, open_sysroot
 from oci2boot.system.files import plain_errors
 from oci2boot.tree.diff import text
 from oci2boot.tree.model import Directory, File, Inode, Metadata, Special, find, walk
@@ -22,7 +22,6 @@ MAX_FILES: Final = 200_000
 """In one upper directory of /etc."""
 MAX_BYTES: Final = 1 << 30
 """Of all files in it over 64 bytes."""
-_KERNEL_ARGUMENTS: Final = Path("/proc/cmdline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,31 +74,34 @@ def image_etc(repository: Repository, digest: VerityDigest) -> Directory:
     return found if isinstance(found, Directory) else Directory(Metadata(0o755), {})
 
 
-def changed_etc(sysroot: Path, wanted: str | None = None) -> EtcDiff:
-    """Compare a deployment's /etc with its image; `wanted` is the start of its digest, by default the booted one's."""
+def changed_etc(root: Path | None, wanted: str | None = None) -> EtcDiff:
+    """Compare a deployment's /etc with its image; `root` is another machine's physical root.
+
+    `wanted` is the start of a digest, by default the booted one, or the only one.
+    """
+    sysroot = open_sysroot(root)
     digest = _deployment(sysroot, wanted)
-    with Repository.open(sysroot / "composefs") as repository:
-        upper = read_upper(sysroot / "state/deploy" / digest.hex / "etc/upper", digest.algorithm)
+    with Repository.open(sysroot.repository) as repository:
+        upper = read_upper(sysroot.deployments / digest.hex / "etc/upper", digest.algorithm)
         return EtcDiff(digest, tuple(diff_etc(image_etc(repository, digest), upper.tree)), upper.notes)
 
 
-def _deployment(sysroot: Path, wanted: str | None) -> VerityDigest:
-    with plain_errors(TargetError, f"read the deployments of {sysroot}"):
-        there = sorted(path.name for path in (sysroot / "state/deploy").iterdir() if not path.name.startswith("."))
-        if wanted is None and len(there) != 1:
-            promised = {arg.digest.hex for arg in cmdline.find_composefs(cmdline.split(_KERNEL_ARGUMENTS.read_text()))}
-            there = [name for name in there if name in promised]
-    found = [name for name in there if name.startswith(wanted or "")]
+def _deployment(sysroot: Sysroot, wanted: str | None) -> VerityDigest:
+    if wanted is None and (booted := booted_digest(sysroot)):
+        return booted
+    with plain_errors(TargetError, f"read {sysroot.deployments}"):
+        names = sorted(path.name for path in sysroot.deployments.iterdir() if not path.name.startswith("."))
+    found = [name for name in names if name.startswith(wanted or "")]
     if len(found) != 1:
         fitting = f"that start with {wanted[:128]}" if wanted else "to choose from"
         raise TargetError(
-            f"{sysroot} has {len(found) or 'no'} deployments {fitting}",
+            f"{sysroot.root} has {len(found) or 'no'} deployments {fitting}",
             hint="name one by --deployment: the directories in state/deploy",
         )
     try:
         return VerityDigest.parse(found[0])
     except FormatError as error:
-        raise TargetError(f"{sysroot}/state/deploy/{found[0][:200]} is no deployment") from error
+        raise TargetError(f"{sysroot.deployments / found[0][:200]} is no deployment") from error
 
 
 class _Measurer:

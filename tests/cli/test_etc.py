@@ -59,7 +59,7 @@ def test_differences_are_a_table_and_json(run: Run, sysroot: Path) -> None:
 def test_what_cannot_be_compared_is_one_sentence(run: Run, sysroot: Path) -> None:
     for words, said in (
         (("--deployment", "ffff"), "no deployments that start with ffff"),
-        (("--sysroot", sysroot / "nowhere"), "no such file"),
+        (("--sysroot", sysroot / "nowhere"), "holds no composefs repository"),
     ):
         status, _, errors = run("etc-diff", "--sysroot", sysroot, *words)
         assert status == 1
