@@ -64,9 +64,8 @@ def check(repository: Repository, progress: Callable[[int, int], None] = lambda 
             try:
                 found, missing = check_one(repository, name, digest)
                 broken |= missing
-                problems += [
-                    f"{area}/{name}: {problem}" for problem in (*found, *map(_missing, sorted(missing, key=str)))
-                ]
+                found += [f"object {one} is missing" for one in sorted(missing, key=str)]
+                problems += [f"{area}/{name}: {problem}" for problem in found]
             except (Error, OSError) as error:
                 problems.append(f"{area}/{name}: {error}")
         try:
