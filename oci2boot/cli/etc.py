@@ -1,12 +1,12 @@
 """`oci2boot etc-diff`: what a machine changed in /etc."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from oci2boot.cli import output
+from oci2boot.cli.day2 import SysrootDir
 from oci2boot.cli.options import AsJson
 from oci2boot.workflows.etc import changed_etc
 
@@ -16,12 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def etc_diff(
-    sysroot: Annotated[
-        Path | None,
-        typer.Option(
-            "--sysroot", metavar="DIR", help="the physical root of another machine, mounted here", show_default=False
-        ),
-    ] = None,
+    sysroot: SysrootDir = None,
     deployment: Annotated[
         str | None,
         typer.Option("--deployment", help="start of its digest; by default the one that is booted", show_default=False),
