@@ -220,11 +220,15 @@ def _look(request: UpgradeRequest, state: MachineState, repository: Repository) 
 def rejected(state: MachineState, news: News) -> bool:
     """Tell whether the new image is here and was put back: who upgrades unattended would boot it for ever.
 
-    One that was deployed before what boots next is not: its publisher went back to it.
+    One that was deployed before what boots next is not: its publisher went back to it. Nor is one without a boot entry:
+    the command that made it was stopped.
     """
     since = state.next.deployed or 0 if state.next else 0
     return news.manifest is not None and any(
-        one.record and one.record.get("manifest") == news.manifest and (one.deployed or 0) > since
+        one.record
+        and one.record.get("manifest") == news.manifest
+        and (one.deployed or 0) > since
+        and state.entries_of(one.digest)
         for one in state.deployments
     )
 
