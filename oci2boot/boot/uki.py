@@ -35,6 +35,10 @@ _MAGIC_VERSION: Final = re.compile(rb"LoaderInfo: systemd-stub (\d{3})")
 _UKIFY_VERSION: Final = re.compile(r"^ukify (\d{3})(?:\.(\d+))?(?:[^(\n]*\((\d{3})(?:\.(\d+))?)?")
 
 
+Pieces = tuple[bytes, ...]
+"""Of one content, which is large: it is joined where it ends up, and nowhere before."""
+
+
 @dataclass(frozen=True, slots=True)
 class UkiParts:
     """What goes into a UKI, each part as it will be in its section."""
@@ -48,22 +52,27 @@ class UkiParts:
 
     @property
     def initrd(self) -> bytes:
-        """One section: the kernel wants a plain archive to begin at a multiple of four bytes."""
-        if len(self.initrds) == 1:
-            return self.initrds[0]
-        return b"".join(part for initrd in self.initrds for part in (initrd, bytes(-len(initrd) % 4)))
+        """One section, in one piece."""
+        pieces = self._initrd()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def sections(self) -> list[tuple[bytes, bytes]]:
+    def _initrd(self) -> Pieces:
+        """The kernel wants a plain archive to begin at a multiple of four bytes."""
+        if len(self.initrds) == 1:
+            return self.initrds
+        return tuple(part for initrd in self.initrds for part in (initrd, bytes(-len(initrd) % 4)))
+
+    def sections(self) -> list[tuple[bytes, Pieces]]:
         """Return (name, content) in ukify's order, without `.sbat`."""
         every = [
-            (b".osrel", self.os_release),
-            (b".cmdline", self.cmdline.encode()),
-            (b".uname", self.uname.encode()),
-            (b".linux", self.kernel),
-            (b".initrd", self.initrd),
-            (b".ucode", self.microcode),
+            (b".osrel", (self.os_release,)),
+            (b".cmdline", (self.cmdline.encode(),)),
+            (b".uname", (self.uname.encode(),)),
+            (b".linux", (self.kernel,)),
+            (b".initrd", self._initrd()),
+            (b".ucode", (self.microcode,)),
         ]
-        return [(name, content) for name, content in every if content]
+        return [(name, content) for name, content in every if any(content)]
 
 
 def check_machines(stub: bytes, kernel: bytes, machine: str) -> None:
@@ -86,11 +95,11 @@ def build_uki(stub: bytes, parts: UkiParts) -> bytes:
 
 def build_addon(stub: bytes, cmdline: str, uname: str) -> bytes:
     """Return an addon that appends to the command line of a UKI with this `.uname`, and to no other's."""
-    sections = [(b".cmdline", cmdline.encode()), (b".uname", uname.encode()), (b".sbat", ADDON_SBAT)]
+    sections = [(b".cmdline", (cmdline.encode(),)), (b".uname", (uname.encode(),)), (b".sbat", (ADDON_SBAT,))]
     return _append(stub, sections, None, keeps_nx=True)
 
 
-def _append(stub: bytes, contents: Sequence[tuple[bytes, bytes]], sbat: bytes | None, *, keeps_nx: bool) -> bytes:
+def _append(stub: bytes, contents: Sequence[tuple[bytes, Pieces]], sbat: bytes | None, *, keeps_nx: bool) -> bytes:
     """Return the stub with more sections, and its `.sbat` replaced."""
     headers = pe.parse(stub)
     optional = headers.optional_header
@@ -110,11 +119,12 @@ def _append(stub: bytes, contents: Sequence[tuple[bytes, bytes]], sbat: bytes | 
     size = len(stub) + len(body[0])
     for name, content in contents:
         last = sections[-1]
-        raw_size = _round(len(content), optional.file_alignment)
+        length = sum(map(len, content))
+        raw_size = _round(length, optional.file_alignment)
         sections.append(
             pe.SectionHeader(
                 raw_name=name.ljust(8, b"\0"),
-                virtual_size=len(content),
+                virtual_size=length,
                 virtual_address=_round(last.virtual_address + last.virtual_size, optional.section_alignment),
                 size_of_raw_data=raw_size,
                 pointer_to_raw_data=size,
@@ -125,9 +135,9 @@ def _append(stub: bytes, contents: Sequence[tuple[bytes, bytes]], sbat: bytes | 
                 characteristics=_SCN_READ | (_SCN_CODE if name == b".linux" else _SCN_INITIALIZED_DATA),
             )
         )
-        body += [content, bytes(raw_size - len(content))]
+        body += [*content, bytes(raw_size - length)]
         size += raw_size
-        if max(size, sections[-1].virtual_address + len(content)) > MAX_UKI:
+        if max(size, sections[-1].virtual_address + length) > MAX_UKI:
             raise LimitError(f"a UKI of more than {MAX_UKI} bytes")
     table_end = headers.section_table_offset + len(sections) * pe.SectionHeader.layout().size
     if table_end > optional.size_of_headers:
@@ -194,13 +204,15 @@ def verify_uki(uki: bytes, stub: bytes, parts: UkiParts) -> None:
         raise DigestError(f"the UKI that was built is for {headers.machine}, its stub for {base.machine}")
     if headers.optional_header.address_of_entry_point != base.optional_header.address_of_entry_point:
         raise DigestError("the UKI that was built does not start in its stub")
-    expected = [(section.name, pe.contents(stub, section)) for section in base.sections if section.name != b".sbat"]
+    expected: list[tuple[bytes, Pieces]] = [
+        (section.name, (pe.contents(stub, section),)) for section in base.sections if section.name != b".sbat"
+    ]
     expected += parts.sections()
     for name, content in expected:
         found = headers.sections_named(name)
         # Compared in place: the initramfs may be a hundred megabytes.
         size = min(found[0].virtual_size, found[0].size_of_raw_data) if found else 0
-        if len(found) != 1 or size != len(content) or not uki.startswith(content, found[0].pointer_to_raw_data):
+        if len(found) != 1 or size != sum(map(len, content)) or not _holds(uki, content, found[0].pointer_to_raw_data):
             raise DigestError(
                 f"the UKI that was built does not hold what was put into its section {name.decode()}",
                 hint="use another ukify, or none: oci2boot builds UKIs itself",
@@ -212,6 +224,14 @@ def verify_uki(uki: bytes, stub: bytes, parts: UkiParts) -> None:
     strange = [section.name.decode() for section in headers.sections if section.name not in names]
     if strange:
         raise DigestError(f"the UKI that was built has sections that nobody put there: {' '.join(strange)}")
+
+
+def _holds(data: bytes, pieces: Pieces, at: int) -> bool:
+    for piece in pieces:
+        if not data.startswith(piece, at):
+            return False
+        at += len(piece)
+    return True
 
 
 def ukify_argv(

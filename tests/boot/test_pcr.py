@@ -35,7 +35,7 @@ def test_pcr_11_is_what_systemd_measure_calculates(bank: str, tmp_path: Path) ->
     """C.33"""
     uki = build_uki(stub(), PARTS)
     (sbat,) = pe.parse(uki).sections_named(b".sbat")
-    sections = {**dict(PARTS.sections()), b".sbat": pe.contents(uki, sbat)}
+    sections = {**{name: b"".join(pieces) for name, pieces in PARTS.sections()}, b".sbat": pe.contents(uki, sbat)}
     assert dict(by_phase(uki_pcr(uki, 0, bank), bank)) == measured(tmp_path, sections, bank)
 
 
