@@ -9,7 +9,8 @@ from typing import Final
 from oci2boot.boot.sealed import MAX_ADDON, MAX_UKI, Uki, find_sealable
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, LimitError, SignatureError, TargetError
-from oci2boot.formats import authenticode, pe
+from oci2boot.formats import authenticode, bls, cmdline, pe
+from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.fat import Fat
 from oci2boot.formats.fsverity import measure
 from oci2boot.formats.x509 import Certificate
@@ -25,6 +26,7 @@ EspFiles = Mapping[str, Callable[[], bytes]]
 
 _PROGRAM: Final = ".efi"
 _ADDON: Final = ".addon.efi"
+_ENTRY: Final = re.compile(r"loader/entries/[^/.][^/]*\.conf", re.IGNORECASE)
 _COUNTER: Final = re.compile(r"\+\d+(-\d+)?(?=\.efi$)", re.IGNORECASE)
 """Boot counting renames a UKI; its addons keep their place, and it stays the same file. systemd-stub(7)."""
 
@@ -65,6 +67,8 @@ def esp_of_directory(top: Path) -> EspFiles:
 
 
 def _limit(path: str) -> int:
+    if _ENTRY.fullmatch(path):
+        return bls.MAX_SIZE
     return MAX_ADDON if path.lower().endswith(_ADDON) else MAX_UKI
 
 
@@ -111,7 +115,7 @@ def _read(file: File) -> bytes:
 
 
 def check_ukis(files: EspFiles, images: Mapping[VerityDigest, str | None], checks: Checks) -> None:
-    """Hold every UKI to its word: each root file system that it may boot is here, or none is taken for it.
+    """Hold every UKI and type 1 entry to its word: each root file system that it may boot is here.
 
     `images` are the root file systems that are here, with what is wrong about each.
     """
@@ -122,22 +126,31 @@ def check_ukis(files: EspFiles, images: Mapping[VerityDigest, str | None], check
         with checks.attempt(name):
             if isinstance(uki, Error):
                 raise uki
-            checks.verdict(name, _broken_promises(uki, images), _kept(uki))
+            lines = [[*promised, *uki.added()] for promised in uki.promises()]
+            checks.verdict(name, _broken_promises(lines, images), _kept(uki.about_composefs))
             for addon in uki.addons:
                 if decisive := addon.decisive():
                     checks.unchecked(f"addon {addon.name} of {path}", decisive)
+    for path in filter(_ENTRY.fullmatch, files):
+        found = True
+        name = f"entry {path}"
+        with checks.attempt(name):
+            entry = bls.Type1.parse(files[path]())
+            arguments = cmdline.find_composefs(cmdline.split(entry.options))
+            checks.verdict(name, _broken_promises([arguments], images), _kept(arguments))
+            checks.unchecked(f"command line of {path}", "nothing signs it, nor the initramfs beside it")
     if not found:
-        checks.failed("UKI", "there is none that could be booted")
+        checks.failed("UKI", "there is none that could be booted, and no menu entry")
 
 
-def _kept(uki: Uki) -> str:
-    return f"{' and '.join(map(str, uki.about_composefs))} is a rootfs image that is here"
+def _kept(arguments: Sequence[ComposefsArg]) -> str:
+    return f"{' and '.join(map(str, arguments))} is a rootfs image that is here"
 
 
-def _broken_promises(uki: Uki, images: Mapping[VerityDigest, str | None]) -> Iterator[str]:
-    added = uki.added()
-    for promised in uki.promises():
-        arguments = [*promised, *added]
+def _broken_promises(
+    lines: Sequence[Sequence[ComposefsArg]], images: Mapping[VerityDigest, str | None]
+) -> Iterator[str]:
+    for arguments in lines:
         if not arguments:
             yield "its command line has no composefs argument: signed, it boots any root file system"
             continue
