@@ -65,7 +65,7 @@ def plan_boot(
     new entry may fail so often, if there is a good one to fall back to. `TargetError` names the bytes that are missing.
     """
     check_names(new)
-    groups = {path: _place(directory, path, new) for path in new if _is_entry(path)}
+    groups = {path: _place(directory, path, new) for path in new if is_entry(path)}
     wanted = groups[first].id if first in groups else entry_id(first)
     added = {group.id: group.entry for group in groups.values() if not group.there}
     if wanted not in {entry.id for entry in (*directory.entries, *added.values())}:
@@ -155,7 +155,8 @@ def check_names(new: Mapping[str, Source]) -> None:
         seen[path.lower()] = path
 
 
-def _is_entry(path: str) -> bool:
+def is_entry(path: str) -> bool:
+    """Say whether a new file is one for the menu, by its place."""
     folder, _, name = path.rpartition("/")
     suffix = Path(name).suffix
     return (folder, suffix) in ((LINUX, ".efi"), (ENTRIES, ".conf")) and not name.endswith(ADDON)

@@ -18,9 +18,9 @@ from oci2boot.store.content import Content, deployed_refs, image_content
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
 from oci2boot.store.transfer import missing_objects, set_refs, transfer
-from oci2boot.sysroot.bootdir import ADDON, EXTRA, LINUX
+from oci2boot.sysroot.bootdir import EXTRA, LINUX
 from oci2boot.sysroot.bootdir_apply import apply_boot
-from oci2boot.sysroot.bootdir_plan import plan_boot
+from oci2boot.sysroot.bootdir_plan import is_entry, plan_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.deployments import after, record_bytes, remove_state
 from oci2boot.sysroot.etc import EtcPlan, EtcPolicy, plan_etc
@@ -123,18 +123,18 @@ def plan_deployment(
 def plan_boot_files(state: MachineState, source: Repository, bootable: Bootable, tree: Directory) -> BootPlan:
     """Plan the boot directory: the image's UKI first in the menu, with the machine's own kernel arguments."""
     new: dict[str, bytes | Path] = {path: source.object_path(digest) for path, digest in bootable.esp.items()}
-    ukis = [path for path in new if path.startswith(f"{LINUX}/") and not path.endswith(ADDON)]
-    if len(ukis) != 1:
+    entries = [path for path in new if is_entry(path)]
+    if len(entries) != 1:
         raise TargetError(
-            f"{bootable.name} has {len(ukis) or 'no'} UKIs for the boot menu, one is needed",
+            f"{bootable.name} has {len(entries) or 'no'} entries for the boot menu, one is needed",
             hint="--loader direct is for disks that are never upgraded",
         )
-    local = local_addon(state)
+    local = local_addon(state) if bootable.flow != "type1" else None
     if local is not None:
-        new[f"{ukis[0]}{EXTRA}/{LOCAL}"] = local
+        new[f"{entries[0]}{EXTRA}/{LOCAL}"] = local
     found = look_up(tree, BLESSER)
     tries = TRIES if found and isinstance(found[1], File) else None
-    return plan_boot(state.directory, new, first=ukis[0], keep=state.kept_entries(), tries=tries)
+    return plan_boot(state.directory, new, first=entries[0], keep=state.kept_entries(), tries=tries)
 
 
 def local_addon(state: MachineState) -> Path | None:
