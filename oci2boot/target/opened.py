@@ -26,7 +26,10 @@ class OpenedDisk:
         return Fat(self._reader(self._only("EFI system partition", {ESP_TYPE})))
 
     def root(self) -> Ext4:
-        return Ext4(self._reader(self._only("root partition", set(ROOT_TYPES.values()))))
+        read = self._reader(self._only("root partition", set(ROOT_TYPES.values())))
+        if read(0, len(_LUKS)) == _LUKS:
+            raise FormatError("the root partition is encrypted", hint="verify the machine from within: its /sysroot")
+        return Ext4(read)
 
     def _only(self, what: str, types: set[str]) -> Partition:
         found = [part for part in self.gpt.partitions if part.type in types]
@@ -54,6 +57,7 @@ def open_disk(path: Path) -> Iterator[OpenedDisk]:
             os.close(fd)
 
 
+_LUKS = b"LUKS\xba\xbe"
 _FOREIGN = ((b"QFI\xfb", 0, "qcow2"), (b"KDMV", 0, "vmdk"), (b"conectix", 0, "vpc"), (b"\x7f\x10\xda\xbe", 64, "vdi"))
 """What a disk image in another format begins with: bytes, their offset, qemu-img's name of the format."""
 

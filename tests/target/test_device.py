@@ -14,12 +14,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
-from oci2boot.errors import DigestError, TargetError
+from oci2boot.errors import DigestError, FormatError, TargetError
 from oci2boot.formats.gpt import read_gpt
 from oci2boot.target.device import write_device
 from oci2boot.target.disk import write_disk
 from oci2boot.target.entries import EspFile, RootEntry
 from oci2boot.target.luks import Secret
+from oci2boot.target.opened import open_disk
 from oci2boot.target.plan import DiskPlan, Partition
 from tests.target.disks import Root, directory, plan_of, regular, said, verified
 from tests.witness import program
@@ -169,6 +170,8 @@ def test_an_encrypted_root_opens_with_its_passphrase_only(tmp_path: Path, kind: 
         write_device(plan, used_device(path, plan.size), secret=SECRET)
     else:
         write_disk(plan, path, secret=SECRET)
+    with open_disk(path) as opened, pytest.raises(FormatError, match="is encrypted"):
+        opened.root()
     root = part(path, plan.root, tmp_path / "root")
     assert set(signatures(root)) == {"crypto_LUKS"}
     right, wrong, key = tmp_path / "right", tmp_path / "wrong", tmp_path / "key"
