@@ -1,6 +1,7 @@
-"""Commands that look after a store, and after the machine that it belongs to: fsck, gc."""
+"""Commands that look after a store, and after the machine that it belongs to: fsck, gc, reset."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,16 +10,18 @@ import typer
 from oci2boot.cli import output
 from oci2boot.cli.day2 import DryRun, EspDir, SysrootDir
 from oci2boot.cli.options import AsJson, Quiet, Repo, repo_path
+from oci2boot.errors import Error
 from oci2boot.sysroot.machine import LIVE, Sysroot, open_sysroot
 from oci2boot.workflows.collect import collect_garbage
 from oci2boot.workflows.manage import check_store
 from oci2boot.workflows.repair import repair as repair_store
 from oci2boot.workflows.repair import repair_machine
 from oci2boot.workflows.requests import BootOptions
+from oci2boot.workflows.reset import reset as run_reset
 
 
 def register(app: typer.Typer) -> None:
-    for command in (fsck, gc):
+    for command in (fsck, gc, reset):
         app.command()(command)
 
 
@@ -62,6 +65,34 @@ def gc(
         output.print_json(plan.to_json())
     else:
         output.show_garbage(plan, dry_run=dry_run)
+
+
+def reset(
+    full: Annotated[
+        bool, typer.Option("--full", help="first read every object, and fetch again what is broken")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    dry_run: DryRun = False,
+    sysroot: SysrootDir = None,
+    esp: EspDir = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Factory reset: drop all that this machine has in /etc and /var; its images stay. Restart it afterwards."""
+    place = open_sysroot(sysroot, esp)
+    if not (dry_run or yes):
+        if as_json or not (sys.stdin.isatty() and output.out.is_terminal):
+            raise Error(
+                "all state of the machine would be lost, and nobody is here to ask", hint="--yes says it may be"
+            )
+        if typer.prompt("All of /etc and /var of this machine will be lost. Type reset to go on") != "reset":
+            raise Error("nothing was changed")
+    with output.reporting(quiet=quiet) as report:
+        made = run_reset(place, BootOptions(), report, full=full, dry_run=dry_run)
+    if as_json:
+        output.print_json(made.to_json() | {"written": not dry_run})
+    else:
+        output.out.print(f"{len(made.deployments)} deployments {'would get' if dry_run else 'have'} a new state")
 
 
 def _machine(store: Path, esp: Path | None) -> Sysroot | None:

@@ -1,6 +1,5 @@
 """An upper directory of /etc on disk: there whole, under its name, or not at all."""
 
-import ctypes
 import os
 import shutil
 import stat
@@ -11,16 +10,13 @@ from typing import Final
 from oci2boot.digest import External
 from oci2boot.errors import DigestError, TargetError
 from oci2boot.formats.fsverity import Hasher
-from oci2boot.system.files import plain_errors, sync_directory, syncfs
+from oci2boot.system.files import exchange, plain_errors, sync_directory, syncfs
 from oci2boot.tree.model import Device, Directory, File, Leaf, Metadata, Special, Symlink
 
 Source = Callable[[External], Path]
 """Says where a content lies: in the upper directory that was read, or in the store."""
 
 _PIECE: Final = 1 << 20
-_AT_FDCWD: Final = -100
-_RENAME_EXCHANGE: Final = 2  # <linux/fs.h>
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def write_upper(tree: Directory, destination: Path, source: Source) -> None:
@@ -37,7 +33,7 @@ def write_upper(tree: Directory, destination: Path, source: Source) -> None:
         _finish(tree.meta, beside)
         syncfs(beside)
         if destination.exists():
-            _exchange(beside, destination)
+            exchange(beside, destination)
         else:
             beside.rename(destination)
         sync_directory(destination.parent)
@@ -47,13 +43,6 @@ def write_upper(tree: Directory, destination: Path, source: Source) -> None:
 def _remove(path: Path) -> None:
     if path.exists():
         shutil.rmtree(path)
-
-
-def _exchange(a: Path, b: Path) -> None:
-    """Swap two names at once. renameat2(2)."""
-    if _libc.renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(a))
 
 
 class _Writer:

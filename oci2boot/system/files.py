@@ -13,6 +13,8 @@ from typing import IO, Final
 
 from oci2boot.errors import Error
 
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2  # <linux/fs.h>
 _FICLONE: Final = 0x40049409
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -85,6 +87,13 @@ def atomic_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
             temporary.unlink()
         raise
     sync_directory(path.parent)
+
+
+def exchange(a: Path, b: Path) -> None:
+    """Swap two names of one file system at once. renameat2(2)."""
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(a))
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -14,6 +14,7 @@ from oci2boot.store.transfer import drop_refs
 from oci2boot.sysroot.bootdir import BootDirectory, read_boot_directory
 from oci2boot.sysroot.deployments import read_deployments, remove_leftovers
 from oci2boot.sysroot.machine import Sysroot, changing
+from oci2boot.workflows.reset import remove_old
 
 NAMED = 3
 
@@ -29,6 +30,8 @@ def collect_garbage(
         with Repository.open(repo) as repository:
             return _collect(repository, promised_by(read_boot_directory(esp)) if esp else frozenset(), dry_run=dry_run)
     with nullcontext() if dry_run else changing(sysroot), Repository.open(repo) as repository:
+        if not dry_run:
+            remove_old(sysroot)
         if not dry_run:
             remove_leftovers(sysroot)
         return _collect(repository, machine_roots(sysroot), dry_run=dry_run, machine=True)

@@ -28,8 +28,13 @@ SCRATCH = "oci2boot-repair"
 
 def repair_machine(sysroot: Sysroot, given: BootOptions, report: Report) -> Checked:
     with changing(sysroot):
-        images = [parse_record(one) for one in read_deployments(sysroot) if one.record]
-        return repair(sysroot.repository, given, report, images)
+        return repair_locked(sysroot, given, report)
+
+
+def repair_locked(sysroot: Sysroot, given: BootOptions, report: Report) -> Checked:
+    """As `repair_machine`, for who changes the machine already."""
+    images = [parse_record(one) for one in read_deployments(sysroot) if one.record]
+    return repair(sysroot.repository, given, report, images)
 
 
 def repair(repo: Path, given: BootOptions, report: Report, images: Sequence[Bootable] = ()) -> Checked:

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from oci2boot.formats.bls import EntryName
+from oci2boot.formats.fsverity import measure
 from tests.cli.conftest import Run
 from tests.witness import program
 from tests.workflows.machines import Machine, make_machine
@@ -156,6 +157,30 @@ def test_conflicts_in_etc_are_shown_and_a_policy_decides(run: Run, machine: Mach
     assert run("upgrade", "-q", "--etc", "/etc/motd=theirs", *places(machine))[0] == 0
     second = status(run, machine)["next"]
     assert not (machine.root / "state/deploy" / second / "etc/upper/motd").exists()
+
+
+def test_a_factory_reset_is_the_first_day(run: Run, machine: Machine, tmp_path: Path) -> None:
+    """D.25: /etc and /var as the image has them; with --full every object is read, and fetched where it is broken."""
+
+    def state(root: Path) -> dict[str, bytes]:
+        files = [path for path in (root / "state").rglob("*") if path.is_file() and path.name != "lock"]
+        return {str(path.relative_to(root)): path.read_bytes() for path in files if path.name != "oci2boot.json"}
+
+    first = status(run, machine)["next"]
+    new = state(machine.root)
+    (machine.root / "state/deploy" / first / "etc/upper/hostname").write_text("box\n")
+    (machine.root / "state/os/default/var/log").write_text("much\n")
+    victim = machine.root / "composefs/objects" / measure(b"one" * 100).path
+    content = victim.read_bytes()
+    victim.write_bytes(content + b"!")
+    assert run("reset", "-q", *places(machine))[0] == 1
+    assert json.loads(run("reset", "--dry-run", "--json", *places(machine))[1])["deployments"] == [first]
+    assert (machine.root / "state/os/default/var/log").exists()
+    assert run("reset", "--yes", "--full", "-q", *places(machine))[0] == 0
+    assert state(machine.root) == new
+    assert victim.read_bytes() == content
+    assert status(run, machine)["next"] == first
+    assert not list((machine.root / "state").rglob(".*"))
 
 
 @pytest.mark.parametrize(
