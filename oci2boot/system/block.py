@@ -133,10 +133,15 @@ def with_signatures(device: BlockDevice) -> BlockDevice:
 def _signatures(names: Sequence[str]) -> Iterator[str]:
     for name in names:
         node = Path("/dev", name.replace("!", "/"))
-        found = json.loads(run(["wipefs", "--no-act", "--json", node], package="util-linux") or b"{}")
         where = "" if name == names[0] else f" on {name}"
-        kinds = {str(one["type"]): None for one in found.get("signatures", [])}
-        yield from (f"{kind}{where}" for kind in kinds)
+        if node.exists():  # without udev, partitions may have no node
+            yield from (f"{kind}{where}" for kind in kinds_on(node))
+
+
+def kinds_on(path: Path) -> list[str]:
+    """Return what a device or a file begins or ends with, as libblkid names it: `gpt`, `ext4`."""
+    found = json.loads(run(["wipefs", "--no-act", "--json", path], package="util-linux") or b"{}")
+    return list(dict.fromkeys(str(one["type"]) for one in found.get("signatures", [])))
 
 
 def zero_out(fd: int, offset: int, size: int) -> None:

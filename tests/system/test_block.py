@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from oci2boot.errors import FormatError, TargetError
-from oci2boot.system.block import BlockDevice, read_block_device, zero_out
+from oci2boot.system.block import BlockDevice, kinds_on, read_block_device, zero_out
 from oci2boot.target.guards import check_empty, check_unused
 from tests.witness import program
 
@@ -105,6 +105,17 @@ def test_who_uses_a_partition_is_read_from_sysfs_and_proc(tmp_path: Path) -> Non
     assert found.partitions == ("sdx1", "sdx2")
     assert (found.name, found.size, found.sector, found.model) == ("sdx", 1 << 20, 4096, "ATA Some Disk")
     assert found.removable
+
+
+def test_what_is_on_a_disk_is_found_at_both_of_its_ends(tmp_path: Path) -> None:
+    """The rules by which a disk counts as empty are libblkid's; what is put on it here is mke2fs' and sfdisk's."""
+    path = tmp_path / "disk"
+    path.write_bytes(os.urandom(1 << 20) + bytes(15 << 20))
+    assert kinds_on(path) == []
+    subprocess.run([program("mke2fs"), "-q", "-F", path], check=True)
+    assert kinds_on(path) == ["ext2"]
+    subprocess.run([program("sfdisk"), "--quiet", "--wipe=always", path], input=b"label: gpt\n", check=True)
+    assert kinds_on(path) == ["gpt", "PMBR"]
 
 
 def test_zeros_are_written_where_the_device_has_no_way_of_its_own(tmp_path: Path) -> None:
