@@ -140,7 +140,7 @@ def check_ukis(files: EspFiles, images: Mapping[VerityDigest, str | None], check
             checks.verdict(name, _broken_promises([arguments], images), _kept(arguments))
             checks.unchecked(f"command line of {path}", "nothing signs it, nor the initramfs beside it")
     if not found:
-        checks.failed("UKI", "there is none that could be booted, and no menu entry")
+        checks.failed("UKI", "there is none that could be booted")
 
 
 def _kept(arguments: Sequence[ComposefsArg]) -> str:

@@ -326,6 +326,27 @@ def test_an_addon_that_runs_something_else_is_named(demo: Demo, root: Path, tmp_
     assert "quiet" not in check.evidence
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("rw composefs={}", None),
+        ("rw", "has no composefs argument"),
+        (OTHER, "no such rootfs image is here"),
+        ("composefs=?{}", "makes verification optional"),
+    ],
+)
+def test_what_a_type_1_entry_promises_is_here(
+    demo: Demo, root: Path, options: str, said: str | None, tmp_path: Path
+) -> None:
+    """C.2, D.16"""
+    text = f"linux /linux\noptions {options.format(demo.digest)}\n"
+    verified = seen(root, esp=on_esp(demo, tmp_path, {"loader/entries/demo.conf": text.encode()}))
+    found = failures(verified)
+    assert list(found) == ([] if said is None else ["entry loader/entries/demo.conf"])
+    assert said is None or said in found["entry loader/entries/demo.conf"]
+    assert states(verified)["command line of loader/entries/demo.conf"] == "not checked"
+
+
 def test_an_esp_without_a_uki_boots_nothing(demo: Demo, root: Path, tmp_path: Path) -> None:
     found = failures(seen(root, esp=on_esp(demo, tmp_path, {"loader/loader.conf": b""})))
     assert found == {"UKI": "there is none that could be booted"}
