@@ -44,9 +44,11 @@ from oci2boot.cli.options import (
     TlsVerify,
     Ukify,
     UkiLayer,
+    UkiLimit,
     UkiName,
     Xattrs,
     complete_name,
+    parse_size,
     repo_path,
     source_options,
 )
@@ -120,6 +122,7 @@ def convert(
     flow: Flow = "auto",
     uki: UkiName = None,
     uki_layer: UkiLayer = None,
+    uki_limit: UkiLimit = None,
     allow_missing_verity: AllowMissingVerity = False,
     db: Db = None,
     loader: LoaderName = "systemd-boot",
@@ -167,6 +170,7 @@ def convert(
             timeout,
             secure_boot_enroll,
             console,
+            parse_size(uki_limit) if uki_limit else None,
         )
         if boot and bootable
         else None,

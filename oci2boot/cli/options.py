@@ -120,6 +120,14 @@ Flow = Annotated[
 UkiName = Annotated[
     str | None, typer.Option("--uki", help="the UKI to take, where the image has several", show_default=False)
 ]
+UkiLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--uki-limit",
+        help="the most that a UKI built here may take, as in 64M",
+        show_default=False,
+    ),
+]
 UkiLayer = Annotated[
     int | None,
     typer.Option(

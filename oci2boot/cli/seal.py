@@ -21,7 +21,9 @@ from oci2boot.cli.options import (
     Source,
     TlsVerify,
     Ukify,
+    UkiLimit,
     Xattrs,
+    parse_size,
     repo_path,
     source_options,
 )
@@ -59,6 +61,7 @@ def seal(
     pkcs11_module: signing.Pkcs11Module = None,
     sign_request: signing.SignRequest = None,
     sign_response: signing.SignResponse = None,
+    uki_limit: UkiLimit = None,
     ship_erofs: Annotated[
         bool, typer.Option("--ship-erofs", help="put the rootfs image into the image, beside the UKI")
     ] = False,
@@ -88,6 +91,7 @@ def seal(
             signing=signing.signing_options(
                 key, certificate, passphrase, sign_command, signtool, pkcs11_module, sign_request, sign_response
             ),
+            size_limit=parse_size(uki_limit) if uki_limit else None,
         ),
         ship_erofs=ship_erofs,
         strip_kernel=strip_kernel,

@@ -18,7 +18,9 @@ from oci2boot.cli.options import (
     Repo,
     SelinuxRules,
     Ukify,
+    UkiLimit,
     Xattrs,
+    parse_size,
     repo_path,
 )
 from oci2boot.errors import Error
@@ -120,6 +122,7 @@ def build(
     karg_style: KargStyle = "composefs",
     kver: Kver = None,
     ukify: Ukify = "auto",
+    uki_limit: UkiLimit = None,
     platform: PlatformName = None,
     key: signing.Key = None,
     certificate: signing.Certificate = None,
@@ -142,7 +145,14 @@ def build(
                 hash=hash_name or "sha256",
                 architecture=Platform.parse(platform).architecture if platform else None,
                 tree=TreeOptions(True, selinux_rules, xattrs, erofs_version),
-                boot=BootOptions(kver, tuple(karg or ()), karg_style, ukify, signing=options),
+                boot=BootOptions(
+                    kver,
+                    tuple(karg or ()),
+                    karg_style,
+                    ukify,
+                    signing=options,
+                    size_limit=parse_size(uki_limit) if uki_limit else None,
+                ),
             ),
             report,
         )

@@ -70,7 +70,7 @@ def type1_files(
     """Take the kernel and its initramfs as files, and write the menu entry that boots them."""
     if options.loader in ("direct", "shim"):
         raise ImageError(f"--loader {options.loader} starts UKIs, --flow type1 makes none")
-    payload = type1_payload(tree, read, karg, _payload_options(architecture, version, options))
+    payload = type1_payload(tree, read, karg, payload_options(architecture, version, options))
     for note in payload.notes:
         report(Warned(note))
     return BootFiles(payload.kernel_version, payload.cmdline, payload.files, "type1", frozenset(payload.files))
@@ -115,7 +115,7 @@ def build_payload(
     report: Report,
 ) -> BootPayload:
     """Build a UKI of the image's kernel, initramfs and stub, by ukify or our own builder."""
-    plan = plan_payload(tree, read, karg, _payload_options(architecture, version, options))
+    plan = plan_payload(tree, read, karg, payload_options(architecture, version, options))
     payload = finish_payload(plan, _run_ukify(plan, options.ukify, report))
     for note in payload.notes:
         report(Warned(note))
@@ -123,13 +123,14 @@ def build_payload(
     return payload
 
 
-def _payload_options(architecture: str, version: str, options: BootOptions) -> PayloadOptions:
+def payload_options(architecture: str, version: str, options: BootOptions) -> PayloadOptions:
     console = console_arguments(options.console, machine_of(architecture)) if options.console else []
     return PayloadOptions(
         architecture=architecture,
         version=version,
         kernel_version=options.kernel,
         arguments=(*options.kargs, *console),
+        size_limit=options.size_limit,
     )
 
 

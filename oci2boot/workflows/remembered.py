@@ -25,6 +25,8 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
         found["plain"] = True
     if request.options.platform and request.options.platform.variant:
         found["platform"] = str(request.options.platform)
+    if request.uki_layer is not None:
+        found["uki_layer"] = request.uki_layer
     if boot := request.boot:
         found |= {
             "kernel": boot.kernel,
@@ -39,6 +41,7 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
             "signed": boot.signing is not None,
             "secure_boot_enroll": boot.secure_boot_enroll,
             "console": boot.console,
+            "size_limit": boot.size_limit,
             "db": [to_pem("CERTIFICATE", certificate.der).decode() for certificate in read_trusted(list(boot.db))],
         }
     return found
@@ -56,6 +59,7 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
             Platform.parse(kept["platform"]) if kept.get("platform") else Platform("linux", bootable.architecture)
         )
         options = SourceOptions(platform, kept.get("tls_verify") is not False)
+        layer = int(kept["uki_layer"]) if "uki_layer" in kept else None
         rules = TreeOptions(True, bootable.selinux_rules, bootable.xattrs, bootable.erofs_version)  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
@@ -71,6 +75,7 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
         options=options,
         tree=rules,
         boot=replace(boot, signing=given.signing, db=given.db or boot.db),
+        uki_layer=layer,
     )
 
 
@@ -99,4 +104,5 @@ def _boot_options(kept: Mapping[str, Any], scratch: Path) -> BootOptions:
         timeout=int(kept.get("timeout", default.timeout)),
         secure_boot_enroll=enroll,
         console=kept.get("console"),
+        size_limit=int(kept["size_limit"]) if kept.get("size_limit") else None,
     )

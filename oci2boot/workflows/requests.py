@@ -77,6 +77,8 @@ class BootOptions:
     secure_boot_enroll: EnrollMode | None = None
     console: str | None = None
     """`serial`, or a terminal as the kernel calls it."""
+    size_limit: int | None = None
+    """Bytes that the UKI may have, where it is built here."""
 
 
 @dataclass(frozen=True, slots=True)

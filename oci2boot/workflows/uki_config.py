@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from oci2boot.boot.payload import EFI_NAMES, STUB_DIRECTORY, PayloadOptions, machine_of, plan_payload
+from oci2boot.boot.payload import EFI_NAMES, STUB_DIRECTORY, machine_of, plan_payload
 from oci2boot.errors import TargetError
 from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.workflows.boot import payload_options
 from oci2boot.workflows.events import Report, Warned
 from oci2boot.workflows.uki_build import BuildRequest, measure_root
 
@@ -49,7 +50,7 @@ def configure(request: BuildRequest, folder: Path, report: Report) -> Configured
             hint="write it in the build stage that runs kernel-install; only its /boot goes into the image",
         )
     measured = measure_root(request, report)
-    options = PayloadOptions(measured.architecture, measured.version, request.boot.kernel, request.boot.kargs)
+    options = payload_options(measured.architecture, measured.version, request.boot)
     plan = plan_payload(measured.tree, measured.read, measured.karg, options)
     for note in plan.notes:
         report(Warned(note))

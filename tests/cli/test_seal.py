@@ -1,14 +1,37 @@
 """`oci2boot seal` from the command line."""
 
+import io
 import json
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from oci2boot.cli.main import main
+from tests.cli.conftest import Run
 from tests.oci.layouts import Layout
 from tests.workflows.sealable import add_image, base, documents
+
+
+def test_a_uki_over_its_budget_is_not_made(run: Run, tmp_path: Path) -> None:
+    """C.19: by convert, seal and uki build; the parts and their sizes are named."""
+    layout = Layout(tmp_path / "layout")
+    add_image(layout, base(), "base")
+    source, repo = f"oci:{layout.path}:base", ["--repo", tmp_path / "repo"]
+    root = tmp_path / "root"
+    for data in base():
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            archive.extractall(root, filter="tar")
+    for words in (
+        ["convert", source, *repo],
+        ["seal", source, f"oci:{layout.path}:sealed", *repo],
+        ["uki", "build", "--rootfs", root],
+    ):
+        status, _, errors = run(*words, "--uki-limit", "64K", "--quiet")
+        assert status == 1
+        assert "65536 are allowed (MiB: kernel" in " ".join(errors.split())
+    assert run("uki", "build", "--rootfs", root, "--uki-limit", "64M")[0] == 0
 
 
 def test_seal_prints_what_it_made_and_refuses_in_one_sentence(

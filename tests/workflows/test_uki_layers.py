@@ -13,6 +13,7 @@ from oci2boot.store.images import Bootable
 from oci2boot.workflows.convert import convert
 from oci2boot.workflows.digest import measure
 from oci2boot.workflows.events import Event, Warned, silent
+from oci2boot.workflows.remembered import request_again
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, DigestRequest, SealRequest
 from oci2boot.workflows.seal import seal
 from tests.oci.layouts import Layout, digest
@@ -124,6 +125,14 @@ def test_a_layer_may_be_marked_by_the_user(number: int, layout: Layout, repo: Pa
     assert bootable.cmdline == f"composefs={base_id} quiet"
     source = Reference.parse(f"oci:{layout.path}:{tag}")
     assert str(measure(DigestRequest(source, uki_layer=number), silent).rootfs.digest) == base_id
+
+
+def test_the_next_version_is_converted_alike(layout: Layout, repo: Path, base_id: str, tmp_path: Path) -> None:
+    made = tar({"opt/x.efi": uki(f"composefs={base_id}")})
+    bootable = converted(layout, repo, image(layout, made), uki_layer=-1)
+    again = request_again(bootable, repo, tmp_path, BootOptions())
+    assert again.uki_layer == -1
+    assert convert(again, silent).rootfs == bootable.rootfs
 
 
 def test_the_users_layer_decides_which_uki_is_taken(layout: Layout, repo: Path, base_id: str) -> None:
