@@ -117,8 +117,10 @@ def words_of(console: str, pattern: str) -> str:
         return ""
     text = found.string
     line = text[text.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0]
-    end = line.find(found[0].partition("\n")[0]) + len(found[0])
-    readable = re.sub(r"[^ -~]+", " ", line[max(end - 200, 0) : end + 200])
+    words = found[0].partition("\n")[0]
+    begin = line.find(words)
+    end = begin + len(words)
+    readable = re.sub(r"[^ -~]+", " ", line[max(min(begin, end - 200), 0) : end + 200])
     return " ".join(readable.split())
 
 

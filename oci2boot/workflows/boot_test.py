@@ -25,7 +25,7 @@ from oci2boot.workflows.events import Report, Step, Warned
 from oci2boot.workflows.keys import enroll_in_firmware
 from oci2boot.workflows.measured import compare
 from oci2boot.workflows.sign import open_key, read_certificate
-from oci2boot.workflows.tamper import UKI_MAX, Sign, Subject, look_at, tamperings
+from oci2boot.workflows.tamper import UKI_MAX, Sign, Subject, Tampering, look_at, tamperings
 
 MACHINES: Final = 2
 """Virtual machines at a time; each takes a processor, and a gigabyte and a half of memory."""
@@ -121,7 +121,16 @@ def try_disk(request: BootTestRequest, report: Report) -> Tested:
         bench = Bench(machine, folder, sockets, digest, request.timeout, report)
         tpm = request.tpm == "yes" or (request.tpm == "auto" and has_swtpm())
         patience = request.timeout if request.tpm == "yes" else min(request.timeout, PATIENCE)
-        case, booted = bench.intact(tpm=tpm, patience=patience, screenshot=request.screenshot)
+        changes: list[Tampering] = []
+        if request.tamper:
+            subject = look_at(request.disk, digest, path, uki)
+            sign = _signer(request.keys, subject, report)
+            changes = list(tamperings(subject, secure_boot=secure, sign=sign))
+        pool = ThreadPoolExecutor(min(MACHINES, os.cpu_count() or 1))
+        stack.callback(pool.shutdown, cancel_futures=True)
+        first = pool.submit(bench.intact, tpm=tpm, patience=patience, screenshot=request.screenshot)
+        others = [pool.submit(bench.tampered, change) for change in changes]
+        case, booted = first.result()
         cases = [case]
         if tpm and booted:
             with open_disk(request.disk) as opened:
@@ -129,14 +138,9 @@ def try_disk(request: BootTestRequest, report: Report) -> Tested:
             cases.append(compare(booted, data, uki, secure_boot=secure, demanded=request.tpm == "yes"))
         for case in cases:
             _tell(case, report)
-        if request.tamper:
-            subject = look_at(request.disk, digest, path, uki)
-            sign = _signer(request.keys, subject, report)
-            changes = list(tamperings(subject, secure_boot=secure, sign=sign))
-            with ThreadPoolExecutor(min(MACHINES, os.cpu_count() or 1)) as pool:
-                for case in pool.map(bench.tampered, changes):
-                    cases.append(case)
-                    _tell(case, report)
+        for other in others:
+            cases.append(other.result())
+            _tell(cases[-1], report)
     tested = Tested(
         disk=request.disk,
         digest=digest,

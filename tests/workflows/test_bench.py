@@ -5,7 +5,7 @@ import pytest
 from oci2boot.digest import VerityDigest
 from oci2boot.system.qemu import find_words
 from oci2boot.workflows.bench import LOGIN, UP, Booted, words_of
-from oci2boot.workflows.tamper import STUB
+from oci2boot.workflows.tamper import FIRMWARE, STUB, TWO_PROMISES
 
 DIGEST = VerityDigest.parse("9dd069e6f08c6ac875197af0b47db4f28dbc71b9943ca290392c1c28f84f3d98")
 LINE = f"console=ttyS0 rw composefs={DIGEST}"
@@ -73,3 +73,10 @@ def test_a_dropped_addon_is_read_off_the_stubs_line() -> None:
     said = words_of(f"Boot in 1 s.\n{DROPPED}\nEFI stub: UEFI Secure Boot is enabled.\n", STUB)
     assert said.endswith("ignoring: Access denied")
     assert words_of("Error loading EFI\\Linux\\os.efi: Access denied", STUB) == ""
+
+
+def test_a_long_line_is_shown_whole_and_a_menu_is_not() -> None:
+    reason = f"more than one composefs argument on the command line: composefs={DIGEST} and composefs={'ab' * 32}"
+    line = f"[   14.703712] setup-root[211]: oci2boot: FATAL: {reason}"
+    assert words_of(f"before\n{line}\nafter", TWO_PROMISES).endswith(f"oci2boot: FATAL: {reason}")
+    assert len(words_of(f"{'menu ' * 1000}Error loading os.efi: Access denied\n", FIRMWARE)) <= 200
