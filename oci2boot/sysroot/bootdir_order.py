@@ -67,3 +67,18 @@ def _falls_back(target: BootEntry, others: Sequence[BootEntry], tries: int) -> b
     ]
     first = _ordered([failed, *demoted])[0]
     return first is not failed and not first.bad and first.name.left in (None, 0)
+
+
+def restore_good(entries: Sequence[BootEntry], keep: Collection[str]) -> Rename | None:
+    """Return the rename that lets a good entry count again, where without it only ones that failed would boot.
+
+    `entries` are what is left of a menu; one of the ids in `keep` is preferred.
+    """
+    first, *others = _ordered(entries)
+    if not first.bad:
+        given_up = first.renamed(first.name.counted(0, (first.tries_done or 0) + (first.tries_left or 0)))
+        if not first.tries_left or not _ordered([given_up, *others])[0].bad:
+            return None
+    put_back = [entry for entry in (first, *others) if entry.own and entry.tries_left == 0 and not entry.bad]
+    best = min(put_back, key=lambda entry: entry.id not in keep, default=None)
+    return Rename(best.path, best.renamed(best.name.counted(None)).path) if best else None

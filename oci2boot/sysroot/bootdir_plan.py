@@ -29,7 +29,7 @@ from oci2boot.sysroot.bootdir import (
     entry_id,
     mapped,
 )
-from oci2boot.sysroot.bootdir_order import make_first
+from oci2boot.sysroot.bootdir_order import make_first, restore_good
 from oci2boot.sysroot.bootdir_steps import (
     BootPlan,
     Remove,
@@ -139,8 +139,14 @@ def plan_remove(directory: BootDirectory, id_: str, *, keep: frozenset[str] = fr
     others = [other for other in directory.entries if other.id != entry.id]
     if not any(other.own for other in others):
         raise TargetError(f"{entry.path} is the last entry that boots this system")
-    steps = (*_leftovers(directory, {}, {}), *_removals(directory, [entry]))
-    return BootPlan(steps, others[0].id, 0, {}, (entry.id,))
+    good = restore_good(others, set(map(entry_id, keep)))
+    restored = [
+        other.renamed(EntryName.parse(good.to.rpartition("/")[2])) if good and other.path == good.path else other
+        for other in others
+    ]
+    first = min(restored, key=lambda other: bls.menu_key(other.item))
+    steps = (*_leftovers(directory, {}, {}), *([good] if good else []), *_removals(directory, [entry]))
+    return BootPlan(steps, first.id, 0, {}, (entry.id,))
 
 
 def check_names(new: Mapping[str, Source]) -> None:

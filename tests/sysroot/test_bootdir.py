@@ -247,6 +247,19 @@ def test_the_last_and_the_booted_entry_are_not_removed(esp: Path) -> None:
         plan_remove(read_boot_directory(esp), "debian_9.efi")
 
 
+def test_what_failed_is_not_all_that_boots_when_the_default_goes(esp: Path) -> None:
+    """B.8: a good entry that was put back counts again, before one that is known to fail."""
+    for path, version, image in (
+        ("arch_1.efi", "1", "arch"), ("arch_2+0-2.efi", "2", "arch"), ("debian_1+2-0.efi", "1", "debian"),
+        ("debian_2+0-0.efi", "2", "debian"),
+    ):  # fmt: skip
+        put(esp, f"EFI/Linux/{path}", uki(version, image=image))
+    plan = plan_remove(read_boot_directory(esp), "arch_1.efi", keep=frozenset({"debian_2.efi"}))
+    apply_boot(plan, esp)
+    assert plan.first == "debian_2.efi"
+    assert menu(esp) == ["debian_2.efi", "debian_1+2-0.efi", "arch_2+0-2.efi"]
+
+
 def test_leftovers_of_interrupted_runs_are_cleared_and_strange_addons_do_not_join(esp: Path) -> None:
     put(esp, "EFI/Linux/.oci2boot-0123456789abcdef.tmp", b"half")
     put(esp, f"{ONE}.extra.d/strange.addon.efi", addon("init=/bin/sh"))
