@@ -93,9 +93,10 @@ def build_uki(stub: bytes, parts: UkiParts) -> bytes:
     return _append(stub, parts.sections(), merge_sbat(stub, parts.kernel), keeps_nx=keeps_nx)
 
 
-def build_addon(stub: bytes, cmdline: str, uname: str) -> bytes:
-    """Return an addon that appends to the command line of a UKI with this `.uname`, and to no other's."""
-    sections = [(b".cmdline", (cmdline.encode(),)), (b".uname", (uname.encode(),)), (b".sbat", (ADDON_SBAT,))]
+def build_addon(stub: bytes, cmdline: str, uname: str | None) -> bytes:
+    """Return an addon that appends to the command line of a UKI with this `.uname`, and to no other's; None is any."""
+    kernel = [(b".uname", (uname.encode(),))] if uname is not None else []
+    sections = [(b".cmdline", (cmdline.encode(),)), *kernel, (b".sbat", (ADDON_SBAT,))]
     return _append(stub, sections, None, keeps_nx=True)
 
 

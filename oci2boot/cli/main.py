@@ -19,6 +19,7 @@ from oci2boot.cli.etc import register as register_etc
 from oci2boot.cli.explain import register as register_explain
 from oci2boot.cli.export import register as register_export
 from oci2boot.cli.install import register as register_install
+from oci2boot.cli.kargs import register as register_kargs
 from oci2boot.cli.options import (
     AllowMissingVerity,
     AsJson,
@@ -281,6 +282,7 @@ def images(
 
 register_upkeep(app)
 register_day2(app)
+register_kargs(app)
 register_verify(app)
 register_test(app)
 register_explain(app)
