@@ -68,6 +68,7 @@ def seal(
     strip_kernel: Annotated[
         bool, typer.Option("--strip-kernel", help="remove kernel and initramfs from /usr: they are in the UKI")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would be, write no image")] = False,
     platform: PlatformName = None,
     tls_verify: TlsVerify = "true",
     authfile: Authfile = None,
@@ -95,6 +96,7 @@ def seal(
         ),
         ship_erofs=ship_erofs,
         strip_kernel=strip_kernel,
+        dry_run=dry_run,
     )
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         sealed = run_seal(request, report)
@@ -108,7 +110,7 @@ def seal(
 
 def _show(sealed: SealedImage) -> None:
     output.print_table(
-        ("sealed", sealed.destination),
+        ("sealed" if sealed.written else "not written", sealed.destination),
         [
             ("manifest", str(sealed.manifest)),
             ("UKI", sealed.uki),

@@ -19,6 +19,7 @@ from oci2boot.workflows.manage import list_images
 from oci2boot.workflows.manifest import Manifest
 from oci2boot.workflows.requests import parse_source
 from oci2boot.workflows.root import compressed_size
+from oci2boot.workflows.unpack import marked_layers
 
 
 def inspect(text: str, repo: Path, options: SourceOptions) -> dict[str, Any]:
@@ -92,6 +93,7 @@ def _source(image: Image) -> dict[str, Any]:
             }
             for layer in image.layers
         ],
+        "uki_layers": {str(number): mark for number, mark in marked_layers(image, None).items()},
         "size": image.size,
         "labels": dict(image.labels),
         "annotations": dict(image.annotations),

@@ -112,6 +112,8 @@ class SealRequest:
     """Put the rootfs image into the UKI's layer as well."""
     strip_kernel: bool = False
     """Remove from /usr the kernels and initramfs, which are in the UKI."""
+    dry_run: bool = False
+    """Do all but write the destination."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from oci2boot.formats.pieces import Pieces
 from oci2boot.formats.tar import Entry
 from oci2boot.formats.tar_writer import write_tar
 from oci2boot.oci.blob import PIECE
-from oci2boot.oci.destination import Open, checked, open_destination, pack_json, to_json
+from oci2boot.oci.destination import ImageDestination, Open, checked, open_destination, pack_json, to_json
 from oci2boot.oci.documents import parse_object
 from oci2boot.oci.image import ImageSource
 from oci2boot.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, oci_type
@@ -62,6 +62,7 @@ class SealedImage:
     karg: str
     uki: str
     """Its path in the image."""
+    written: bool
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -71,6 +72,7 @@ class SealedImage:
             "rootfs": self.rootfs,
             "karg": self.karg,
             "uki": self.uki,
+            "written": self.written,
         }
 
 
@@ -90,7 +92,7 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
     def warn(text: str) -> None:
         report(Warned(text))
 
-    destination = open_destination(request.destination, request.options)
+    destination = None if request.dry_run else open_destination(request.destination, request.options)
     with ExitStack() as stack:
         repository = stack.enter_context(Repository.ensure(request.repo, request.hash))
         base = _open_base(request, repository, stack, report, warn)
@@ -124,16 +126,11 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         config_descriptor = _descriptor(OCI_CONFIG, config)
         manifest = pack_json(_manifest(base, layer, config_descriptor, rootfs))
         descriptor = _descriptor(OCI_MANIFEST, manifest)
-        stack.enter_context(destination)
-        blobs = [*base.blobs, (layer.descriptor, layer.content), (config_descriptor, lambda: [config])]
-        for blob, content in blobs:
-            task = f"blob {blob.digest.hex[:12]}"
-            there = destination.has(blob)
-            if not there:
-                destination.put(blob, _reporting(content, task, blob.size, report))
-            note = "already there" if there else "written"
-            report(Step(task, blob.size, blob.size, finished=True, note=note))
-        destination.name(descriptor, manifest)
+        if destination:
+            stack.enter_context(destination)
+            blobs = [*base.blobs, (layer.descriptor, layer.content), (config_descriptor, lambda: [config])]
+            _put(destination, blobs, report)
+            destination.name(descriptor, manifest)
     return SealedImage(
         str(request.destination),
         descriptor.digest,
@@ -141,7 +138,18 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         str(rootfs.digest),
         str(karg),
         f"/{path.decode()}",
+        not request.dry_run,
     )
+
+
+def _put(destination: ImageDestination, blobs: Iterable[tuple[Descriptor, Open]], report: Report) -> None:
+    for blob, content in blobs:
+        task = f"blob {blob.digest.hex[:12]}"
+        there = destination.has(blob)
+        if not there:
+            destination.put(blob, _reporting(content, task, blob.size, report))
+        note = "already there" if there else "written"
+        report(Step(task, blob.size, blob.size, finished=True, note=note))
 
 
 def _open_base(request: SealRequest, repository: Repository, stack: ExitStack, report: Report, warn: Warn) -> Base:

@@ -34,6 +34,18 @@ def test_a_uki_over_its_budget_is_not_made(run: Run, tmp_path: Path) -> None:
     assert run("uki", "build", "--rootfs", root, "--uki-limit", "64M")[0] == 0
 
 
+def test_a_dry_run_says_the_same_and_writes_no_image(run: Run, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    add_image(layout, base(), "base")
+    words = ["seal", f"oci:{layout.path}:base", f"oci:{tmp_path}/out:x", "--repo", tmp_path / "repo", "--json"]
+    status, output, _ = run(*words, "--dry-run")
+    planned = json.loads(output)
+    assert (status, planned.pop("written"), (tmp_path / "out").exists()) == (0, False, False)
+    made = json.loads(run(*words)[1])
+    assert made.pop("written") is True
+    assert made == planned
+
+
 def test_seal_prints_what_it_made_and_refuses_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,6 +57,7 @@ def test_seal_prints_what_it_made_and_refuses_in_one_sentence(
         main()
     assert left.value.code == 0
     made = json.loads(capsys.readouterr().out)
+    assert made.pop("written") is True
     manifest, _ = documents(layout.path, "sealed")
     assert made["layer"] == manifest["layers"][-1]["digest"]
     assert made["karg"] == f"composefs.digest=v1-sha256-12:{made['rootfs']}"

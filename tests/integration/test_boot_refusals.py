@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.boot, pytest.mark.demo]
 
 
 def test_two_composefs_arguments_are_refused(installed: Callable[[Initramfs], Installed], tmp_path: Path) -> None:
-    """The host of a virtual machine can append to the command line, under Secure Boot too."""
+    """O.15, C.36: the host of a virtual machine can append to the command line, under Secure Boot too."""
     argument = f"composefs={'0' * 64}"
     reason = vm.refusal(installed("dracut").disk, tmp_path, kernel_arguments(argument))
     assert "more than one composefs argument" in reason
@@ -21,6 +21,7 @@ def test_two_composefs_arguments_are_refused(installed: Callable[[Initramfs], In
 
 
 def test_no_composefs_argument_is_refused(changed: Callable[[Initramfs], Path], tmp_path: Path) -> None:
+    """O.15, C.31"""
     disk = changed("dracut")
     promise = vm.promised_digest(disk, tmp_path).encode()
     name, uki = vm.read_uki(disk, tmp_path)

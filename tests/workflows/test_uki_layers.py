@@ -9,10 +9,12 @@ import pytest
 from oci2boot.boot.layers import ANNOTATION, LABEL
 from oci2boot.errors import Error, FormatError, ImageError
 from oci2boot.oci.reference import Reference
+from oci2boot.oci.source import SourceOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.convert import convert
 from oci2boot.workflows.digest import measure
 from oci2boot.workflows.events import Event, Warned, silent
+from oci2boot.workflows.inspect import inspect
 from oci2boot.workflows.remembered import request_again
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, DigestRequest, SealRequest
 from oci2boot.workflows.seal import seal
@@ -101,6 +103,13 @@ def test_a_layer_that_is_marked_by_annotation_does_not_count(layout: Layout, rep
     (note,) = (event.text for event in events if isinstance(event, Warned) and "layer 3" in event.text)
     assert "/opt, " in note
     assert "bootc and composefs-rs would count them" in note
+
+
+def test_marked_layers_are_listed_without_being_fetched(layout: Layout, repo: Path) -> None:
+    """C.3"""
+    tag = image(layout, tar({"opt/x": b""}), tar({"opt/y": b""}), marks={4: "new"}, label="3")
+    found = inspect(f"oci:{layout.path}:{tag}", repo, SourceOptions())
+    assert found["uki_layers"] == {"3": "the image's label", "4": "its annotation"}
 
 
 @pytest.mark.parametrize("label", ["3", "{diff_id}", " 3 , 3"])
