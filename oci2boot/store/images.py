@@ -15,6 +15,7 @@ from oci2boot.formats.splitstream import CONFIG, MANIFEST, SplitStreamWriter
 from oci2boot.store.layers import stream_name
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
+from oci2boot.store.verity import VerityRecord
 
 BOOTABLE: Final = b"o2b_boot"
 REF: Final = "oci2boot"
@@ -24,6 +25,8 @@ UNREADABLE: Final = ("a boot record of the store cannot be read", "convert the i
 
 Flow = Literal["local", "sealed", "vendor", "type1"]
 """Where the UKI is from: built here, or the image's own, the digest in it or in an addon to it; type1 has none."""
+Mode = Literal["composefs", "verity"]
+"""What guards the files: fs-verity each of them, or dm-verity the partition that they are in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,9 @@ class Bootable:
     rules: str
     """The id of the canonical rules that the digest follows."""
     rootfs: VerityDigest
+    """The composefs image, or in the mode `verity` the EROFS image that fills the root partition."""
     erofs_version: int
+    """The format of the composefs image."""
     selinux_rules: str
     xattrs: str
     manifest: OciDigest | None
@@ -62,10 +67,23 @@ class Bootable:
     """The files of the EFI system partition, by path."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """How it was asked to be converted, beyond what is above: an upgrade does likewise."""
+    verity: VerityRecord | None = None
+    """Of the mode `verity` alone."""
+
+    @property
+    def mode(self) -> Mode:
+        return "verity" if self.verity else "composefs"
+
+    @property
+    def tree(self) -> VerityDigest:
+        """The composefs image, which lists the files in either mode."""
+        return self.verity.tree if self.verity else self.rootfs
 
     def to_json(self) -> dict[str, Any]:
         return {
             **asdict(self),
+            "mode": self.mode,
+            "verity": self.verity.to_json() if self.verity else None,
             "rootfs": str(self.rootfs),
             "manifest": str(self.manifest) if self.manifest else None,
             "esp": {path: str(digest) for path, digest in sorted(self.esp.items())},
@@ -83,15 +101,19 @@ class Bootable:
     def from_json(cls, found: Any) -> Self:
         """Return what `to_json` gave; what a machine adds to the copy beside the state is not the image's."""
         try:
-            manifest = found["manifest"]
-            return cls(
+            manifest, verity = found["manifest"], found.get("verity")
+            bootable = cls(
                 **{
-                    **{key: value for key, value in found.items() if key != "deployment"},
+                    **{key: value for key, value in found.items() if key not in ("deployment", "mode")},
                     "rootfs": VerityDigest.parse(found["rootfs"]),
                     "manifest": OciDigest.parse(manifest) if manifest else None,
                     "esp": {path: VerityDigest.parse(digest) for path, digest in found["esp"].items()},
+                    "verity": VerityRecord.from_json(verity) if verity is not None else None,
                 }
             )
+            if found.get("mode", bootable.mode) != bootable.mode:
+                raise FormatError(*UNREADABLE)
+            return bootable
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FormatError(*UNREADABLE) from error
 
@@ -147,21 +169,22 @@ def _layer_digest(repository: Repository, diff_id: OciDigest) -> VerityDigest:
 
 
 def save(
-    repository: Repository, bootable: Bootable, rootfs_image: bytes, esp: Mapping[str, bytes], oci: OciRecord | None
+    repository: Repository, bootable: Bootable, composefs_image: bytes, esp: Mapping[str, bytes], oci: OciRecord | None
 ) -> Bootable:
     """Store a converted image under its name: objects first, then streams, the names last.
 
-    `esp` is the content of the EFI system partition; the record that is returned names it by digest.
+    `esp` is the content of the EFI system partition; the record that is returned names it by digest. What is in the
+    partitions of the mode `verity` is in the store already.
     """
     check_name(bootable.name)
     with ObjectBatch(repository) as batch:
-        if batch.add(rootfs_image) != bootable.rootfs:
+        if batch.add(composefs_image) != bootable.tree:
             raise StoreError("the rootfs image is not what its digest says")
         files = {path: batch.add(data) for path, data in esp.items()}
         bootable = Bootable(**{**_fields(bootable), "esp": files})
         kind = "composefs.image" if bootable.options.get("plain") else "composefs.image.boot"
         key = _version_key(kind, bootable.erofs_version)
-        streams = record_oci(repository, batch, oci, bootable.rootfs, key) if oci else {}
+        streams = record_oci(repository, batch, oci, bootable.tree, key) if oci else {}
 
         record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode()
         stream = SplitStreamWriter(BOOTABLE, repository.algorithm)
@@ -169,20 +192,33 @@ def save(
         # A collector follows named references only: everything that the record names is tied to it.
         for path, digest in files.items():
             stream.name(f"esp:{path}", digest)
-        stream.name("rootfs", bootable.rootfs)
+        for key, digest in _partitions(bootable).items():
+            stream.name(key, digest)
         for name, digest in streams.items():
             stream.name(name, digest)
         boot_name = f"oci2boot-{OciDigest.of(record)}"
         batch.link_stream(boot_name, batch.add(stream.finish()))
-        batch.link_image(bootable.rootfs)
+        # Never the EROFS image of the mode `verity`: whoever reads images/ takes it for a composefs image.
+        batch.link_image(bootable.tree)
         for name, digest in streams.items():
             batch.link_stream(name, digest)
     ref = escaped(bootable.name)
     if oci:
         repository.set_ref("streams", f"oci/{ref}", f"oci-manifest-{oci.manifest_digest}")
-    repository.set_ref("images", f"{REF}/{ref}", bootable.rootfs.hex)
+    repository.set_ref("images", f"{REF}/{ref}", bootable.tree.hex)
     repository.set_ref("streams", f"{REF}/{ref}", boot_name)
     return bootable
+
+
+def _partitions(bootable: Bootable) -> dict[str, VerityDigest]:
+    """Return the objects that a disk is made of, besides those of the composefs image, by their named references."""
+    found = {"rootfs": bootable.rootfs}
+    if bootable.verity:
+        if bootable.verity.hash_object:
+            found["verity:hash"] = bootable.verity.hash_object
+        if bootable.verity.signature_object:
+            found["verity:signature"] = bootable.verity.signature_object
+    return found
 
 
 def save_pulled(repository: Repository, name: str, oci: OciRecord) -> None:

@@ -211,10 +211,10 @@ class _Opener:
             merged = _merged(repository, bootable.manifest, lambda text: self._report(Warned(text)))
             bench = Workbench(merged, own, read, rename)
         else:
-            tree = read_rootfs(repository.read_object(bootable.rootfs, IMAGE_MAX))
+            tree = read_rootfs(repository.read_object(bootable.tree, IMAGE_MAX))
             own = replace(AS_IT_STANDS, hash=own.hash, erofs_version=own.erofs_version)
             bench = Workbench(tree, own, read, rename)
-        return Side(bootable.name, "converted image", (bootable.rootfs,), bench)
+        return Side(bootable.name, "converted image", (bootable.tree,), bench)
 
 
 def _own_rules(bootable: Bootable, algorithm: Hash) -> Rules:

@@ -39,7 +39,7 @@ def measured_manifest(name: str, repo: Path) -> dict[str, Any]:
     """Return the measurement manifest of a converted image; the same image always gives the same."""
     with Repository.open(repo) as repository:
         bootable = find_image(repository, name)
-        tree = read_rootfs(repository.read_object(bootable.rootfs))
+        tree = read_rootfs(repository.read_object(bootable.tree))
         hashes: dict[VerityDigest, str] = {}
 
         def sha256(file: File) -> str:
@@ -59,7 +59,7 @@ def measured_manifest(name: str, repo: Path) -> dict[str, Any]:
 
 
 def _converted(repository: Repository, bootable: Bootable) -> dict[str, Any]:
-    image = repository.read_object(bootable.rootfs)
+    image = repository.read_object(bootable.tree)
     tree = read_rootfs(image)
     inodes = {id(inode): inode for _, inode in walk(tree)}.values()
     return {

@@ -91,7 +91,7 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             device=device,
             nvram=bootable.title if device and request.nvram and nvram.EFI.is_dir() else None,
         )
-        if request.secret and not look_up(read_rootfs(repository.read_object(bootable.rootfs)), _OPENER):
+        if request.secret and not look_up(read_rootfs(repository.read_object(bootable.tree)), _OPENER):
             report(Warned(f"{bootable.name} has no systemd-cryptsetup: it can hardly open an encrypted root partition"))
         if dry_run:
             return planned

@@ -19,6 +19,7 @@ from oci2boot.rootfs.plain import plan_plain
 from oci2boot.rootfs.verity import VerityOptions, VerityRootfs
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import STAGING, Repository
+from oci2boot.store.verity import VerityRecord
 from oci2boot.system.files import plain_errors
 from oci2boot.system.run import feed, said_by
 from oci2boot.target.plan import derive_uuid
@@ -78,6 +79,28 @@ def build_verity(
         root_hash, levels = dmverity.hash_tree(b"".join(leaves)[: blocks * parameters.slot], area)
         content = b"".join([area.superblock(), *levels])
         return VerityRootfs(image, raw_size, area, root_hash, External(batch.add(content), len(content)))
+
+
+def verity_record(
+    root: VerityRootfs, options: VerityOptions, identity: VerityDigest, signature: VerityDigest | None
+) -> VerityRecord:
+    """Return what the store keeps of it; `signature` is the object with the content of a `-verity-sig` partition."""
+    parameters = root.area.parameters if root.area else Parameters()
+    return VerityRecord(
+        tree=identity,
+        data_size=root.image.size,
+        raw_size=root.raw_size,
+        compression=options.compression,
+        overlays=options.overlays,
+        root_hash=root.root_hash,
+        algorithm=parameters.algorithm,
+        salt=parameters.salt,
+        data_blocks=root.area.data_blocks if root.area else 0,
+        hash_object=root.tree.digest if root.tree else None,
+        hash_size=root.tree.size if root.tree else 0,
+        place=options.place,
+        signature_object=signature,
+    )
 
 
 def _image(

@@ -9,11 +9,13 @@ from pathlib import Path
 from oci2boot.digest import OciDigest
 from oci2boot.formats.tar import Entry
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
+from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable, OciRecord, save
 from oci2boot.store.layers import stage_layer
 from oci2boot.store.repository import Repository
 from oci2boot.tree.merge import merge
 from oci2boot.tree.prepare import prepare_for_boot
+from oci2boot.workflows.verity import build_verity, verity_record
 from tests.tarballs import END, directory, file
 
 SKELETON = b"".join(directory(name) for name in (b"usr/", b"usr/bin/", b"etc/", b"boot/", b"sysroot/", b"var/"))
@@ -45,11 +47,18 @@ class Stored:
     diff_ids: tuple[OciDigest, ...]
 
 
-def store_image(repository: Repository, name: str, tars: Sequence[bytes]) -> Stored:
-    """Do what `convert` does, without a source."""
+def store_image(
+    repository: Repository, name: str, tars: Sequence[bytes], options: VerityOptions | None = None
+) -> Stored:
+    """Do what `convert` does, without a source; with `options`, in the mode `verity`."""
     diff_ids = tuple(OciDigest.of(tar) for tar in tars)
     entries = [store_layer(repository, tar) for tar in tars]
-    rootfs = build_rootfs(prepare_for_boot(merge(entries, print), print), 1, repository.algorithm)
+    tree = prepare_for_boot(merge(entries, print), print)
+    rootfs = build_rootfs(tree, 1, repository.algorithm)
+    verity = None
+    if options:
+        built = build_verity(tree, options, rootfs.digest, repository, print)
+        verity = verity_record(built, options, rootfs.digest, None)
     config = json.dumps(
         {
             "architecture": "amd64",
@@ -78,13 +87,14 @@ def store_image(repository: Repository, name: str, tars: Sequence[bytes]) -> Sto
         name=name,
         source=f"oci:somewhere:{name}",
         rules="canonical-1",
-        rootfs=rootfs.digest,
+        rootfs=built.image.digest if options else rootfs.digest,
         erofs_version=1,
         selinux_rules="libselinux",
         xattrs="allowlist-only",
         manifest=record.manifest_digest,
         architecture="amd64",
         title="A test",
+        verity=verity,
     )
     return Stored(save(repository, bootable, rootfs.image, ESP, record), rootfs, diff_ids)
 

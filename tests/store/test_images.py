@@ -9,6 +9,8 @@ import pytest
 from oci2boot.digest import Hash
 from oci2boot.errors import Error, StoreError
 from oci2boot.formats.splitstream import SplitStream
+from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.store.content import image_content
 from oci2boot.store.fsck import check
 from oci2boot.store.images import Bootable, check_name, find_image, remove_image, saved_images
 from oci2boot.store.layers import has_layer, read_layer, stage_layer, stream_name
@@ -39,6 +41,72 @@ def test_cfsctl_takes_our_store_for_its_own(algorithm: Hash, tmp_path: Path) -> 
     assert inspected["composefs_boot_erofs"] == str(stored.rootfs.digest)
     assert cfsctl(tmp_path, "oci", "compute-id", "--bootable", "demo/os:1").strip() == str(stored.rootfs.digest)
     assert "Objects: 0 removed" in cfsctl(tmp_path, "gc", "--dry-run")
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_cfsctl_takes_an_image_for_dm_verity_for_its_own(algorithm: Hash, tmp_path: Path) -> None:
+    """B.9: the objects of its partitions are kept, and no image of theirs."""
+    with Repository.ensure(tmp_path, algorithm) as repository:
+        stored = store_image(repository, "demo/os:1", system(), VerityOptions(signature=False))
+        bootable = find_image(repository, "demo/os:1")
+        assert bootable == stored.bootable
+        assert check(repository).problems == ()
+        assert plan_collection(repository).objects == ()
+        content = image_content(repository, "demo/os:1")
+    assert bootable.mode == "verity"
+    assert bootable.verity
+    assert bootable.verity.hash_object
+    assert {bootable.rootfs, bootable.verity.hash_object, bootable.tree} <= content.objects.keys()
+    assert {bootable.rootfs.hex, bootable.tree.hex} & {path.name for path in (tmp_path / "images").iterdir()} == {
+        bootable.tree.hex
+    }
+    assert "status: ok" in cfsctl(tmp_path, "fsck")
+    assert "oci images: 1/1 ok" in cfsctl(tmp_path, "oci", "fsck")
+    assert "Objects: 0 removed" in cfsctl(tmp_path, "gc", "--dry-run")
+    with Repository.open(tmp_path) as repository:
+        remove_image(repository, "demo/os:1")
+        assert bootable.rootfs in collect(repository).objects
+    assert everything(tmp_path) == {"meta.json"}
+
+
+def test_a_record_of_before_there_were_modes_is_read(tmp_path: Path) -> None:
+    """B.9"""
+    with Repository.ensure(tmp_path) as repository:
+        bootable = store_image(repository, "one", system()).bootable
+    record = {key: value for key, value in bootable.to_json().items() if key not in ("mode", "verity")}
+    assert Bootable.from_json(record) == bootable
+    assert bootable.mode == "composefs"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"root_hash": None},
+        {"hash_object": None},
+        {"data_size": 5},
+        {"data_size": -4096},
+        {"data_blocks": 1 << 40},
+        {"data_blocks": 0},
+        {"data_blocks": "1"},
+        {"algorithm": "sha512"},
+        {"salt": "00" * 257},
+        {"salt": "x"},
+        {"place": "elsewhere"},
+        {"overlays": ["/usr"]},
+        {"overlays": 1},
+        {"compression": "zip"},
+        {"tree": 7},
+        {"more": 1},
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(damage: dict[str, object], tmp_path: Path) -> None:
+    with Repository.ensure(tmp_path) as repository:
+        record = store_image(repository, "one", system(), VerityOptions(signature=False)).bootable.to_json()
+    assert Bootable.from_json(record).to_json() == record
+    with pytest.raises(Error):
+        Bootable.from_json({**record, "verity": {**record["verity"], **damage}})
+    with pytest.raises(Error):
+        Bootable.from_json({**record, "mode": "composefs"})
 
 
 def test_a_store_that_cfsctl_filled_is_ours(tmp_path: Path) -> None:
