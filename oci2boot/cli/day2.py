@@ -66,6 +66,10 @@ def upgrade(
     check: CheckOnly = False,
     download_only: DownloadOnly = False,
     apply: Apply = False,
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", min=2, help="delete older deployments that are not pinned, but for so many in all"),
+    ] = None,
     etc: Etc = None,
     dry_run: DryRun = False,
     sysroot: SysrootDir = None,
@@ -94,6 +98,7 @@ def upgrade(
         ),
         DeployOptions(EtcPolicy.parse(tuple(etc or ()))),
         dry_run,
+        keep,
     )
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         done = run_upgrade(request, report)

@@ -75,6 +75,18 @@ def delete(sysroot: Sysroot, wanted: str, *, dry_run: bool = False) -> Deploymen
     return chosen
 
 
+def retire(sysroot: Sysroot, keep: int) -> list[Deployment]:
+    """Remove the oldest deployments until `keep` are left; what runs, boots next or is pinned stays in any case."""
+    state = read_state(sysroot)
+    ours = [one for one in state.deployments if one.record is not None]
+    safe = [one for one in ours if one.pinned or one.digest == state.booted or one == state.next]
+    others = sorted((one for one in ours if one not in safe), key=lambda one: one.deployed or 0)
+    gone = others[: max(len(ours) - max(keep, len(safe)), 0)]
+    for one in gone:
+        remove(state, one)
+    return gone
+
+
 def remove(state: MachineState, chosen: Deployment) -> None:
     """Take it away in the order in which each step leaves a machine that is whole."""
     sysroot = state.sysroot

@@ -19,6 +19,7 @@ from oci2boot.sysroot.deployments import Deployment
 from oci2boot.sysroot.machine import Sysroot, changing
 from oci2boot.sysroot.state import MachineState, read_state
 from oci2boot.system.run import run
+from oci2boot.workflows.choose import retire
 from oci2boot.workflows.convert import convert
 from oci2boot.workflows.deploy import DeployOptions, DeployPlan, apply_deployment, plan_boot_files, plan_deployment
 from oci2boot.workflows.events import Report, Told, Warned
@@ -36,6 +37,8 @@ class UpgradeRequest:
     """Keys and certificates, which no record holds."""
     options: DeployOptions = field(default_factory=DeployOptions)
     dry_run: bool = False
+    keep: int | None = None
+    """How many deployments may be left afterwards; None keeps all that there is room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,8 @@ def _deploy_converted(
             return Upgraded("up to date", news, bootable)
         plan = plan_deployment(state, repository, repository, bootable, _options(request, bootable))
         apply_deployment(plan, state, repository, repository, report)
+    for one in retire(state.sysroot, request.keep) if request.keep else ():
+        report(Told(f"{one.digest} is older than the {request.keep} that are kept, and deleted"))
     return Upgraded("deployed", news, bootable, plan)
 
 

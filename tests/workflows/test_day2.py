@@ -193,6 +193,24 @@ def test_a_wrong_clock_does_not_confuse_the_order(
     assert digests(machine)[0] == third
 
 
+def test_only_so_many_are_kept_where_that_is_asked_for(machine: Machine) -> None:
+    """P.11, D.20: any number by default; what is pinned stays."""
+    (first,) = digests(machine)
+    choose.pin(machine.sysroot, first[:8], pinned=True)
+    made = []
+    for number in range(3):
+        machine.release({"usr/bin/version": b"%d" % number * 300})
+        upgrade(UpgradeRequest(machine.sysroot, keep=3), silent)
+        made.append(digests(machine)[0])
+    assert set(digests(machine)) == {first, made[1], made[2]}
+    assert digests(machine)[0] == made[2]
+    assert not (machine.root / "state/deploy" / made[0]).exists()
+    assert made[0] in {
+        digest.hex
+        for digest in collect_garbage(machine.sysroot.repository, dry_run=False, sysroot=machine.sysroot).objects
+    }
+
+
 def test_a_new_image_with_an_old_name_on_the_esp_gets_another(machine: Machine) -> None:
     """Images built reproducibly have the same time, and so the same version."""
     upgraded(machine)
