@@ -30,6 +30,8 @@ def make_first(entries: Sequence[BootEntry], wanted: str, tries: int | None, add
     name = target.name
     if wanted in added or name.left == 0:
         name = name.counted(tries if tries and _falls_back(target, others, tries) else None)
+    elif name.left and not _falls_back(target, others, name.left + (name.done or 0)):
+        name = name.counted(None)
     taken = {entry.path.lower() for entry in others}
     new_target = target.renamed(name)
     if new_target.path.lower() in taken:

@@ -102,7 +102,7 @@ class Machine(RuleBasedStateMachine):
         shutil.rmtree(getattr(self, "esp", "/nonexistent"), ignore_errors=True)
 
 
-Machine.TestCase.settings = settings(max_examples=30, stateful_step_count=12, deadline=None)
+Machine.TestCase.settings = settings(max_examples=30, stateful_step_count=12, deadline=None, derandomize=True)
 TestLife = Machine.TestCase
 TestLife.__doc__ = "B.8, D.20, P.9"
 
