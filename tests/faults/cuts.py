@@ -96,7 +96,9 @@ def commands(folder: Path) -> Iterator[Commands]:
 
 
 def spread(total: int, wanted: int) -> Sequence[int]:
-    """Return `wanted` numbers from 1 to `total`, evenly, with the first and the last; all where there are fewer."""
+    """Return `wanted` numbers from 1 to `total`, all where there are fewer: the last ones, and the others evenly."""
     if total <= wanted:
         return range(1, total + 1)
-    return sorted({1 + round(index * (total - 1) / (wanted - 1)) for index in range(wanted)})
+    last = min(8, wanted // 2)
+    early = wanted - last
+    return [*(1 + index * (total - last) // early for index in range(early)), *range(total - last + 1, total + 1)]

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -18,8 +19,20 @@ def _run(*argv: str | Path) -> str:
     return done.stdout
 
 
+def copied(source: Path, target: Path) -> Path:
+    shutil.rmtree(target, ignore_errors=True)
+    _run("cp", "-a", "--reflink=auto", source, target)
+    return target
+
+
+def _timeless(path: Path) -> bytes:
+    """Return a file's content; a deployment that is made again is younger."""
+    content = path.read_bytes()
+    return re.sub(rb'"deployed": \d+', b"", content) if path.name == "oci2boot.json" else content
+
+
 def snapshot(top: Path, *, without: str = "") -> dict[str, str]:
-    """Return everything beneath a folder but times: kind, mode, owner and content by path."""
+    """Return everything beneath a folder but times and the lock: kind, mode, owner and content by path."""
     found = {}
     for folder, folders, files in os.walk(top):
         for name in folders + files:
@@ -27,8 +40,8 @@ def snapshot(top: Path, *, without: str = "") -> dict[str, str]:
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
                 content = f"-> {path.readlink()}"
-            elif stat.S_ISREG(status.st_mode):
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
+            elif stat.S_ISREG(status.st_mode) and name != "lock":
+                content = hashlib.sha256(_timeless(path)).hexdigest()
             else:
                 content = ""
             where = str(path.relative_to(top))
@@ -112,12 +125,9 @@ def promised(uki: Path, folder: Path) -> str:
     return found[0].decode()
 
 
-def check_boots(sysroot: Path, esp: Path, folder: Path) -> str:
-    """The first entry's image is whole, with all its files and a place for its state; return its digest."""
-    first = next(entries(esp, folder))
-    digest = promised(first, folder)
+def check_deployment(sysroot: Path, digest: str, folder: Path) -> None:
+    """An image is there whole, with all its files and a place for its state."""
     repo = sysroot / "composefs"
-    check_objects(repo)
     image = repo / "images" / digest
     assert _run(program("fsverity"), "digest", "--compact", image).strip() == digest
     info = folder / "composefs-info"
@@ -128,4 +138,12 @@ def check_boots(sysroot: Path, esp: Path, folder: Path) -> str:
     state = sysroot / "state/deploy" / digest
     for path in ("etc/upper", "etc/work", "var"):
         assert (state / path).is_dir(), state / path
+
+
+def check_boots(sysroot: Path, esp: Path, folder: Path) -> str:
+    """What the boot loader would start is whole, and so is its image; return that one's digest."""
+    first = next(entries(esp, folder))
+    digest = promised(first, folder)
+    check_objects(sysroot / "composefs")
+    check_deployment(sysroot, digest, folder)
     return digest
