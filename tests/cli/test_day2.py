@@ -139,6 +139,11 @@ def test_install_takes_directories(run: Run, machine: Machine, tmp_path: Path) -
         "root",
         "root2",
     ]
+    # Its promise alone keeps the rootfs image in the store that it is for.
+    assert run("images", "--remove", "demo", "--repo", machine.repo)[0] == 0
+    for where, freed in (([], True), (["--esp", tmp_path / "esp3"], False)):
+        found = json.loads(run("gc", "--dry-run", "--json", "--repo", machine.repo, *where)[1])
+        assert (done["image"]["rootfs"] in found["objects"]) is freed
 
 
 def test_conflicts_in_etc_are_shown_and_a_policy_decides(run: Run, machine: Machine) -> None:
