@@ -47,10 +47,7 @@ def check_kernel(tree: Directory, read: Read, version: str) -> KernelSupport:
     directory = MODULES + b"/" + version.encode()
     options = _read_config(tree, read, directory, version)
     dependencies = _parse_dependencies(read_file(tree, read, directory + b"/modules.dep", MAX_MODULES_FILE) or b"")
-    builtin = {
-        _name(line)
-        for line in (read_file(tree, read, directory + b"/modules.builtin", MAX_MODULES_FILE) or b"").split()
-    }
+    builtin = builtin_modules(tree, read, version)
     notes = []
     for option, module, reason in REQUIRED:
         there = module in builtin or module in dependencies or (options or {}).get(option) == "y"
@@ -76,6 +73,12 @@ def check_kernel(tree: Directory, read: Read, version: str) -> KernelSupport:
     modules = tuple(directory + b"/" + path for path in _in_order(wanted, dependencies))
     file_backed = None if options is None else options.get("EROFS_FS_BACKED_BY_FILE", "n") == "y"
     return KernelSupport(modules, file_backed, tuple(notes))
+
+
+def builtin_modules(tree: Directory, read: Read, version: str) -> frozenset[str]:
+    """Return the names of what could be modules and is part of the kernel."""
+    path = MODULES + b"/" + version.encode() + b"/modules.builtin"
+    return frozenset(_name(line) for line in (read_file(tree, read, path, MAX_MODULES_FILE) or b"").split())
 
 
 def module_name(path: bytes) -> str:

@@ -1,7 +1,7 @@
 """What the boot loader starts, in the local flow: a UKI of the image's kernel, initramfs and stub."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -9,8 +9,9 @@ from typing import Final
 from oci2boot.boot import discover, glue
 from oci2boot.boot.files import Read, find_file, read_file, read_limited
 from oci2boot.boot.inherited import find_inherited
-from oci2boot.boot.kernel import check_kernel
+from oci2boot.boot.kernel import builtin_modules, check_kernel
 from oci2boot.boot.uki import UkiParts, build_uki, check_machines, verify_uki
+from oci2boot.boot.verity import VerityRoot, build_cmdline, plan_verity_glue
 from oci2boot.errors import ImageError, LimitError
 from oci2boot.formats import cpio, os_release
 from oci2boot.formats.cmdline import ComposefsArg
@@ -59,7 +60,6 @@ class PayloadPlan:
     stub: bytes
     parts: UkiParts
     name: str
-    promise: ComposefsArg
     glue: glue.Glue
     notes: tuple[str, ...]
     size_limit: int | None
@@ -70,7 +70,6 @@ class BootPayload:
     uki: bytes
     uki_path: str
     """On the ESP."""
-    promise: ComposefsArg
     cmdline: str
     kernel_version: str
     glue: str
@@ -80,7 +79,7 @@ class BootPayload:
     notes: tuple[str, ...]
 
 
-def plan_payload(tree: Directory, read: Read, promise: ComposefsArg, options: PayloadOptions) -> PayloadPlan:
+def plan_payload(tree: Directory, read: Read, root: ComposefsArg | VerityRoot, options: PayloadOptions) -> PayloadPlan:
     """Gather what boots the image: `tree` is the merged one, its /boot not yet emptied."""
     machine = machine_of(options.architecture)
     kernels = discover.find_kernels(tree)
@@ -89,10 +88,16 @@ def plan_payload(tree: Directory, read: Read, promise: ComposefsArg, options: Pa
     assert kernel.initramfs
     support = check_kernel(tree, read, kernel.version)
     initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
-    added = glue.plan_glue(tree, read, cpio.read(initramfs, glue.keep), support)
-    added.configuration.check(promise)
+    found = cpio.read(initramfs, glue.keep)
     image_words = list(inherited.words) if inherited else discover.read_arguments(tree, read, machine)
-    cmdline = discover.build_cmdline([*image_words, *_absent(added.arguments, image_words)], options.arguments, promise)
+    if isinstance(root, VerityRoot):
+        added = plan_verity_glue(found, builtin_modules(tree, read, kernel.version), root)
+        cmdline = build_cmdline(image_words, options.arguments, root)
+    else:
+        added = glue.plan_glue(tree, read, found, support)
+        added.configuration.check(root)
+        given = [*image_words, *_absent(added.arguments, image_words)]
+        cmdline = discover.build_cmdline(given, options.arguments, root)
     release, name = _release(tree, read, options.version)
     stub = _find_stub(tree, read, machine) if options.stub else b""
     parts = UkiParts(
@@ -105,12 +110,12 @@ def plan_payload(tree: Directory, read: Read, promise: ComposefsArg, options: Pa
     )
     if stub:
         check_machines(stub, parts.kernel, machine)
-    if added.archive and glue.OWN not in cpio.read(parts.initrd, lambda _: False):
+    if added.archive and not _paths(added.archive) <= _paths(parts.initrd):
         raise ImageError("the kernel would not unpack the glue that follows the image's initramfs")
     notes = (*support.notes, *added.notes)
     if inherited:
         notes += (f"kernel, initramfs and arguments are those of /{inherited.uki}: the image has no other",)
-    return PayloadPlan(stub, parts, name, promise, added, notes, options.size_limit)
+    return PayloadPlan(stub, parts, name, added, notes, options.size_limit)
 
 
 def finish_payload(plan: PayloadPlan, uki: bytes | None = None) -> BootPayload:
@@ -137,13 +142,16 @@ def finish_payload(plan: PayloadPlan, uki: bytes | None = None) -> BootPayload:
     return BootPayload(
         uki=uki,
         uki_path=f"EFI/Linux/{plan.name}.efi",
-        promise=plan.promise,
         cmdline=plan.parts.cmdline,
         kernel_version=plan.parts.uname,
         glue=plan.glue.brought or "oci2boot",
         sizes=MappingProxyType(sizes),
         notes=notes,
     )
+
+
+def _paths(archive: bytes) -> Set[bytes]:
+    return cpio.read(archive, lambda _: False).keys()
 
 
 def machine_of(architecture: str) -> str:

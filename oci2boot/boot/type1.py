@@ -57,7 +57,7 @@ def type1_payload(tree: Directory, read: Read, promise: ComposefsArg, options: P
     theirs = found[0] if found else None
     files = _files(tree, read, plan, theirs)
     folder = f"{FILES}/{_content_name(files)}"
-    line = _cmdline(plan, theirs)
+    line = _cmdline(plan, theirs, promise)
     _check_length(line, [f"{folder}/{name}" for name in files if name.startswith("initrd")])
     release = os_release.parse(plan.parts.os_release)
     title = release.get("PRETTY_NAME") or release["IMAGE_ID"]
@@ -163,14 +163,14 @@ def _content_name(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256(every.encode()).hexdigest()[:32]
 
 
-def _cmdline(plan: PayloadPlan, theirs: Type1 | None) -> str:
+def _cmdline(plan: PayloadPlan, theirs: Type1 | None, promise: ComposefsArg) -> str:
     """Return the entry's words in their order, then what else the kernel is to be told, the promise last."""
     words = cmdline.split(plan.parts.cmdline)
     if theirs is None:
         return plan.parts.cmdline
     # What GRUB would put in for a variable is on no command line of another boot loader.
     own = [word for word in cmdline.split(theirs.options) if not word.startswith("$")]
-    return discover.build_cmdline(own, [word for word in words[:-1] if word not in own], plan.promise)
+    return discover.build_cmdline(own, [word for word in words[:-1] if word not in own], promise)
 
 
 def _check_length(line: str, initrds: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ systemd-veritysetup-generator(8), veritytab(5); UAPI group, Discoverable Partiti
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
@@ -21,6 +21,11 @@ KargForm = Literal["roothash", "systemd", "veritytab"]
 
 ROOT_HASH: Final = "roothash"
 UNCOMPRESSED: Final = Compression()
+REQUIRE_SIGNATURES: Final = "dm_verity.require_signatures=1"
+"""The kernel then opens no dm-verity device at all without a signature by a key that it trusts."""
+SIGNATURE_NAME: Final = "roothash.p7s.cred"
+SIGNATURE_FILE: Final = f"/.extra/credentials/{SIGNATURE_NAME}"
+"""In the initramfs: systemd-stub puts there what lies beside the UKI under the name. systemd-stub(7)."""
 DEBUG_ONLY: Final = frozenset({"ignore-corruption"})
 """They make verification a remark in the log."""
 
@@ -28,6 +33,9 @@ _FLAGS: Final = frozenset(
     {"ignore-corruption", "restart-on-corruption", "panic-on-corruption", "ignore-zero-blocks", "check-at-most-once"}
 )
 _ON_CORRUPTION: Final = frozenset({"ignore-corruption", "restart-on-corruption", "panic-on-corruption"})
+_OPTIONS: Final = "systemd.verity_root_options"
+_OURS: Final = ("roothash", "systemd.verity_root_", "dm_verity.require_signatures")
+_ELSEWHERE: Final = ("composefs", "composefs.digest", "rd.systemd.verity", "rd.veritytab")
 _OVERLAY: Final = re.compile(r"/[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 _NOT_OVERLAID: Final = frozenset(
     "bin boot dev efi lib lib32 lib64 libx32 proc run sbin sys sysroot tmp usr".split()  # noqa: SIM905
@@ -101,13 +109,14 @@ class VerityOptions:
             if any(path.startswith(other) for other in paths if other is not path):
                 raise FormatError(f"two overlays hold {path.rstrip('/')}", hint="name each place once")
 
-    def check_sealed(self) -> None:
-        """Refuse what only a debugging machine may have."""
-        if found := DEBUG_ONLY.intersection(self.options):
-            raise FormatError(
-                f"{', '.join(sorted(found))} switches verification off: not in what is signed",
-                hint="leave it out, or sign nothing",
-            )
+
+def check_sealed(options: Iterable[str]) -> None:
+    """Refuse what only a debugging machine may have."""
+    if found := DEBUG_ONLY.intersection(options):
+        raise FormatError(
+            f"{', '.join(sorted(found))} switches verification off: not in what is signed",
+            hint="leave it out, or sign nothing",
+        )
 
 
 def _check_options(options: Sequence[str]) -> None:
@@ -139,9 +148,10 @@ def verity_arguments(root: VerityRootfs, options: VerityOptions) -> list[str]:
     """Return what the kernel command line says of the root file system, and the initramfs reads."""
     if root.root_hash is None:
         return []
+    required = [REQUIRE_SIGNATURES] if options.signature else []
     if options.form == "veritytab":
-        return ["root=/dev/mapper/root"]
-    words = [f"{ROOT_HASH}={root.root_hash}"]
+        return ["root=/dev/mapper/root", *required]
+    words = [f"{ROOT_HASH}={root.root_hash}", *required]
     settings = _settings(root, options)
     if options.form == "systemd":
         data, tree = _devices(root.root_hash, options.place)
@@ -166,7 +176,14 @@ def _devices(root_hash: RootHash, place: Place) -> tuple[str, str]:
 
 def _settings(root: VerityRootfs, options: VerityOptions) -> list[str]:
     offset = [f"hash-offset={root.image.size}"] if options.place == "embedded" else []
-    return [*offset, *options.options]
+    signature = [f"root-hash-signature={SIGNATURE_FILE}"] if options.signature else []
+    return [*offset, *signature, *options.options]
+
+
+def plain_word(word: str) -> str:
+    """Return a kernel argument as its readers understand it: `-` and `_` are one to them, quotes are none."""
+    key, equals, value = word.replace('"', "").partition("=")
+    return key.replace("-", "_") + equals + value
 
 
 def merge_arguments(given: Sequence[str], own: Sequence[str]) -> list[str]:
@@ -178,14 +195,14 @@ def merge_arguments(given: Sequence[str], own: Sequence[str]) -> list[str]:
     added: list[str] = []
     values = dict(word.split("=", 1) for word in own)
     for word in given:
-        key, _, value = word.partition("=")
-        if key == "systemd.verity_root_options":
+        key, _, value = plain_word(word).partition("=")
+        if key == _OPTIONS:
             extra = [option for option in value.split(",") if option]
-            _check_options(extra)
+            _check_options([option for option in extra if option not in values.get(key, "").split(",")])
             added += extra
-        elif key in ("composefs", "composefs.digest") or (key in ("root", "usrhash", "rootfstype") and values):
+        elif key in _ELSEWHERE or (key in ("root", "usrhash", "rootfstype", "systemd.verity", "veritytab") and values):
             raise FormatError(f"{word[:80]} contradicts a root file system under dm-verity", hint="leave it out")
-        elif key.startswith(("roothash", "systemd.verity_root_")):
+        elif key.startswith(_OURS):
             if values.get(key) != value:
                 raise FormatError(
                     f"{word[:120]} is given, the image has {key}={values.get(key, '')}", hint=f"leave {key}= out"
@@ -193,8 +210,8 @@ def merge_arguments(given: Sequence[str], own: Sequence[str]) -> list[str]:
         else:
             kept.append(word)
     if added:
-        before = [option for option in values.get("systemd.verity_root_options", "").split(",") if option]
+        before = [option for option in values.get(_OPTIONS, "").split(",") if option]
         together = [*before, *(option for option in dict.fromkeys(added) if option not in before)]
         _check_options([option for option in together if "=" not in option])
-        values["systemd.verity_root_options"] = ",".join(together)
+        values[_OPTIONS] = ",".join(together)
     return [*kept, *(f"{key}={value}" for key, value in values.items())]

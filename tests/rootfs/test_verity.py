@@ -8,9 +8,11 @@ from oci2boot.digest import External, RootHash, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.formats.dmverity import Parameters, plan_area
 from oci2boot.rootfs.verity import (
+    KargForm,
     Overlay,
     VerityOptions,
     VerityRootfs,
+    check_sealed,
     merge_arguments,
     verity_arguments,
     veritytab,
@@ -24,15 +26,28 @@ ROOT = VerityRootfs(
     External(VerityDigest("sha256", bytes(32)), SIZE), 99999, plan_area(SIZE, Parameters()), RootHash.parse(HEX)
 )
 
+UNSIGNED = VerityOptions(signature=False)
+
+
+@pytest.mark.parametrize("form", ["roothash", "systemd", "veritytab"])
+def test_a_signature_is_required_and_found_where_the_stub_puts_it(form: KargForm) -> None:
+    """K1.1; root-hash-signature= of veritytab(5), /.extra/credentials/*.cred of systemd-stub(7)"""
+    options = VerityOptions(form=form)
+    words = verity_arguments(ROOT, options)
+    assert "dm_verity.require_signatures=1" in words
+    said = veritytab(ROOT, options).decode() if form == "veritytab" else words[-1]
+    assert "root-hash-signature=/.extra/credentials/roothash.p7s.cred" in said
+    assert "signature" not in "".join(verity_arguments(ROOT, VerityOptions(form=form, signature=False)))
+
 
 def test_the_root_hash_is_enough_for_discoverable_partitions() -> None:
     """K1.6, K1.8"""
-    assert verity_arguments(ROOT, VerityOptions()) == [f"roothash={HEX}"]
+    assert verity_arguments(ROOT, UNSIGNED) == [f"roothash={HEX}"]
 
 
 def test_both_partitions_can_be_named() -> None:
     """K1.7, K1.21"""
-    options = VerityOptions(form="systemd", options=("panic-on-corruption",))
+    options = VerityOptions(form="systemd", signature=False, options=("panic-on-corruption",))
     assert verity_arguments(ROOT, options) == [
         f"roothash={HEX}",
         f"systemd.verity_root_data={DATA}",
@@ -43,7 +58,7 @@ def test_both_partitions_can_be_named() -> None:
 
 def test_an_embedded_tree_is_found_by_its_offset() -> None:
     """K1.9"""
-    options = VerityOptions(form="systemd", place="embedded", options=("restart-on-corruption",))
+    options = VerityOptions(form="systemd", place="embedded", signature=False, options=("restart-on-corruption",))
     assert verity_arguments(ROOT, options)[1:] == [
         f"systemd.verity_root_data={DATA}",
         f"systemd.verity_root_hash={DATA}",
@@ -55,10 +70,10 @@ def test_an_embedded_tree_is_found_by_its_offset() -> None:
 
 def test_a_veritytab_says_the_same() -> None:
     """K1.20"""
-    options = VerityOptions(form="veritytab", options=("panic-on-corruption",))
+    options = VerityOptions(form="veritytab", signature=False, options=("panic-on-corruption",))
     assert verity_arguments(ROOT, options) == ["root=/dev/mapper/root"]
     assert veritytab(ROOT, options).decode() == f"root {DATA} {TREE} {HEX} panic-on-corruption\n"
-    assert veritytab(ROOT, VerityOptions(form="veritytab")).decode() == f"root {DATA} {TREE} {HEX} -\n"
+    assert veritytab(ROOT, VerityOptions(form="veritytab", signature=False)).decode() == f"root {DATA} {TREE} {HEX} -\n"
 
 
 def test_without_verity_nothing_is_said() -> None:
@@ -68,7 +83,7 @@ def test_without_verity_nothing_is_said() -> None:
 
 def test_the_root_hash_is_there_exactly_once() -> None:
     """K1.6"""
-    own = verity_arguments(ROOT, VerityOptions())
+    own = verity_arguments(ROOT, UNSIGNED)
     assert merge_arguments(["quiet", f"roothash={HEX}", "rd.debug"], own) == ["quiet", "rd.debug", f"roothash={HEX}"]
     assert merge_arguments(["systemd.verity_root_options=check-at-most-once"], own) == [
         f"roothash={HEX}",
@@ -87,6 +102,14 @@ def test_the_root_hash_is_there_exactly_once() -> None:
         f"composefs={HEX}",
         "systemd.verity_root_options=ignore-corruption,panic-on-corruption",
         "systemd.verity_root_options=root-hash-signature=/x",
+        f'"roothash={"f" * 64}"',
+        'ro"ot"=/dev/vda2',
+        "systemd.verity-root-data=/dev/vda9",
+        "dm_verity.require_signatures=0",
+        "dm-verity.require_signatures=0",
+        "systemd.verity=no",
+        "rd.systemd.verity=0",
+        "rd.veritytab=0",
     ],
 )
 def test_a_contradiction_is_an_error(word: str) -> None:
@@ -117,8 +140,8 @@ def test_what_cannot_go_together_is_refused(options: dict[str, Any], words: str)
 def test_debugging_is_not_signed() -> None:
     """K1.21"""
     with pytest.raises(FormatError, match="switches verification off"):
-        VerityOptions(options=("ignore-corruption",)).check_sealed()
-    VerityOptions(options=("panic-on-corruption",)).check_sealed()
+        check_sealed(("panic-on-corruption", "ignore-corruption"))
+    check_sealed(("panic-on-corruption",))
 
 
 @pytest.mark.parametrize("text", ["/var", "/home", "/etc", "/var:tmpfs", "/srv/data"])
