@@ -9,9 +9,11 @@ from typing import Final
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import DigestError, TargetError
 from oci2boot.formats.fsverity import DESCRIPTOR_SIZE, Hasher
-from oci2boot.target.entries import RootEntry
+from oci2boot.target.entries import RootEntry, Source
+from oci2boot.target.images import Part
 from oci2boot.target.layout import PlacedFile, Run
 from oci2boot.target.nodes import BLOCK
+from oci2boot.target.plan import PlacedImage
 from oci2boot.target.volume import Volume
 
 Progress = Callable[[int], None]
@@ -57,20 +59,20 @@ class _Blocks:
             self._buffer.clear()
 
 
-def _read(entry: RootEntry) -> Iterator[bytes]:
+def _read(source: Source) -> Iterator[bytes]:
     """Yield the content in pieces of whole blocks, the last one perhaps shorter."""
-    if isinstance(entry.source, bytes):
-        yield from (entry.source[at : at + _CHUNK] for at in range(0, entry.size, _CHUNK))
+    if isinstance(source, bytes):
+        yield from (source[at : at + _CHUNK] for at in range(0, len(source), _CHUNK))
         return
-    fd = os.open(entry.source.path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        for at in range(0, entry.size, _CHUNK):
-            data = os.pread(fd, min(_CHUNK, entry.size - at), at)
-            if len(data) != min(_CHUNK, entry.size - at):
-                raise TargetError(f"{entry.source.path} became shorter while it was copied")
+        for at in range(0, source.size, _CHUNK):
+            data = os.pread(fd, min(_CHUNK, source.size - at), at)
+            if len(data) != min(_CHUNK, source.size - at):
+                raise TargetError(f"{source.path} became shorter while it was copied")
             yield data
-        if os.fstat(fd).st_size != entry.size:
-            raise TargetError(f"{entry.source.path} does not have the {entry.size} bytes that were promised")
+        if os.fstat(fd).st_size != source.size:
+            raise TargetError(f"{source.path} does not have the {source.size} bytes that were promised")
     finally:
         os.close(fd)
 
@@ -79,10 +81,10 @@ def _copy(file: PlacedFile, blocks: _Blocks) -> None:
     entry = file.node.entry
     runs = list(reversed(file.runs))
     hasher = Hasher(entry.verity.algorithm) if entry.verity else None
-    for data in _read(entry):
+    for data in _read(entry.source):
         if hasher:
             hasher.update(data)
-        blocks.write(runs, data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0"))
+        blocks.write(runs, _whole(data))
     if entry.verity and hasher:
         blocks.write(runs, _verity_blocks(entry, hasher, entry.verity))
 
@@ -93,13 +95,21 @@ def _verity_blocks(entry: RootEntry, hasher: Hasher, promised: VerityDigest) -> 
     Linux, fs/ext4/verity.c, ext4_end_enable_verity().
     """
     tree, descriptor = hasher.metadata()
+    _check(entry.path.decode(errors="replace"), descriptor, promised)
+    return tree + descriptor.ljust(BLOCK - 4, b"\0") + DESCRIPTOR_SIZE.to_bytes(4, "little")
+
+
+def _check(name: str, descriptor: bytes, promised: VerityDigest) -> None:
     found = hashlib.new(promised.algorithm, descriptor).digest()
     if found != promised.raw:
         raise DigestError(
-            f"{entry.path.decode(errors='replace')} should measure {promised}, its content measures {found.hex()}",
+            f"{name} should measure {promised}, its content measures {found.hex()}",
             hint="the object is damaged: fetch the image again",
         )
-    return tree + descriptor.ljust(BLOCK - 4, b"\0") + DESCRIPTOR_SIZE.to_bytes(4, "little")
+
+
+def _whole(data: bytes) -> bytes:
+    return data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0")
 
 
 def _batches(files: Sequence[PlacedFile]) -> Iterator[list[PlacedFile]]:
@@ -132,3 +142,30 @@ def copy_files(files: Sequence[PlacedFile], volume: Volume, progress: Progress) 
         except BaseException:
             workers.shutdown(cancel_futures=True)
             raise
+
+
+def copy_images(images: Sequence[PlacedImage], fd: int, progress: Progress, *, blank: bool) -> None:
+    """Write the partitions whose bytes are given, and zeros behind those."""
+    for image in images:
+        volume, end = Volume(fd, image.partition.start, blank), 0
+        for part in image.parts:
+            volume.clear(end, part.offset - end)
+            end = _copy_part(image.partition.label, part, volume, progress)
+        volume.clear(end, image.partition.size - end)
+
+
+def _copy_part(name: str, part: Part, volume: Volume, progress: Progress) -> int:
+    """Copy, and return where the next block begins."""
+    at = part.offset
+    hasher = Hasher(part.digest.algorithm) if part.digest else None
+    for data in _read(part.source):
+        if hasher:
+            hasher.update(data)
+        blocks = _whole(data)
+        if not volume.leaves_zeros or blocks.count(0) != len(blocks):
+            volume.write(at, blocks)
+        at += len(blocks)
+        progress(len(data))
+    if part.digest and hasher:
+        _check(f"what goes into the partition {name}", hasher.metadata()[1], part.digest)
+    return at

@@ -15,10 +15,10 @@ from oci2boot.errors import TargetError
 from oci2boot.formats.fat import BootSector
 from oci2boot.system.block import discard, read_partitions_again, zero_out
 from oci2boot.system.files import plain_errors
-from oci2boot.target.copy import Progress
+from oci2boot.target.copy import Progress, copy_images
 from oci2boot.target.esp import write_esp
-from oci2boot.target.filesystem import quiet, write_root_staged
-from oci2boot.target.luks import Secret, write_root_encrypted
+from oci2boot.target.filesystem import quiet, write_ext4_staged
+from oci2boot.target.luks import Secret, write_encrypted
 from oci2boot.target.plan import MARGIN, DiskPlan
 from oci2boot.target.table import write_table
 from oci2boot.target.volume import Volume
@@ -38,11 +38,12 @@ def write_device(plan: DiskPlan, device: Path, *, secret: Secret | None = None, 
                 zero_out(fd, start, end - start)
             os.fsync(fd)
             _write_esp(plan, fd, folder)
-            progress(plan.content_size - sum(node.entry.size for node in plan.nodes))
-            if plan.root.header:
-                write_root_encrypted(plan, fd, secret, folder, progress, blank=False)
-            else:
-                write_root_staged(plan, Volume(fd, plan.root.start, blank=False), folder, progress)
+            progress(plan.esp_content)
+            copy_images(plan.images, fd, progress, blank=False)
+            if plan.ext4 and plan.ext4.header:
+                write_encrypted(plan, fd, secret, folder, progress, blank=False)
+            elif plan.ext4:
+                write_ext4_staged(plan, Volume(fd, plan.ext4.start, blank=False), folder, progress)
         os.fsync(fd)
         write_table(plan, fd)
         os.fsync(fd)
@@ -70,8 +71,11 @@ def _places_of_signatures(plan: DiskPlan) -> Iterator[tuple[int, int]]:
     the disk and of each partition.
     """
     yield 0, plan.esp.start + MARGIN
-    yield plan.root.start - MARGIN, plan.root.start + MARGIN
-    yield plan.root.start + plan.root.size - MARGIN, plan.size
+    for part in plan.partitions[1:]:
+        yield part.start - MARGIN, part.start + MARGIN
+    end = part.start + part.size
+    yield end - MARGIN, end
+    yield max(end, plan.size - 2 * MARGIN), plan.size
 
 
 def _write_esp(plan: DiskPlan, fd: int, folder: Path) -> None:

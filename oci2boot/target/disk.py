@@ -10,10 +10,10 @@ from typing import Final
 
 from oci2boot.errors import TargetError
 from oci2boot.system.files import plain_errors, sync_directory, temporary_name
-from oci2boot.target.copy import Progress
+from oci2boot.target.copy import Progress, copy_images
 from oci2boot.target.esp import write_esp
-from oci2boot.target.filesystem import quiet, write_root
-from oci2boot.target.luks import Secret, write_root_encrypted
+from oci2boot.target.filesystem import quiet, write_ext4
+from oci2boot.target.luks import Secret, write_encrypted
 from oci2boot.target.plan import DiskPlan
 from oci2boot.target.table import write_table
 
@@ -31,7 +31,7 @@ def write_disk(
 ) -> None:
     """Write the disk under a temporary name beside `target`, sync it, and rename it; an error leaves nothing behind.
 
-    `secret` opens the root partition of a plan that has it encrypted.
+    `secret` opens the ext4 file system of a plan that has it encrypted.
 
     `progress` is told the bytes of content copied since its last call, from more than one thread; they sum up to
     `plan.content_size`. Raises `TargetError`; `DigestError` where an object's content is not what its name says.
@@ -57,7 +57,7 @@ def check_target(plan: DiskPlan, target: Path, overwrite: bool) -> None:
         raise TargetError(f"{target} exists already", hint="remove it, or replace it by --wipe")
     if target.exists() and not target.is_file():
         raise TargetError(f"{target} is not a regular file")
-    needed = plan.root.used + plan.esp.used + _OVERHEAD
+    needed = sum(part.used for part in plan.partitions) + _OVERHEAD
     free = shutil.disk_usage(target.parent).free
     if free < needed:
         raise TargetError(
@@ -91,9 +91,10 @@ def _write(plan: DiskPlan, fd: int, image: Path, secret: Secret | None, progress
     os.ftruncate(fd, plan.size)
     write_table(plan, fd)
     write_esp(plan, image, plan.esp.start)
-    progress(plan.content_size - sum(node.entry.size for node in plan.nodes))
-    if plan.root.header:
+    progress(plan.esp_content)
+    copy_images(plan.images, fd, progress, blank=True)
+    if plan.ext4 and plan.ext4.header:
         with TemporaryDirectory(prefix=image.name, dir=image.parent) as folder:
-            write_root_encrypted(plan, fd, secret, Path(folder), progress, blank=True)
-    else:
-        write_root(plan, fd, image, progress)
+            write_encrypted(plan, fd, secret, Path(folder), progress, blank=True)
+    elif plan.ext4:
+        write_ext4(plan, fd, image, progress)

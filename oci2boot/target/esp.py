@@ -21,7 +21,7 @@ def mkfs_argv(plan: DiskPlan, image: Path, start: int) -> Argv:
     return [
         "mkfs.vfat", "-F", "32", "--invariant",
         "-S", str(sector), "-s", str(FAT_CLUSTER // sector),
-        "-i", esp.filesystem_id, "-n", esp.label,
+        "-i", str(esp.filesystem_id), "-n", esp.label,
         "-h", str(esp.start // sector), "--offset", str(start // sector),
         image, str(esp.size // 1024),
     ]  # fmt: skip

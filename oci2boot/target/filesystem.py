@@ -1,4 +1,4 @@
-"""The ext4 file system of a root partition: made by mke2fs, filled by us.
+"""The ext4 file system of a disk: made by mke2fs, filled by us.
 
 Into a file that is one hole, everything goes to its place at once. Onto a device, and into LUKS, what is not written
 reads as anything: the empty file system is made in a file of holes, and every block that it uses is written from
@@ -17,7 +17,7 @@ from oci2boot.system.run import Argv, run
 from oci2boot.target.copy import Progress, copy_files
 from oci2boot.target.layout import Layout, Run, by_group, group_bitmap, lay_out
 from oci2boot.target.nodes import BLOCK, INODE_SIZE
-from oci2boot.target.plan import DiskPlan
+from oci2boot.target.plan import DiskPlan, Partition
 from oci2boot.target.space import inode_count, journal_mib
 from oci2boot.target.volume import Volume, pwrite_all
 
@@ -28,10 +28,16 @@ _FEATURES: Final = (
 """Named one by one, so that neither the version of mke2fs nor the host's mke2fs.conf decides."""
 
 
+def ext4_of(plan: DiskPlan) -> Partition:
+    """Return the partition of a plan that has one."""
+    assert plan.ext4
+    return plan.ext4
+
+
 def mke2fs_argv(plan: DiskPlan, image: Path, start: int) -> Argv:
     """Make the file system `start` bytes into a file."""
-    root = plan.root
-    blocks = root.data_size // BLOCK
+    ext4 = ext4_of(plan)
+    blocks = ext4.data_size // BLOCK
     extended = (
         f"offset={start},hash_seed={plan.hash_seed},root_owner=0:0,"
         "lazy_itable_init=1,lazy_journal_init=1,nodiscard"  # the file is one hole: everything is zero already
@@ -41,32 +47,32 @@ def mke2fs_argv(plan: DiskPlan, image: Path, start: int) -> Argv:
         "-b", str(BLOCK), "-I", str(INODE_SIZE), "-N", str(inode_count(blocks, len(plan.nodes))),
         "-m", "1", "-G", "16", "-J", f"size={journal_mib(blocks)}",
         "-O", _FEATURES,
-        "-U", root.filesystem_id, "-L", root.label,
+        "-U", str(ext4.filesystem_id), "-L", ext4.label,
         "-E", extended,
         image, str(blocks),
     ]  # fmt: skip
 
 
-def write_root(plan: DiskPlan, fd: int, image: Path, progress: Progress) -> None:
+def write_ext4(plan: DiskPlan, fd: int, image: Path, progress: Progress) -> None:
     """Write the file system in its place in a disk image that is a hole there."""
-    start = plan.root.start
+    start = ext4_of(plan).start
     layout = _make(plan, fd, image, start, blank=True)
     copy_files(layout.files, Volume(fd, start, blank=True), progress)
     for write in layout.writes:
         pwrite_all(fd, write.data, start + write.offset)
 
 
-def write_root_staged(plan: DiskPlan, volume: Volume, folder: Path, progress: Progress) -> None:
+def write_ext4_staged(plan: DiskPlan, volume: Volume, folder: Path, progress: Progress) -> None:
     """Write the file system to a volume that has anything on it; `folder` is for the file of holes."""
     image = folder / "root"
     fd = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(fd, plan.root.data_size)
+        os.ftruncate(fd, ext4_of(plan).data_size)
         layout = _make(plan, fd, image, 0, blank=False)
         copy_files(layout.files, volume, progress)
         for write in layout.writes:
             pwrite_all(fd, write.data, write.offset)
-        for run_ in used_runs(Ext4(_reader(fd, 0, plan.root.data_size)), layout):
+        for run_ in used_runs(Ext4(_reader(fd, 0, ext4_of(plan).data_size)), layout):
             volume.copy(fd, run_.start * BLOCK, run_.length * BLOCK)
     finally:
         os.close(fd)
@@ -79,7 +85,7 @@ def _make(plan: DiskPlan, fd: int, image: Path, start: int, *, blank: bool) -> L
     clock = str(max(plan.epoch, 1))
     env = {"MKE2FS_CONFIG": os.devnull, "E2FSPROGS_FAKE_TIME": clock, "SOURCE_DATE_EPOCH": clock}
     run(mke2fs_argv(plan, image, start), env=env, package="e2fsprogs")
-    empty = Ext4(_reader(fd, start, plan.root.data_size))
+    empty = Ext4(_reader(fd, start, ext4_of(plan).data_size))
     return lay_out(empty, plan.nodes, plan.epoch, blank=blank)
 
 

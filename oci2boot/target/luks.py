@@ -1,4 +1,4 @@
-"""The LUKS2 header of a root partition, made in a plain file by an ordinary user. LUKS2 On-Disk Format 1.1.
+"""The LUKS2 header of a partition, made in a plain file by an ordinary user. LUKS2 On-Disk Format 1.1.
 
 The volume key is drawn here, and given to cryptsetup by way of memory: the blocks are encrypted as they are written,
 and no device mapper is needed.
@@ -14,7 +14,7 @@ from oci2boot.errors import TargetError
 from oci2boot.formats.xts import KEY_SIZE, SECTOR, encryptor
 from oci2boot.system.run import Argv, run
 from oci2boot.target.copy import Progress
-from oci2boot.target.filesystem import write_root_staged
+from oci2boot.target.filesystem import ext4_of, write_ext4_staged
 from oci2boot.target.plan import LUKS_HEADER, DiskPlan, derive_uuid
 from oci2boot.target.volume import Volume, pwrite_all
 
@@ -23,7 +23,7 @@ _SYSFS_SECTOR: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """What opens the root partition; salts and volume key are random, so no two disks are equal."""
+    """What opens the partition; salts and volume key are random, so no two disks are equal."""
 
     passphrase: bytes = field(repr=False)
     pbkdf_memory: int | None = None
@@ -32,11 +32,12 @@ class Secret:
 
 def luks_format_argv(plan: DiskPlan, header: Path, key: Path, pbkdf_memory: int | None) -> Argv:
     """The passphrase comes on standard input."""
+    ext4 = ext4_of(plan)
     argv: list[str | Path] = [
         "cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2",
         "--cipher", "aes-xts-plain64", "--key-size", str(8 * KEY_SIZE), "--sector-size", str(SECTOR),
         "--offset", str(LUKS_HEADER // _SYSFS_SECTOR),
-        "--uuid", derive_uuid(plan.root.guid.encode(), "luks"), "--label", plan.root.label,
+        "--uuid", derive_uuid(ext4.guid.encode(), "luks"), "--label", ext4.label,
         "--volume-key-file", key, "--key-file", "-",
     ]  # fmt: skip
     if pbkdf_memory is not None:
@@ -62,13 +63,14 @@ def make_header(plan: DiskPlan, secret: Secret, folder: Path) -> tuple[bytes, by
         return file.read(LUKS_HEADER), key
 
 
-def write_root_encrypted(
+def write_encrypted(
     plan: DiskPlan, fd: int, secret: Secret | None, folder: Path, progress: Progress, *, blank: bool
 ) -> None:
     """Write header and file system; the header last, so that an interrupted disk has nothing that can be opened."""
     if secret is None:
-        raise TargetError("the root partition is to be encrypted, and there is no passphrase for it")
+        raise TargetError(f"the partition {ext4_of(plan).label} is to be encrypted, and there is no passphrase for it")
     header, key = make_header(plan, secret, folder)
-    volume = Volume(fd, plan.root.start + plan.root.header, blank, encryptor(key))
-    write_root_staged(plan, volume, folder, progress)
-    pwrite_all(fd, header, plan.root.start)
+    ext4 = ext4_of(plan)
+    volume = Volume(fd, ext4.start + ext4.header, blank, encryptor(key))
+    write_ext4_staged(plan, volume, folder, progress)
+    pwrite_all(fd, header, ext4.start)

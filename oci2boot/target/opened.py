@@ -1,7 +1,7 @@
 """A disk image or block device that is only read: its partitions and what is on them, nothing mounted."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from oci2boot.formats.ext4_reader import Ext4
 from oci2boot.formats.fat import Fat
 from oci2boot.formats.gpt import Gpt, Partition, read_gpt
 from oci2boot.system.files import plain_errors
-from oci2boot.target.plan import ESP_TYPE, ROOT_TYPES
+from oci2boot.target.types import ESP_TYPE, ROOT_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class OpenedDisk:
         return Fat(self._reader(self._only("EFI system partition", {ESP_TYPE})))
 
     def root(self) -> Ext4:
-        read = self._reader(self._only("root partition", set(ROOT_TYPES.values())))
+        read = self._reader(self._only("root partition", ROOT_TYPES))
         if read(0, len(_LUKS)) == _LUKS:
             raise FormatError("the root partition is encrypted", hint="verify the machine from within: its /sysroot")
         return Ext4(read)
 
-    def _only(self, what: str, types: set[str]) -> Partition:
+    def _only(self, what: str, types: Collection[str]) -> Partition:
         found = [part for part in self.gpt.partitions if part.type in types]
         if len(found) != 1:
             raise FormatError(f"the disk has {len(found) or 'no'} {what}{'s' if found else ''}")

@@ -1,37 +1,34 @@
-"""The plan of a disk: a GUID partition table with an EFI system partition and a root partition that grows.
+"""The plan of a disk: a GUID partition table with an EFI system partition, partitions whose bytes are given, and an
+ext4 file system that grows: the root of a composefs machine, what may be written on one whose root is under dm-verity.
 
-UEFI 2.10, sections 5.3 and 13.3; UAPI.2 Discoverable Partitions Specification: types that need no `root=`. The root is
+UEFI 2.10, sections 5.3 and 13.3; UAPI.2 Discoverable Partitions Specification: types that need no `root=`. The ext4 is
 last, so that it can grow; bit 59 is not set, as systemd would then try to grow the overlay that hides this file system.
 """
 
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 from oci2boot.errors import TargetError
 from oci2boot.formats.gpt import SECTORS
 from oci2boot.target.entries import EspFile, RootEntry, source_size
+from oci2boot.target.images import Image, Part
 from oci2boot.target.nodes import BLOCK, Node, number_entries
-from oci2boot.target.space import MIB, ext4_capacity, ext4_minimum, ext4_needed, fat_capacity, fat_minimum, fat_needed
-
-ESP_TYPE: Final = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
-ROOT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "386": "44479540-f297-41b2-9af7-d131d5f0458a",
-        "amd64": "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
-        "arm": "69dad710-2ce4-4e3c-b16c-21a1d49abed3",
-        "arm64": "b921b045-1df0-41c3-af44-4c6f280d3fae",
-        "loong64": "77055800-792c-4f94-b39a-98c91b762bb6",
-        "ppc64le": "c31c45e6-3f39-412e-80fb-4809c4980599",
-        "riscv64": "72ec70a6-cf74-40e6-bd49-4bda08e8f224",
-        "s390x": "5eead9a9-fe09-4a1e-a1d7-520d00531306",
-    }
+from oci2boot.target.space import (
+    MIB,
+    ext4_capacity,
+    ext4_minimum,
+    ext4_needed,
+    fat_capacity,
+    fat_minimum,
+    fat_needed,
+    in_mib,
 )
-"""Partition types by the architecture names of OCI image configurations."""
+from oci2boot.target.types import ESP_TYPE, LINUX_TYPE, READ_ONLY, types_of
+
 ESP_DEFAULT_MIN: Final = 512 * MIB
 DISK_MAX: Final = 1 << 46
 LUKS_HEADER: Final = 16 * MIB
@@ -40,14 +37,16 @@ LUKS_HEADER: Final = 16 * MIB
 MARGIN: Final = MIB
 """Before the first partition and behind the last: the two partition tables, and the alignment of everything."""
 _FREE_DEFAULT_MIN: Final = 256 * MIB
-_LABEL: Final = re.compile(r"[A-Za-z0-9_.-]{1,11}")
+_LABEL: Final = re.compile(r"[A-Za-z0-9_.-]+")
+_FAT_LABEL_MAX: Final = 11
+_EXT4_LABEL_MAX: Final = 16
 _ESP_NAME: Final = re.compile(r"[A-Za-z0-9_.+@=,~()-]([A-Za-z0-9_.+@=,~() -]{0,253}[A-Za-z0-9_+@=,~()-])?")
 
 
 @dataclass(frozen=True, slots=True)
 class DiskOptions:
     """Sizes are in bytes, and a sparse file pays nothing for free room. The defaults: an ESP with room for four times
-    its content and of 512 MiB or more, for further UKIs; a root partition with 256 MiB and half of its content free.
+    its content and of 512 MiB or more, for further UKIs; an ext4 file system with 256 MiB and half of its content free.
     """
 
     seed: bytes
@@ -61,9 +60,9 @@ class DiskOptions:
     sector: int = 512
     """Of the disk's logical blocks: 512 or 4096."""
     encrypted: bool = False
-    """The root partition, with LUKS2."""
+    """The ext4 file system, with LUKS2."""
     esp_label: str = "ESP"
-    root_label: str = "root"
+    ext4_label: str = "root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +75,14 @@ class Partition:
     size: int
     type: str
     guid: str
-    """Numbers of the bits that are set."""
     filesystem: str
-    filesystem_id: str
-    """An ext4 UUID; of FAT, the volume id in eight hex digits."""
+    filesystem_id: str | None
+    """An ext4 UUID; of FAT, the volume id in eight hex digits; None for what brings its own."""
     used: int
     """What the content takes, the file system's own tables not counted."""
     header: int = 0
     """Bytes of the LUKS2 header; the file system follows, encrypted."""
+    attributes: int = 0
 
     @property
     def data_size(self) -> int:
@@ -101,7 +100,14 @@ class Partition:
             "filesystem_id": self.filesystem_id,
             "used": self.used,
             "encryption": "luks2" if self.header else None,
+            "read_only": bool(self.attributes & READ_ONLY),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedImage:
+    partition: Partition
+    parts: Sequence[Part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +118,33 @@ class DiskPlan:
     sector: int
     guid: str
     esp: Partition
-    root: Partition
+    images: tuple[PlacedImage, ...]
+    ext4: Partition | None
+    """It grows to the end of the disk."""
     epoch: int
     hash_seed: str
     nodes: tuple[Node, ...]
     esp_files: tuple[EspFile, ...]
 
     @property
+    def partitions(self) -> tuple[Partition, ...]:
+        return (self.esp, *(image.partition for image in self.images), *([self.ext4] if self.ext4 else []))
+
+    @property
+    def root(self) -> Partition:
+        """The partition that the machine's root file system is on."""
+        return self.partitions[1]
+
+    @property
+    def esp_content(self) -> int:
+        """How many bytes are copied to the EFI system partition."""
+        return sum(source_size(file.source) for file in self.esp_files)
+
+    @property
     def content_size(self) -> int:
         """How many bytes are copied: what progress counts up to."""
-        return sum(node.entry.size for node in self.nodes) + sum(source_size(file.source) for file in self.esp_files)
+        images = sum(source_size(part.source) for image in self.images for part in image.parts)
+        return self.esp_content + images + sum(node.entry.size for node in self.nodes)
 
     def as_json(self) -> dict[str, object]:
         """Return the plan as `--dry-run --json` shows it: the table and the amounts, not every file."""
@@ -129,7 +152,7 @@ class DiskPlan:
             "size": self.size,
             "sector_size": self.sector,
             "guid": self.guid,
-            "partitions": [self.esp.as_json(), self.root.as_json()],
+            "partitions": [part.as_json() for part in self.partitions],
             "inodes": len(self.nodes),
             "verity_files": sum(node.entry.verity is not None for node in self.nodes),
             "esp_files": [file.path for file in self.esp_files],
@@ -145,33 +168,24 @@ def derive_uuid(seed: bytes, purpose: str) -> str:
     return str(uuid.UUID(bytes=bytes(raw)))
 
 
-def plan_disk(root: Sequence[RootEntry], esp: Sequence[EspFile], options: DiskOptions) -> DiskPlan:
-    """Decide sizes, places and names; raise `TargetError` with the size needed where the disk is too small."""
+def plan_disk(
+    ext4: Sequence[RootEntry] | None, esp: Sequence[EspFile], options: DiskOptions, images: Sequence[Image] = ()
+) -> DiskPlan:
+    """Decide sizes, places and names; raise `TargetError` with the size needed where the disk is too small.
+
+    `ext4` is what is on the file system that grows: that of the root, unless the root is one of the `images`. A disk
+    with images may do without it.
+    """
     _check_options(options)
     _check_esp_paths(esp)
-    nodes = number_entries(root)
+    seed, name = options.seed, "state" if images else "root"
+    nodes = () if ext4 is None else number_entries(ext4)
     files = tuple(sorted(esp, key=lambda file: file.path))
-    esp_used, root_used = fat_needed(files), ext4_needed(nodes) * BLOCK
+    esp_used = fat_needed(files)
     esp_size = _esp_size(esp_used, options)
-    root_start = MARGIN + esp_size
-    header = LUKS_HEADER if options.encrypted else 0
-    smallest = _round_up(ext4_minimum(nodes, 1) * BLOCK) + header
-    if options.size is None:
-        free = _FREE_DEFAULT_MIN + root_used // 2
-        root_size = _round_up(ext4_minimum(nodes, free // BLOCK) * BLOCK) + header
-        size = root_start + root_size + MARGIN
-        if size > DISK_MAX:
-            raise TargetError(f"the disk would take {size} bytes, at most {DISK_MAX} can be written")
-    else:
-        size = options.size // options.sector * options.sector
-        root_size = (size - MARGIN - root_start) // MIB * MIB
-        if root_size < smallest or ext4_capacity((root_size - header) // BLOCK, len(nodes)) * BLOCK < root_used:
-            needed = root_start + smallest + MARGIN
-            raise TargetError(
-                f"a disk of {options.size} bytes is too small: {needed} bytes are needed",
-                hint=f"give it a size of {_in_mib(needed)} or more",
-            )
-    seed = options.seed
+    placed = _place(images, MARGIN + esp_size)
+    end = placed[-1].partition.start + placed[-1].partition.size if placed else MARGIN + esp_size
+    size, ext4_size = _rest(end, None if ext4 is None else nodes, options)
     return DiskPlan(
         size=size,
         sector=options.sector,
@@ -187,23 +201,72 @@ def plan_disk(root: Sequence[RootEntry], esp: Sequence[EspFile], options: DiskOp
             filesystem_id=derive_uuid(seed, "esp file system")[:8],
             used=esp_used,
         ),
-        root=Partition(
-            number=2,
-            label=options.root_label,
-            start=root_start,
-            size=root_size,
-            type=ROOT_TYPES[options.architecture],
-            guid=derive_uuid(seed, "root"),
+        images=placed,
+        ext4=None
+        if ext4 is None
+        else Partition(
+            number=2 + len(placed),
+            label=options.ext4_label,
+            start=end,
+            size=ext4_size,
+            type=LINUX_TYPE if images else types_of(options.architecture).root,
+            guid=derive_uuid(seed, name),
             filesystem="ext4",
-            filesystem_id=derive_uuid(seed, "root file system"),
-            used=root_used,
-            header=header,
+            filesystem_id=derive_uuid(seed, f"{name} file system"),
+            used=ext4_needed(nodes) * BLOCK,
+            header=LUKS_HEADER if options.encrypted else 0,
         ),
         epoch=options.epoch,
-        hash_seed=derive_uuid(seed, "root directory hash"),
+        hash_seed=derive_uuid(seed, f"{name} directory hash"),
         nodes=nodes,
         esp_files=files,
     )
+
+
+def _place(images: Sequence[Image], start: int) -> tuple[PlacedImage, ...]:
+    placed = []
+    for number, image in enumerate(images, 2):
+        size = _round_up(max(image.used, image.size or 0))
+        partition = Partition(
+            number=number,
+            label=image.label,
+            start=start,
+            size=size,
+            type=image.type,
+            guid=image.guid,
+            filesystem=image.content,
+            filesystem_id=None,
+            used=image.used,
+            attributes=READ_ONLY,
+        )
+        placed.append(PlacedImage(partition, image.parts))
+        start += size
+    return tuple(placed)
+
+
+def _rest(start: int, nodes: Sequence[Node] | None, options: DiskOptions) -> tuple[int, int]:
+    """Return the size of the disk, and that of its last partition: from byte `start` on, with ext4 for the nodes."""
+    header = LUKS_HEADER if options.encrypted else 0
+    used = smallest = wanted = 0
+    if nodes is not None:
+        used = ext4_needed(nodes) * BLOCK
+        smallest = _round_up(ext4_minimum(nodes, 1) * BLOCK) + header
+        free = _FREE_DEFAULT_MIN + used // 2
+        wanted = _round_up(ext4_minimum(nodes, free // BLOCK) * BLOCK) + header
+    if options.size is None:
+        size = start + wanted + MARGIN
+        if size > DISK_MAX:
+            raise TargetError(f"the disk would take {size} bytes, at most {DISK_MAX} can be written")
+        return size, wanted
+    size = options.size // options.sector * options.sector
+    rest = (size - MARGIN - start) // MIB * MIB
+    if rest < smallest or (nodes and ext4_capacity((rest - header) // BLOCK, len(nodes)) * BLOCK < used):
+        needed = start + smallest + MARGIN
+        raise TargetError(
+            f"a disk of {options.size} bytes is too small: {needed} bytes are needed",
+            hint=f"give it a size of {in_mib(needed)} or more",
+        )
+    return size, rest
 
 
 def _esp_size(used: int, options: DiskOptions) -> int:
@@ -215,17 +278,13 @@ def _esp_size(used: int, options: DiskOptions) -> int:
     if fat_capacity(size, sector) < used or size < smallest:
         raise TargetError(
             f"an EFI system partition of {wanted} bytes is too small: {smallest} bytes are needed",
-            hint=f"give it a size of {_in_mib(smallest)} or more",
+            hint=f"give it a size of {in_mib(smallest)} or more",
         )
     return size
 
 
 def _check_options(options: DiskOptions) -> None:
-    if options.architecture not in ROOT_TYPES:
-        raise TargetError(
-            f"there is no root partition type for the architecture {options.architecture!r}",
-            hint=f"known are {', '.join(ROOT_TYPES)}",
-        )
+    types_of(options.architecture)
     if not 0 <= options.epoch < 1 << 32:
         raise TargetError(f"the epoch {options.epoch} is not between 1970 and 2106")
     if options.sector not in SECTORS:
@@ -233,9 +292,9 @@ def _check_options(options: DiskOptions) -> None:
     for size in (options.size, options.esp_size):
         if size is not None and not 0 <= size <= DISK_MAX:
             raise TargetError(f"{size} bytes are no size for a disk, at most {DISK_MAX} can be written")
-    for label in (options.esp_label, options.root_label):
-        if not _LABEL.fullmatch(label):
-            raise TargetError(f"not a label for a partition: {label!r}", hint="use up to 11 letters, digits, _ . -")
+    for label, most in ((options.esp_label, _FAT_LABEL_MAX), (options.ext4_label, _EXT4_LABEL_MAX)):
+        if not _LABEL.fullmatch(label) or len(label) > most:
+            raise TargetError(f"not a label for a partition: {label!r}", hint=f"up to {most} letters, digits, _ . -")
 
 
 def _check_esp_paths(files: Sequence[EspFile]) -> None:
@@ -257,7 +316,3 @@ def _check_esp_paths(files: Sequence[EspFile]) -> None:
 
 def _round_up(size: int) -> int:
     return -(-size // MIB) * MIB
-
-
-def _in_mib(size: int) -> str:
-    return f"{-(-size // MIB)}M"

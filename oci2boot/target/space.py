@@ -112,3 +112,8 @@ def fat_minimum(needed: int, sector: int = 512) -> int:
 
 def _whole(size: int, unit: int) -> int:
     return -(-size // unit) * unit
+
+
+def in_mib(size: int) -> str:
+    """Return a size that is enough, as people write it."""
+    return f"{-(-size // MIB)}M"

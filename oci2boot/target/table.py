@@ -9,8 +9,8 @@ from oci2boot.target.volume import pwrite_all
 def write_table(plan: DiskPlan, fd: int) -> None:
     """Write the backup, then the primary one: it is the one that a firmware looks at first."""
     partitions = [
-        GptPartition(part.number, part.type, part.guid, part.start, part.size, 0, part.label)
-        for part in (plan.esp, plan.root)
+        GptPartition(part.number, part.type, part.guid, part.start, part.size, part.attributes, part.label)
+        for part in plan.partitions
     ]
     head, tail = pack_gpt(plan.guid, partitions, plan.size, plan.sector)
     pwrite_all(fd, tail, plan.size - len(tail))

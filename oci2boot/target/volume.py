@@ -39,11 +39,16 @@ class Volume:
         """Write whole blocks at a block's place."""
         pwrite_all(self.fd, self.encrypt(offset, data) if self.encrypt else data, self.start + offset)
 
+    def clear(self, offset: int, size: int) -> None:
+        """Make whole blocks read as zeros, where nothing is encrypted."""
+        if size and not self.blank:
+            zero_out(self.fd, self.start + offset, size)
+
     def copy(self, source: int, offset: int, size: int) -> None:
         """Write what the file descriptor `source` has at the same place."""
         for at in range(offset, offset + size, _CHUNK):
             data = os.pread(source, min(_CHUNK, offset + size - at), at)
             if self.encrypt or data.count(0) != len(data):
                 self.write(at, data)
-            elif not self.blank:
-                zero_out(self.fd, self.start + at, len(data))
+            else:
+                self.clear(at, len(data))

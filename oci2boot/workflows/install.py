@@ -80,7 +80,7 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
                 esp_size=request.esp_size,
                 sector=device.sector if device else request.sector or 512,
                 encrypted=request.secret is not None,
-                root_label=LABEL,
+                ext4_label=LABEL,
             ),
         )
         planned = Installed(

@@ -19,7 +19,7 @@ from oci2boot.system.qemu import find_firmware
 from oci2boot.system.run import find_program, run
 from oci2boot.target.esp import replace_on_esp
 from oci2boot.target.opened import open_disk
-from oci2boot.target.plan import ESP_TYPE
+from oci2boot.target.types import ESP_TYPE
 from oci2boot.workflows.sign import read_bounded, read_certificate, read_trusted, source_date_epoch
 
 OWNER: Final = "GUID.txt"

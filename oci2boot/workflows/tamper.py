@@ -1,7 +1,7 @@
 """What an attacker with the disk in hand may change, and whose words on the console show that it was caught."""
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from oci2boot.system.run import run
 from oci2boot.target.esp import replace_on_esp
 from oci2boot.target.installed import InstalledRoot
 from oci2boot.target.opened import OpenedDisk, open_disk
-from oci2boot.target.plan import ESP_TYPE, ROOT_TYPES
+from oci2boot.target.types import ESP_TYPE, ROOT_TYPES
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.workflows.esp import addons_folder
@@ -213,7 +213,7 @@ def _flip_command_line(data: bytes) -> bytes:
     return _flip(data, section.pointer_to_raw_data + (at + 20 if at >= 0 else 0))
 
 
-def _start(opened: OpenedDisk, types: set[str]) -> int:
+def _start(opened: OpenedDisk, types: Collection[str]) -> int:
     return next(part.start for part in opened.gpt.partitions if part.type in types)
 
 
@@ -237,7 +237,7 @@ def _flip_object(digest: VerityDigest, position: int) -> Change:
                     break
             else:
                 raise FormatError(f"object {digest} has nothing at byte {position}")
-            at = _start(opened, set(ROOT_TYPES.values())) + physical * BLOCK + position % BLOCK
+            at = _start(opened, ROOT_TYPES) + physical * BLOCK + position % BLOCK
         with disk.open("r+b") as file:
             file.seek(at)
             old = file.read(1)[0]
@@ -252,7 +252,7 @@ def _swap_image(subject: Subject) -> Change:
 
     def apply(disk: Path) -> None:
         with open_disk(disk) as opened:
-            start = _start(opened, set(ROOT_TYPES.values()))
+            start = _start(opened, ROOT_TYPES)
         for command in (
             f"unlink {_object_path(subject.digest)}",
             f"ln {_object_path(subject.init)} {_object_path(subject.digest)}",

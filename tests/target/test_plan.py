@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from oci2boot.errors import TargetError
 from oci2boot.target.entries import EspFile, FileSource, RootEntry
-from oci2boot.target.plan import ROOT_TYPES, derive_uuid
+from oci2boot.target.plan import derive_uuid
 from oci2boot.target.space import ext4_capacity, ext4_minimum, fat_capacity, fat_minimum
+from oci2boot.target.types import TYPES
 from oci2boot.tree.model import Metadata
 from tests.target.disks import Root, directory, plan_of, regular, said, working_directory, write
 
@@ -51,8 +52,13 @@ def test_the_partition_types_are_those_that_util_linux_knows() -> None:
         "386": "x86", "amd64": "x86-64", "arm": "ARM", "arm64": "ARM-64", "loong64": "LoongArch-64",
         "ppc64le": "PPC64LE", "riscv64": "RISC-V-64", "s390x": "S390X",
     }  # fmt: skip
-    assert {architecture: known[guid] for architecture, guid in ROOT_TYPES.items()} == {
-        architecture: f"Linux root ({name})" for architecture, name in names.items()
+    found = {
+        architecture: [known[guid] for guid in (types.root, types.verity, types.signature)]
+        for architecture, types in TYPES.items()
+    }
+    assert found == {
+        architecture: [f"Linux root{what} ({name})" for what in ("", " verity", " verity sign.")]
+        for architecture, name in names.items()
     }
 
 
@@ -173,7 +179,7 @@ def test_what_fat_cannot_name_is_refused(paths: list[str], match: str) -> None:
         {"architecture": "pdp11"},
         {"epoch": -1},
         {"epoch": 1 << 32},
-        {"root_label": 'a"b'},
+        {"ext4_label": 'a"b'},
         {"esp_label": ""},
         {"size": 1 << 60},
         {"size": -1},
