@@ -11,6 +11,7 @@ from typing import Final
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, ToolError
+from oci2boot.formats.png import is_black
 from oci2boot.system.files import write_atomically
 from oci2boot.system.qemu import Machine, Running, boot, credential, find_words, unit_credentials
 from oci2boot.system.qmp import save_screen
@@ -26,6 +27,9 @@ END: Final = r"(?m:^oci2boot-end=)"
 UP: Final = f"{LOGIN}|{END}"
 PATIENCE: Final = 120.0
 """Seconds from the login prompt to the end of the report; systemd before 256 sends none."""
+
+SCREEN_SECONDS: Final = 60.0
+"""In which a black screen may yet show something."""
 
 UNIT: Final = """\
 [Unit]
@@ -222,11 +226,20 @@ class Bench:
                 try:
                     if running.process.poll() is not None:
                         raise ToolError("there is no picture of the screen: the machine ended")
-                    picture = running.folder.resolve() / "screen.png"
-                    save_screen(monitor, picture)
-                    write_atomically(target, picture.read_bytes())
+                    write_atomically(target, _picture(monitor, running.folder.resolve() / "screen.png"))
                 except (Error, OSError) as error:
                     self.report(Warned(str(error)))
+
+
+def _picture(monitor: Path, scratch: Path) -> bytes:
+    """Return what the screen shows; the login prompt may come to it later than to the serial port."""
+    deadline = time.monotonic() + SCREEN_SECONDS
+    while True:
+        save_screen(monitor, scratch)
+        picture = scratch.read_bytes()
+        if not is_black(picture) or time.monotonic() > deadline:
+            return picture
+        time.sleep(1)
 
 
 def _refused(running: Running, change: Tampering) -> tuple[bool, str]:
