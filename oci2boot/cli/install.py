@@ -118,7 +118,7 @@ def install(
         raise Error("where should it go?", hint="name a disk image: --target disk.raw")
     if esp is None and target.is_dir() and target != Path():
         raise Error(f"{target} is a directory: where is the boot directory?", hint="name it: --esp DIR")
-    path = repo_path(repo)
+    path = repo_path(repo, writing=image is not None and looks_like_a_source(image))
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         if image and looks_like_a_source(image) and all(found.name != image for found in list_images(path)):
             converted = run_convert(

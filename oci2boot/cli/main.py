@@ -150,7 +150,7 @@ def convert(
     """Fetch an image into the store, compute its digest and build what boots it."""
     request = ConvertRequest(
         source=parse_source(source),
-        repo=repo_path(repo),
+        repo=repo_path(repo, writing=True),
         name=name,
         hash=hash_name,
         options=source_options(platform, tls_verify, authfile),
@@ -272,7 +272,7 @@ def images(
 ) -> None:
     """List the converted images, the last one first."""
     if remove is not None:
-        forget(repo_path(repo), remove)
+        forget(repo_path(repo, writing=True), remove)
     found = list_images(repo_path(repo))
     if as_json:
         output.print_json([image.to_json() for image in found])

@@ -15,15 +15,16 @@ from oci2boot.workflows.manage import list_images
 TRANSPORTS: Final = ("oci", "oci-archive", "docker-archive", "containers-storage", "dir")
 
 
-def repo_path(chosen: Path | None) -> Path:
+def repo_path(chosen: Path | None, *, writing: bool = False) -> Path:
     """Return the store to use: the one named, else the machine's own, else one in the user's data directory.
 
-    XDG base directory specification, `XDG_DATA_HOME`.
+    A running machine keeps its own read-only: new images get there by `upgrade` and `switch` alone. XDG base directory
+    specification, `XDG_DATA_HOME`.
     """
     if chosen is not None:
         return chosen
     booted = Path("/sysroot/composefs")
-    if os.access(booted / "meta.json", os.R_OK) and os.access(booted, os.W_OK):
+    if os.access(booted / "meta.json", os.R_OK) and (not writing or os.access(booted, os.W_OK)):
         return booted
     data = os.environ.get("XDG_DATA_HOME", "")
     home = Path(data) if data.startswith("/") else Path.home() / ".local/share"

@@ -80,7 +80,7 @@ def seal(
     request = SealRequest(
         source=parse_source(source),
         destination=Reference.parse(destination),
-        repo=repo_path(repo),
+        repo=repo_path(repo, writing=True),
         hash=hash_name,
         options=source_options(platform, tls_verify, authfile),
         tree=TreeOptions(True, selinux_rules, xattrs, erofs_version),

@@ -47,7 +47,7 @@ def pull(
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         pulled = run_pull(
             parse_source(source),
-            repo_path(repo),
+            repo_path(repo, writing=True),
             report,
             name=name,
             algorithm=hash_name,
