@@ -68,6 +68,10 @@ def install(
     etc: Etc = None,
     size: Annotated[str | None, typer.Option("--size", help="of a disk image: 10G; by default what is needed")] = None,
     esp_size: Annotated[str | None, typer.Option("--esp-size", help="of the EFI system partition")] = None,
+    verity_partition_size: Annotated[
+        str | None,
+        typer.Option("--verity-partition-size", help="of the partition with the hash tree: 100M", show_default=False),
+    ] = None,
     sector_size: Annotated[
         int | None, typer.Option("--sector-size", help="of a disk image: 512 or 4096 bytes; a disk has its own")
     ] = None,
@@ -130,6 +134,7 @@ def install(
         for given, option in (
             (size, "--size"),
             (esp_size, "--esp-size"),
+            (verity_partition_size, "--verity-partition-size"),
             (sector_size, "--sector-size"),
             (format, "--format"),
             (luks_passphrase_file, "--luks-passphrase-file"),
@@ -146,6 +151,7 @@ def install(
         name=image,
         size=parse_size(size) if size else None,
         esp_size=parse_size(esp_size) if esp_size else None,
+        verity_size=parse_size(verity_partition_size) if verity_partition_size else None,
         wipe=wipe,
         format=format,
         sector=sector_size,

@@ -172,10 +172,16 @@ def show_installed(installed: Installed) -> None:
         ("PARTITION", "START", "SIZE", "USED", "FILE SYSTEM", "GUID"),
         [
             (part.label, size(part.start), size(part.size), size(part.used), part.filesystem, part.guid)
-            for part in (plan.esp, plan.root)
+            for part in plan.partitions
         ],
     )
-    verified = plan.as_json()["verity_files"]
+    verity = installed.bootable.verity
+    if verity is None:
+        verified = f"{plan.as_json()['verity_files']} files by fs-verity"
+    elif verity.root_hash:
+        verified = f"the root partition by dm-verity, {verity.root_hash}"
+    else:
+        verified = "nothing: converted without dm-verity"
     device, done = installed.device, "written" if installed.written else "not written"
     print_facts(
         [
@@ -189,7 +195,7 @@ def show_installed(installed: Installed) -> None:
             ),
             ("image", f"{installed.bootable.name} ({installed.bootable.title})"),
             ("boots", str(installed.bootable.cmdline)),
-            ("verified", f"{verified} files by fs-verity"),
+            ("verified", verified),
             *([("encrypted", "the root partition, by LUKS2")] if plan.root.header else []),
             *([("firmware", f"boot entry {installed.nvram}")] if installed.nvram else []),
             ("disk", f"{installed.target} ({installed.format}, {size(plan.size)}), {done}"),

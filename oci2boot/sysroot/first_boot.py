@@ -8,7 +8,7 @@ takes from there only what is encrypted, by a key that only the machine itself h
 import posixpath
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -77,7 +77,7 @@ def with_first_boot(
         names = path.strip(b"/").split(b"/")
         machine = _with_file(machine, [], names, data, (mode, folder_mode), policy)
     etc, var = machine.entries.get(b"etc"), machine.entries.get(b"var")
-    changed_etc = _only_new(etc, tree.entries.get(b"etc")) if isinstance(etc, Directory) else None
+    changed_etc = only_new(etc, tree.entries.get(b"etc")) if isinstance(etc, Directory) else None
     return changed_etc, var if isinstance(var, Directory) and var is not tree.entries.get(b"var") else None
 
 
@@ -150,7 +150,26 @@ def _meta(mode: int, path: bytes, kind: int, policy: Policy | None) -> Metadata:
     return Metadata(mode, xattrs={SELINUX_XATTR: label} if label else {})
 
 
-def _only_new(changed: Directory, image: Inode | None) -> Directory | None:
+def upper_directories(
+    settings: FirstBoot, tree: Directory, policy: Policy | None, read: Read, places: Collection[str]
+) -> dict[str, Directory]:
+    """Return what the settings put into the overlays of a machine with this tree, by place.
+
+    Raises `TargetError` where they are for a place that is none of `places`: nothing would be kept there.
+    """
+    etc, var = with_first_boot(settings, tree, policy, read)
+    changed = {"/etc": etc, "/var": only_new(var, tree.entries.get(b"var")) if var else None}
+    found = {place: upper for place, upper in changed.items() if upper}
+    for place in found:
+        if place not in places:
+            raise TargetError(
+                f"host name, keys and credentials go into {place}, where the machine keeps nothing",
+                hint=f"convert with --overlay {place}, or have them in the image",
+            )
+    return found
+
+
+def only_new(changed: Directory, image: Inode | None) -> Directory | None:
     """Return what of a directory is not the image's: an upper directory; None where nothing is."""
     if changed is image:
         return None
@@ -158,7 +177,7 @@ def _only_new(changed: Directory, image: Inode | None) -> Directory | None:
     new: dict[bytes, Inode] = {}
     for name, inode in changed.entries.items():
         if inode is not old.get(name):
-            inner = _only_new(inode, old.get(name)) if isinstance(inode, Directory) else inode
+            inner = only_new(inode, old.get(name)) if isinstance(inode, Directory) else inode
             if inner is not None:
                 new[name] = inner
     return replace(changed, entries=new)

@@ -6,17 +6,27 @@ The places are those that composefs-setup-root and bootc know, so that an image 
     /state/deploy/<digest>/etc/{upper,work}           what the machine changed in /etc
     /state/deploy/<digest>/var -> ../../os/default/var
     /state/os/default/var                             /var of the operating system, shared by its deployments
+
+A machine whose root file system is under dm-verity has a partition of its own for what it writes, with
+
+    /overlays/etc/{upper,work}                        what the machine changed in /etc; likewise of any other place
+    /state/deploy/<digest>/oci2boot.json              what was installed
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from oci2boot.digest import External, VerityDigest
+from oci2boot.errors import TargetError
 from oci2boot.tree.model import SELINUX_XATTR, Directory, File, Inode, Metadata, Symlink, find
 
 RECORD: Final = b"oci2boot.json"
 """What a deployment was made from, beside its state."""
+
+
+Uppers = Mapping[str, Directory]
+"""Upper directories of overlays, by the paths of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,4 +177,44 @@ def _folder(places: _Places, folder: _Folder) -> Directory:
             name.encode(): _folder(places, item) if isinstance(item, dict) else places.link(item)
             for name, item in sorted(folder.items())
         }
+    )
+
+
+def overlay_state(deployment: Deployment, tree: Directory, places: Sequence[str], uppers: Uppers) -> Directory:
+    """Return the root of the partition with the upper directories for `places`, directories of `tree` by their paths.
+
+    `uppers` are those that are not empty. An upper directory stands for the place itself: its owner, mode and label
+    are the place's. Raises `TargetError` where the image has no such directory.
+    """
+    at = _Places(labels_of(tree))
+    overlays: _Overlays = {}
+    for place in places:
+        lower = find(tree, place.encode())
+        if not isinstance(lower, Directory):
+            raise TargetError(
+                f"{place} is no directory of the image, and something is to be written there",
+                hint="make it in the image, or convert without an overlay for it",
+            )
+        here = overlays
+        for name in place.encode().strip(b"/").split(b"/"):
+            inner = here.setdefault(name, {})
+            assert isinstance(inner, dict)
+            here = inner
+        here[b"upper"] = uppers.get(place) or Directory(lower.meta, {})
+        here[b"work"] = at.state({}, 0o755)
+    record = at.state({RECORD: File(_meta(0o644, at.labels.root), deployment.record)})
+    return at.state(
+        {
+            b"overlays": _nested(at, overlays),
+            b"state": at.state({b"deploy": at.state({deployment.digest.hex.encode(): record})}),
+        }
+    )
+
+
+_Overlays = dict[bytes, "Directory | _Overlays"]
+
+
+def _nested(places: _Places, overlays: _Overlays) -> Directory:
+    return places.state(
+        {name: _nested(places, one) if isinstance(one, dict) else one for name, one in overlays.items()}
     )

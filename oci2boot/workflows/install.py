@@ -21,14 +21,16 @@ from oci2boot.system import nvram
 from oci2boot.system.block import BlockDevice, read_block_device, with_signatures
 from oci2boot.target.copy import Progress
 from oci2boot.target.device import write_device
-from oci2boot.target.entries import EspFile, FileSource
+from oci2boot.target.entries import EspFile, FileSource, RootEntry
 from oci2boot.target.formats import DiskFormat, format_of, write_disk_as
 from oci2boot.target.guards import check_empty, check_unused
+from oci2boot.target.images import Image
 from oci2boot.target.plan import DiskOptions, DiskPlan, plan_disk
 from oci2boot.tree.lookup import look_up
 from oci2boot.workflows.events import Report, Step, Warned
 from oci2boot.workflows.physical import root_entries
 from oci2boot.workflows.requests import InstallRequest
+from oci2boot.workflows.verity_disk import STATE_LABEL, image_partitions, state_entries
 
 LABEL: Final = "oci2boot"
 """Of the root file system; the initramfs finds it by this name where systemd does not by its type."""
@@ -69,19 +71,22 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         bootable = find_image(repository, request.name)
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
+        seed = _seed(request, bootable, device)
+        label, ext4, images = _content(repository, bootable, request, seed)
         plan = plan_disk(
-            list(root_entries(repository, bootable, request.first_boot)),
+            ext4,
             [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()],
             DiskOptions(
-                seed=_seed(request, bootable, device),
+                seed=seed,
                 epoch=source_date_epoch(),
                 architecture=bootable.architecture,
                 size=device.size if device else request.size,
                 esp_size=request.esp_size,
                 sector=device.sector if device else request.sector or 512,
                 encrypted=request.secret is not None,
-                ext4_label=LABEL,
+                ext4_label=label,
             ),
+            images,
         )
         planned = Installed(
             bootable,
@@ -107,6 +112,28 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             )
         finish()
     return replace(planned, written=True, nvram=_boot_entry(planned, report))
+
+
+def _content(
+    repository: Repository, bootable: Bootable, request: InstallRequest, seed: bytes
+) -> tuple[str, list[RootEntry] | None, list[Image]]:
+    """Return name and inodes of the ext4 file system, if there is to be one, and the partitions besides it."""
+    match bootable.verity:
+        case None:
+            if request.verity_size is not None:
+                raise TargetError(
+                    f"{bootable.name} has no hash tree: its files are verified one by one",
+                    hint="leave out --verity-partition-size, or convert with --mode verity",
+                )
+            return LABEL, list(root_entries(repository, bootable, request.first_boot)), []
+        case record:
+            if request.secret:
+                raise TargetError(
+                    "a disk with its root file system under dm-verity cannot be encrypted yet",
+                    hint="leave out --luks-passphrase-file, or convert with --mode composefs",
+                )
+            entries = state_entries(repository, bootable, record, request.first_boot)
+            return STATE_LABEL, entries, image_partitions(repository, bootable, record, seed, request.verity_size)
 
 
 def _device(request: InstallRequest) -> BlockDevice | None:

@@ -36,7 +36,11 @@ def root_entries(repository: Repository, bootable: Bootable, settings: FirstBoot
         read = reader(lambda content: repository.read_object(content.digest))
         upper, var = with_first_boot(settings, tree, load_policy(tree, read), read)
     deployment, meta = Deployment(bootable.rootfs, record), meta_json(repository.algorithm)
-    root = physical_root(deployment, content.externals(), links, meta, tree, upper, var)
+    yield from entries_of(repository, physical_root(deployment, content.externals(), links, meta, tree, upper, var))
+
+
+def entries_of(repository: Repository, root: Directory) -> Iterator[RootEntry]:
+    """Yield the inodes of a partition whose root is `root`."""
     names: dict[int, list[bytes]] = {}
     inodes: dict[int, Inode] = {}
     for path, inode in walk(root):

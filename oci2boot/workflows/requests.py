@@ -135,6 +135,8 @@ class InstallRequest:
     size: int | None = None
     """Bytes of the whole disk; by default what the image needs and some room, or all of a device."""
     esp_size: int | None = None
+    verity_size: int | None = None
+    """Bytes of the partition with the hash tree; by default what it needs."""
     wipe: bool = False
     """Replace what is there."""
     format: DiskFormat | None = None
