@@ -11,7 +11,7 @@ from typing import Final
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, ToolError
-from oci2boot.formats.png import is_black
+from oci2boot.formats.png import lit_lines
 from oci2boot.system.files import write_atomically
 from oci2boot.system.qemu import Machine, Running, boot, credential, find_words, unit_credentials
 from oci2boot.system.qmp import save_screen
@@ -28,8 +28,10 @@ UP: Final = f"{LOGIN}|{END}"
 PATIENCE: Final = 120.0
 """Seconds from the login prompt to the end of the report; systemd before 256 sends none."""
 
-SCREEN_SECONDS: Final = 60.0
-"""In which a black screen may yet show something."""
+SCREEN_SECONDS: Final = 180.0
+"""In which an empty screen may yet show something."""
+TEXT_LINES: Final = 8
+"""Lines of pixels that a word lights, and a cursor alone does not."""
 
 UNIT: Final = """\
 [Unit]
@@ -237,7 +239,7 @@ def _picture(monitor: Path, scratch: Path) -> bytes:
     while True:
         save_screen(monitor, scratch)
         picture = scratch.read_bytes()
-        if not is_black(picture) or time.monotonic() > deadline:
+        if lit_lines(picture) >= TEXT_LINES or time.monotonic() > deadline:
             return picture
         time.sleep(1)
 

@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from oci2boot.errors import FormatError
-from oci2boot.formats.png import is_black
+from oci2boot.formats.png import lit_lines
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -22,19 +22,19 @@ def png(*lines: bytes, depth: int = 8) -> bytes:
 
 
 def test_black_is_black_by_any_filter() -> None:
-    assert is_black(png(*(bytes([number]) + bytes(6) for number in range(5))))
+    assert lit_lines(png(*(bytes([number]) + bytes(6) for number in range(5)))) == 0
 
 
 def test_one_pixel_is_seen() -> None:
-    assert not is_black(png(bytes(7), bytes(6) + b"\x01"))
-    assert not is_black(png(b"\x02" + b"\xaa" * 6, bytes(7)))
+    assert lit_lines(png(bytes(7), bytes(6) + b"\x01")) == 1
+    assert lit_lines(png(b"\x02" + b"\xaa" * 6, bytes(7), b"\0" + b"\x01" * 6)) == 2
 
 
 def test_what_is_no_such_picture_is_refused() -> None:
     whole = png(bytes(7))
     for data in (b"", whole[:20], whole.replace(b"IHDR", b"JHDR"), png(bytes(7), depth=16)):
         with pytest.raises(FormatError):
-            is_black(data)
+            lit_lines(data)
     at = whole.index(b"IDAT") + 4
     with pytest.raises(FormatError, match="damaged"):
-        is_black(whole[:at] + b"\xff\xff" + whole[at + 2 :])
+        lit_lines(whole[:at] + b"\xff\xff" + whole[at + 2 :])
