@@ -10,7 +10,6 @@ from oci2boot.errors import ToolError
 from oci2boot.system.run import Argv, run
 from oci2boot.target.entries import EspFile
 from oci2boot.target.plan import DiskPlan
-from oci2boot.target.space import FAT_CLUSTER
 
 _FAT_EPOCH: Final = 315532800
 """1980-01-01, the first day that FAT can name."""
@@ -20,7 +19,7 @@ def mkfs_argv(plan: DiskPlan, image: Path, start: int) -> Argv:
     esp, sector = plan.esp, plan.sector
     return [
         "mkfs.vfat", "-F", "32", "--invariant",
-        "-S", str(sector), "-s", str(FAT_CLUSTER // sector),
+        "-S", str(sector), "-s", str(plan.esp_cluster // sector),
         "-i", str(esp.filesystem_id), "-n", esp.label,
         "-h", str(esp.start // sector), "--offset", str(start // sector),
         image, str(esp.size // 1024),

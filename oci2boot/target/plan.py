@@ -18,6 +18,7 @@ from oci2boot.target.entries import EspFile, RootEntry, source_size
 from oci2boot.target.images import Image, Part
 from oci2boot.target.nodes import BLOCK, Node, number_entries
 from oci2boot.target.space import (
+    FAT_CLUSTER,
     MIB,
     ext4_capacity,
     ext4_minimum,
@@ -57,6 +58,8 @@ class DiskOptions:
     size: int | None = None
     """Of the whole disk."""
     esp_size: int | None = None
+    esp_cluster: int = FAT_CLUSTER
+    """Bytes of a cluster: with small ones, a small file system may still be FAT32."""
     sector: int = 512
     """Of the disk's logical blocks: 512 or 4096."""
     encrypted: bool = False
@@ -118,6 +121,7 @@ class DiskPlan:
     sector: int
     guid: str
     esp: Partition
+    esp_cluster: int
     images: tuple[PlacedImage, ...]
     ext4: Partition | None
     """It grows to the end of the disk."""
@@ -181,7 +185,7 @@ def plan_disk(
     seed, name = options.seed, "state" if images else "root"
     nodes = () if ext4 is None else number_entries(ext4)
     files = tuple(sorted(esp, key=lambda file: file.path))
-    esp_used = fat_needed(files)
+    esp_used = fat_needed(files, options.esp_cluster)
     esp_size = _esp_size(esp_used, options)
     placed = _place(images, MARGIN + esp_size)
     end = placed[-1].partition.start + placed[-1].partition.size if placed else MARGIN + esp_size
@@ -201,6 +205,7 @@ def plan_disk(
             filesystem_id=derive_uuid(seed, "esp file system")[:8],
             used=esp_used,
         ),
+        esp_cluster=options.esp_cluster,
         images=placed,
         ext4=None
         if ext4 is None
@@ -237,7 +242,7 @@ def _place(images: Sequence[Image], start: int) -> tuple[PlacedImage, ...]:
             filesystem=image.content,
             filesystem_id=None,
             used=image.used,
-            attributes=READ_ONLY,
+            attributes=image.attributes,
         )
         placed.append(PlacedImage(partition, image.parts))
         start += size
@@ -270,12 +275,12 @@ def _rest(start: int, nodes: Sequence[Node] | None, options: DiskOptions) -> tup
 
 
 def _esp_size(used: int, options: DiskOptions) -> int:
-    wanted, sector = options.esp_size, options.sector
-    smallest = fat_minimum(used, sector)
+    wanted, sector, cluster = options.esp_size, options.sector, options.esp_cluster
+    smallest = fat_minimum(used, sector, cluster)
     if wanted is None:
-        return max(fat_minimum(4 * used, sector), ESP_DEFAULT_MIN)
+        return max(fat_minimum(4 * used, sector, cluster), ESP_DEFAULT_MIN)
     size = wanted // MIB * MIB
-    if fat_capacity(size, sector) < used or size < smallest:
+    if fat_capacity(size, sector, cluster) < used or size < smallest:
         raise TargetError(
             f"an EFI system partition of {wanted} bytes is too small: {smallest} bytes are needed",
             hint=f"give it a size of {in_mib(smallest)} or more",

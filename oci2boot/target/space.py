@@ -80,12 +80,12 @@ def ext4_minimum(nodes: Sequence[Node], free: int) -> int:
     return blocks
 
 
-def fat_needed(files: Iterable[EspFile]) -> int:
+def fat_needed(files: Iterable[EspFile], cluster: int = FAT_CLUSTER) -> int:
     """Return the bytes that the files and their directories take on a FAT32 partition, in whole clusters."""
     slots = {"": 2}  # the volume label, and what ends the directory
     total = 0
     for file in files:
-        total += _whole(source_size(file.source), FAT_CLUSTER)
+        total += _whole(source_size(file.source), cluster)
         parts = file.path.split("/")
         for depth, name in enumerate(parts):
             path = "/".join(parts[: depth + 1])
@@ -94,20 +94,20 @@ def fat_needed(files: Iterable[EspFile]) -> int:
             slots["/".join(parts[:depth])] += 1 + -(-len(name) // _SLOT_CHARACTERS)
             if depth < len(parts) - 1:
                 slots[path] = 3  # with its own two dots
-    return total + sum(_whole(count * _DIRECTORY_SLOT, FAT_CLUSTER) for count in slots.values())
+    return total + sum(_whole(count * _DIRECTORY_SLOT, cluster) for count in slots.values())
 
 
-def fat_capacity(size: int, sector: int = 512) -> int:
+def fat_capacity(size: int, sector: int = 512, cluster: int = FAT_CLUSTER) -> int:
     """Return the bytes in whole clusters of a FAT32 partition of `size` bytes; 0 where FAT32 cannot be so small."""
-    clusters = (size - _FAT_RESERVED * sector) // (FAT_CLUSTER + 8)
+    clusters = (size - _FAT_RESERVED * sector) // (cluster + 8)
     clusters -= clusters and 2  # both tables end on a whole cluster
-    return clusters * FAT_CLUSTER if clusters >= FAT32_CLUSTERS_MIN else 0
+    return clusters * cluster if clusters >= FAT32_CLUSTERS_MIN else 0
 
 
-def fat_minimum(needed: int, sector: int = 512) -> int:
+def fat_minimum(needed: int, sector: int = 512, cluster: int = FAT_CLUSTER) -> int:
     """Return the size of the smallest FAT32 partition, in whole MiB, that has this capacity."""
-    clusters = max(needed // FAT_CLUSTER, FAT32_CLUSTERS_MIN) + 2
-    return _whole(clusters * (FAT_CLUSTER + 8) + _FAT_RESERVED * sector + FAT_CLUSTER, MIB)
+    clusters = max(needed // cluster, FAT32_CLUSTERS_MIN) + 2
+    return _whole(clusters * (cluster + 8) + _FAT_RESERVED * sector + cluster, MIB)
 
 
 def _whole(size: int, unit: int) -> int:
