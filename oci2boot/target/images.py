@@ -10,7 +10,7 @@ from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import TargetError
 from oci2boot.target.entries import Source, source_size
 from oci2boot.target.space import in_mib
-from oci2boot.target.types import types_of
+from oci2boot.target.types import READ_ONLY, types_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Image:
     """In order, apart from each other."""
     size: int | None = None
     """Bytes of the partition; by default what the parts need."""
+    attributes: int = READ_ONLY
 
     @property
     def used(self) -> int:
@@ -89,5 +90,7 @@ def verity_images(
         tree = Image("root-verity", types.verity, str(root_hash.hash_uuid), "DM_verity_hash", [given.area], verity_size)
         found = [root, tree]
     if given.signature:
-        found.append(Image("root-verity-sig", types.signature, signature_guid, "verity_signature", [given.signature]))
+        parts = [given.signature]
+        # Without the attribute, as systemd-repart has it: no file system is on it.
+        found.append(Image("root-verity-sig", types.signature, signature_guid, "verity_signature", parts, attributes=0))
     return found

@@ -87,6 +87,16 @@ def systemd_measure() -> Path:
     return wrapped("usr/lib/systemd/systemd-measure", "systemd", *libraries)
 
 
+def systemd_repart() -> Path:
+    """Return systemd-repart 257, which makes partitions in plain files without root."""
+    libraries = (
+        "libsystemd-shared", "systemd", "libssl3t64", "libacl1", "libblkid1", "libcap2", "libcrypt1", "libmount1",
+        "libpam0g", "libseccomp2", "libselinux1", "libpcre2-8-0", "libaudit1", "libcap-ng0", "zlib1g", "libzstd1",
+        "libfdisk1", "libuuid1", "libcryptsetup12", "libdevmapper1.02.1", "libudev1", "libjson-c5", "libargon2-1",
+    )  # fmt: skip
+    return wrapped("usr/bin/systemd-repart", "systemd-repart", *libraries)
+
+
 def _dependency(name: str) -> str:
     """Return the first package that a metapackage depends on."""
     with _alone():

@@ -1,0 +1,43 @@
+"""What is on the partition that a machine under dm-verity writes to."""
+
+import pytest
+
+from oci2boot.digest import VerityDigest
+from oci2boot.errors import TargetError
+from oci2boot.sysroot.layout import Deployment, overlay_state
+from oci2boot.tree.model import SELINUX_XATTR, Directory, File, Metadata, find
+
+DEPLOYMENT = Deployment(VerityDigest("sha256", bytes(32)), b"{}")
+
+
+def labelled(label: str, **entries: Directory | File) -> Directory:
+    meta = Metadata(0o755, uid=len(label), xattrs={SELINUX_XATTR: label.encode() + b"\0"})
+    return Directory(meta, {name.encode(): inode for name, inode in entries.items()})
+
+
+TREE = labelled(
+    "root_t",
+    etc=labelled("etc_t", passwd=File(Metadata(0o644), b"root")),
+    srv=labelled("var_t", www=labelled("httpd_t"), file=File(Metadata(0o644), b"")),
+)
+
+
+def test_upper_directories_have_the_labels_of_what_they_stand_for() -> None:
+    """K0.4: with SELinux enforced, /etc and a place further down can be used as before."""
+    written = labelled("etc_t", hostname=File(Metadata(0o644), b"box"))
+    state = overlay_state(DEPLOYMENT, TREE, ["/etc", "/srv/www"], {"/etc": written})
+    assert find(state, b"/overlays/etc/upper") is written
+    upper, lower = find(state, b"/overlays/srv/www/upper"), find(TREE, b"/srv/www")
+    assert isinstance(upper, Directory)
+    assert lower
+    assert (upper.meta, upper.entries) == (lower.meta, {})
+    for path in (b"/overlays", b"/overlays/etc", b"/overlays/srv", b"/overlays/etc/work", b"/state/deploy"):
+        inode = find(state, path)
+        assert inode
+        assert inode.meta.xattrs == {SELINUX_XATTR: b"root_t\0"}
+
+
+@pytest.mark.parametrize("place", ["/opt", "/srv/none", "/srv/file"])
+def test_a_place_that_is_no_directory_is_refused(place: str) -> None:
+    with pytest.raises(TargetError, match=f"{place} is no directory of the image"):
+        overlay_state(DEPLOYMENT, TREE, [place], {})

@@ -1,0 +1,105 @@
+"""Disks with a root file system under dm-verity, that boot nothing, yet have all that a bootable one has."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from oci2boot.boot.roothash import pack_partition, sign_root_hash
+from oci2boot.boot.sign import KeySigner, load_key
+from oci2boot.digest import RootHash
+from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.store.images import Bootable, save
+from oci2boot.store.objects import ObjectBatch
+from oci2boot.store.repository import Repository
+from oci2boot.store.verity import VerityRecord
+from oci2boot.workflows.events import silent
+from oci2boot.workflows.install import Installed, install
+from oci2boot.workflows.requests import InstallRequest
+from tests.keys import Pair
+from tests.store.stored import Stored, store_image
+from tests.witness import program
+from tests.workflows.sealable import kernel, uki
+
+UKI = "EFI/Linux/demo_1.efi"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    repo: Path
+    stored: Stored
+    bootable: Bootable
+
+    @property
+    def record(self) -> VerityRecord:
+        assert self.bootable.verity
+        return self.bootable.verity
+
+    @property
+    def root_hash(self) -> RootHash:
+        assert self.record.root_hash
+        return self.record.root_hash
+
+    @property
+    def erofs(self) -> bytes:
+        return self.object(self.bootable.rootfs)
+
+    def object(self, digest: Any) -> bytes:
+        with Repository.open(self.repo) as repository:
+            return repository.object_path(digest).read_bytes()
+
+    def install(self, disk: Path, **options: Any) -> Installed:
+        return install(InstallRequest(self.repo, disk, name="demo", **options), silent)
+
+
+def converted(
+    repo: Path,
+    tars: Sequence[bytes],
+    options: VerityOptions,
+    key: Pair | None = None,
+    words: str | None = None,
+    esp: Mapping[str, bytes] | None = None,
+) -> Image:
+    """Do what `convert --mode verity` does, without a source; `words` are the UKI's command line."""
+    with Repository.ensure(repo) as repository:
+        stored = store_image(repository, "demo", tars, options)
+        record = stored.bootable.verity
+        assert record
+        if key:
+            assert record.root_hash
+            signer = KeySigner(key.certificate, load_key(key.key.read_bytes()))
+            document = pack_partition(record.root_hash, sign_root_hash(record.root_hash, signer), key.certificate)
+            with ObjectBatch(repository) as batch:
+                record = replace(record, signature_object=batch.add(document))
+        line = words if words is not None else f"quiet roothash={record.root_hash}" if record.root_hash else "quiet"
+        files = esp or {UKI: uki(line), "EFI/BOOT/BOOTX64.EFI": kernel()}
+        fields = {name: getattr(stored.bootable, name) for name in Bootable.__dataclass_fields__}
+        bootable = save(repository, Bootable(**(fields | {"verity": record})), stored.rootfs.image, files, None)
+    return Image(repo, stored, bootable)
+
+
+def table(disk: Path) -> list[dict[str, Any]]:
+    """Return the partitions as sfdisk sees them, sizes in bytes."""
+    found = json.loads(subprocess.check_output([program("sfdisk"), "--json", disk]))["partitiontable"]
+    sector = found["sectorsize"]
+    return [
+        {**part, "start": part["start"] * sector, "size": part["size"] * sector, "attrs": part.get("attrs", "")}
+        for part in found["partitions"]
+    ]
+
+
+def partition(disk: Path, name: str, into: Path) -> Path:
+    """Copy one partition into a file of its own."""
+    (part,) = (part for part in table(disk) if part["name"] == name)
+    with disk.open("rb") as source, into.open("wb") as target:
+        source.seek(part["start"])
+        left = part["size"]
+        while left:
+            piece = source.read(min(left, 1 << 20))
+            target.write(piece) if any(piece) else target.seek(len(piece), os.SEEK_CUR)
+            left -= len(piece)
+        target.truncate(part["size"])
+    return into
