@@ -227,7 +227,11 @@ def test_an_encrypted_disk_shows_no_names_of_files(stored: tuple[Path, Stored], 
 
 @pytest.mark.parametrize(
     ("target", "match"),
-    [("/dev/no-such-disk", "no block device"), ("/dev/null", "neither a disk nor a disk image"), ("/", "is a directory")],
+    [
+        ("/dev/no-such-disk", "no block device"),
+        ("/dev/null", "neither a disk nor a disk image"),
+        ("/", "is a directory"),
+    ],
 )
 def test_what_is_no_target_is_refused(stored: tuple[Path, Stored], target: str, match: str) -> None:
     with pytest.raises(TargetError, match=match):
