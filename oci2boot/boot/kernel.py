@@ -1,7 +1,7 @@
 """Can this kernel boot a composefs image, and which modules does that take? Read from the image's own files."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +9,8 @@ from oci2boot.boot.discover import MODULES
 from oci2boot.boot.files import Read, read_file, show
 from oci2boot.errors import FormatError, ImageError
 from oci2boot.formats import kconfig
+from oci2boot.rootfs.mkfs import CONFIG
+from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.tree.model import Directory
 
 MAX_MODULES_FILE: Final = 16 << 20
@@ -42,36 +44,116 @@ class KernelSupport:
     notes: tuple[str, ...]
 
 
-def check_kernel(tree: Directory, read: Read, version: str) -> KernelSupport:
-    """Refuse a kernel without EROFS, overlayfs, loop devices or fs-verity, with the reason."""
-    directory = MODULES + b"/" + version.encode()
-    options = _read_config(tree, read, directory, version)
-    dependencies = _parse_dependencies(read_file(tree, read, directory + b"/modules.dep", MAX_MODULES_FILE) or b"")
-    builtin = builtin_modules(tree, read, version)
-    notes = []
-    for option, module, reason in REQUIRED:
-        there = module in builtin or module in dependencies or (options or {}).get(option) == "y"
-        if options is not None and options.get(option, "n") == "n":
-            raise _refusal(version, option, reason)
+@dataclass(frozen=True, slots=True)
+class KernelFiles:
+    """What the image's files say of a kernel."""
+
+    version: str
+    options: Mapping[str, str] | None
+    """Its configuration; None where the image has none."""
+    dependencies: Mapping[str, tuple[bytes, Sequence[bytes]]]
+    """Module → its path and those of the modules it needs, beneath `directory`."""
+    builtin: frozenset[str]
+
+    @property
+    def directory(self) -> bytes:
+        return MODULES + b"/" + self.version.encode()
+
+    def in_order(self, wanted: Iterable[str]) -> list[bytes]:
+        """Return the paths, beneath `directory`, of the wanted modules that there are, each after those it needs.
+
+        Raises `FormatError` for a path that leads out of there, `ImageError` for too many.
+        """
+        ordered: dict[bytes, None] = {}
+        for name in wanted:
+            if name in self.dependencies:
+                path, needs = self.dependencies[name]
+                ordered.update(dict.fromkeys(reversed(needs)))
+                ordered.setdefault(path)
+        if len(ordered) > MAX_DEPENDENCIES:
+            raise ImageError(f"the kernel's modules.dep asks for {len(ordered)} modules to mount the root file system")
+        for path in ordered:
+            if path.startswith(b"/") or b".." in path.split(b"/"):
+                raise FormatError(f"the kernel's modules.dep names the path {show(path)!r} outside its directory")
+        return list(ordered)
+
+    def check_feature(self, option: str, module: str, reason: str) -> None:
+        """Raise `ImageError` where neither the kernel itself nor a module has it."""
+        there = module in self.builtin or module in self.dependencies or (self.options or {}).get(option) == "y"
+        if self.options is not None and self.options.get(option, "n") == "n":
+            raise self._refusal(option, reason)
         if not there:
             raise ImageError(
-                f"the kernel {version} has no module {module}, and {reason}",
+                f"the kernel {self.version} has no module {module}, and {reason}",
                 hint="install the kernel's modules in the image",
             )
-    if options is None:
+
+    def check_builtin(self, option: str, reason: str) -> None:
+        """Raise `ImageError` where the configuration is known not to have what cannot be a module."""
+        if self.options is not None and self.options.get(option, "n") != "y":
+            raise self._refusal(option, reason)
+
+    def _refusal(self, option: str, reason: str) -> ImageError:
+        return ImageError(
+            f"the kernel {self.version} is built without CONFIG_{option}: {reason}", hint="use a kernel that has it"
+        )
+
+
+def read_kernel(tree: Directory, read: Read, version: str) -> KernelFiles:
+    directory = MODULES + b"/" + version.encode()
+    dependencies = _parse_dependencies(read_file(tree, read, directory + b"/modules.dep", MAX_MODULES_FILE) or b"")
+    options = _read_config(tree, read, directory, version)
+    return KernelFiles(version, options, dependencies, builtin_modules(tree, read, version))
+
+
+def check_kernel(tree: Directory, read: Read, version: str) -> KernelSupport:
+    """Refuse a kernel without EROFS, overlayfs, loop devices or fs-verity, with the reason."""
+    kernel = read_kernel(tree, read, version)
+    notes = []
+    for option, module, reason in REQUIRED:
+        kernel.check_feature(option, module, reason)
+    if kernel.options is None:
         notes.append(f"the image has no configuration of the kernel {version}: whether it has fs-verity shows at boot")
-    else:
-        for option, reason in BUILT_IN:
-            if options.get(option, "n") != "y":
-                raise _refusal(version, option, reason)
+    for option, reason in BUILT_IN:
+        kernel.check_builtin(option, reason)
     number = re.match(r"(\d{1,4})\.(\d{1,4})", version)
     if number and (int(number[1]), int(number[2])) < OVERLAY_VERITY:
         notes.append(
             f"the kernel {version} is older than 6.6: overlayfs with verity must have been added by its distribution"
         )
-    wanted = [module for module in (*HELPFUL, *(module for _, module, _ in REQUIRED)) if module not in builtin]
-    modules = tuple(directory + b"/" + path for path in _in_order(wanted, dependencies))
-    file_backed = None if options is None else options.get("EROFS_FS_BACKED_BY_FILE", "n") == "y"
+    return _support(kernel, (*HELPFUL, *(module for _, module, _ in REQUIRED)), notes)
+
+
+def check_verity_kernel(tree: Directory, read: Read, version: str, options: VerityOptions) -> KernelSupport:
+    """Refuse a kernel that could not mount, verify or overlay the root file system of these options."""
+    kernel = read_kernel(tree, read, version)
+    features = [REQUIRED[0]]
+    built_in = {"EROFS_FS_XATTR": "extended attributes hold capabilities and labels"}
+    if options.verity:
+        features.append(("DM_VERITY", "dm_verity", "dm-verity guards the root file system"))
+    if options.verity and options.signature:
+        built_in["DM_VERITY_VERIFY_ROOTHASH_SIG"] = "the root hash must be signed, and the kernel is to check it"
+    for name in sorted(options.compression.names):
+        built_in |= dict.fromkeys(("EROFS_FS_ZIP", CONFIG[name]), f"the root file system is compressed by {name}")
+    if options.overlays:
+        features.append(("OVERLAY_FS", "overlay", "places that can be written are overlays"))
+    if any(overlay.kept == "persistent" for overlay in options.overlays):
+        features.append(("EXT4_FS", "ext4", "what is written is kept on ext4"))
+    for option, module, reason in features:
+        kernel.check_feature(option, module, reason)
+    for option, reason in built_in.items():
+        kernel.check_builtin(option, reason)
+    unknown = f"the image has no configuration of the kernel {version}: whether it has all that is needed shows at boot"
+    notes = [unknown] if kernel.options is None else []
+    return _support(kernel, (*HELPFUL, *(module for _, module, _ in features)), notes)
+
+
+def _support(kernel: KernelFiles, wanted: Iterable[str], notes: Sequence[str]) -> KernelSupport:
+    modules = tuple(
+        kernel.directory + b"/" + path
+        for path in kernel.in_order(module for module in wanted if module not in kernel.builtin)
+    )
+    file_backed = None if kernel.options is None else kernel.options.get("EROFS_FS_BACKED_BY_FILE", "n") == "y"
     return KernelSupport(modules, file_backed, tuple(notes))
 
 
@@ -87,12 +169,6 @@ def module_name(path: bytes) -> str:
 
 
 _name = module_name
-
-
-def _refusal(version: str, option: str, reason: str) -> ImageError:
-    return ImageError(
-        f"the kernel {version} is built without CONFIG_{option}: {reason}", hint="use a kernel that has it"
-    )
 
 
 def _read_config(tree: Directory, read: Read, directory: bytes, version: str) -> dict[str, str] | None:
@@ -114,19 +190,3 @@ def _parse_dependencies(data: bytes) -> dict[str, tuple[bytes, Sequence[bytes]]]
         if colon:
             found[_name(path)] = (path, needs.split())
     return found
-
-
-def _in_order(wanted: Iterable[str], dependencies: dict[str, tuple[bytes, Sequence[bytes]]]) -> list[bytes]:
-    """Return the paths of the wanted modules, each after those it needs, which modules.dep lists last first."""
-    ordered: dict[bytes, None] = {}
-    for name in wanted:
-        if name in dependencies:
-            path, needs = dependencies[name]
-            ordered.update(dict.fromkeys(reversed(needs)))
-            ordered.setdefault(path)
-    if len(ordered) > MAX_DEPENDENCIES:
-        raise ImageError(f"the kernel's modules.dep asks for {len(ordered)} modules to mount the root file system")
-    for path in ordered:
-        if path.startswith(b"/") or b".." in path.split(b"/"):
-            raise FormatError(f"the kernel's modules.dep names the path {show(path)!r} outside its directory")
-    return list(ordered)
