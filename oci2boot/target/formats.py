@@ -1,4 +1,4 @@
-"""Disk images in the formats of other hypervisors, by qemu-img(1)."""
+"""Disk images in the formats of other hypervisors, by qemu-img(1), and live ISOs."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,10 +10,11 @@ from oci2boot.system.run import Argv, run
 from oci2boot.target.copy import Progress
 from oci2boot.target.disk import check_target, publish, write_disk
 from oci2boot.target.filesystem import quiet
+from oci2boot.target.iso import volume_id, write_iso
 from oci2boot.target.luks import Secret
 from oci2boot.target.plan import DiskPlan
 
-DiskFormat = Literal["raw", "qcow2", "vmdk", "vhd", "vdi"]
+DiskFormat = Literal["raw", "qcow2", "vmdk", "vhd", "vdi", "iso"]
 FORMATS: Final[tuple[DiskFormat, ...]] = get_args(DiskFormat)
 
 _OPTIONS: Final = {
@@ -41,11 +42,18 @@ def write_disk_as(
     target: Path,
     format: DiskFormat,
     *,
+    name: str = "",
     overwrite: bool = False,
     secret: Secret | None = None,
     progress: Progress = quiet,
 ) -> None:
-    """Write a disk image in a format, at once as `write_disk` does; for a moment there are two of it."""
+    """Write a disk image in a format, at once as `write_disk` does; for a moment there are two of it.
+
+    An ISO is called by a `name`.
+    """
+    if format == "iso":
+        write_iso(plan, target, volume_id(name), overwrite=overwrite, progress=progress)
+        return
     if format == "raw":
         write_disk(plan, target, overwrite=overwrite, secret=secret, progress=progress)
         return

@@ -25,9 +25,11 @@ from oci2boot.target.entries import EspFile, FileSource, RootEntry
 from oci2boot.target.formats import DiskFormat, format_of, write_disk_as
 from oci2boot.target.guards import check_empty, check_unused
 from oci2boot.target.images import Image
+from oci2boot.target.iso import plan_iso
 from oci2boot.target.plan import DiskOptions, DiskPlan, plan_disk
 from oci2boot.tree.lookup import look_up
 from oci2boot.workflows.events import Report, Step, Warned
+from oci2boot.workflows.live import check_live, what_is_lost
 from oci2boot.workflows.physical import root_entries
 from oci2boot.workflows.requests import InstallRequest
 from oci2boot.workflows.verity_disk import STATE_LABEL, image_partitions, state_entries
@@ -72,32 +74,34 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
         seed = _seed(request, bootable, device)
+        format = request.format or ("raw" if device else format_of(request.target))
+        if format == "iso":
+            check_live(request, bootable)
         label, ext4, images = _content(repository, bootable, request, seed)
-        plan = plan_disk(
-            ext4,
-            [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()],
-            DiskOptions(
-                seed=seed,
-                epoch=source_date_epoch(),
-                architecture=bootable.architecture,
-                size=device.size if device else request.size,
-                esp_size=request.esp_size,
-                sector=device.sector if device else request.sector or 512,
-                encrypted=request.secret is not None,
-                ext4_label=label,
-            ),
-            images,
+        esp = [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()]
+        options = DiskOptions(
+            seed=seed,
+            epoch=source_date_epoch(),
+            architecture=bootable.architecture,
+            size=device.size if device else request.size,
+            esp_size=request.esp_size,
+            sector=device.sector if device else request.sector or 512,
+            encrypted=request.secret is not None,
+            ext4_label=label,
         )
+        plan = plan_iso(esp, images, options) if format == "iso" else plan_disk(ext4, esp, options, images)
         planned = Installed(
             bootable,
             request.target,
             plan,
-            request.format or ("raw" if device else format_of(request.target)),
+            format,
             device=device,
             nvram=bootable.title if device and request.nvram and nvram.EFI.is_dir() else None,
         )
         if request.secret and not look_up(read_rootfs(repository.read_object(bootable.tree)), _OPENER):
             report(Warned(f"{bootable.name} has no systemd-cryptsetup: it can hardly open an encrypted root partition"))
+        if format == "iso":
+            report(Warned(what_is_lost(bootable)))
         if dry_run:
             return planned
         progress, finish = _progress(request.target, plan, report)
@@ -108,7 +112,13 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
                 )
         else:
             write_disk_as(
-                plan, request.target, planned.format, overwrite=request.wipe, secret=request.secret, progress=progress
+                plan,
+                request.target,
+                format,
+                name=bootable.name,
+                overwrite=request.wipe,
+                secret=request.secret,
+                progress=progress,
             )
         finish()
     return replace(planned, written=True, nvram=_boot_entry(planned, report))
