@@ -26,6 +26,14 @@ def _check_hex(hex_digits: str, algorithm: str, what: str) -> None:
         raise FormatError(f"not {what}: {hex_digits[:140]!r}")
 
 
+def _parse_hex(hex_digits: str, what: str) -> tuple[Hash, bytes]:
+    for algorithm, length in HEX_LENGTH.items():
+        if len(hex_digits) == length:
+            _check_hex(hex_digits, algorithm, what)
+            return parse_hash(algorithm), bytes.fromhex(hex_digits)
+    raise FormatError(f"not {what}: {hex_digits[:140]!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class OciDigest:
     """The hash of some bytes, as in `sha256:9834…` in a manifest. OCI image-spec, descriptor.md, "Digests"."""
@@ -59,11 +67,7 @@ class VerityDigest:
     @classmethod
     def parse(cls, hex_digits: str) -> Self:
         """Take 64 (sha256) or 128 (sha512) lower-case hex digits."""
-        for algorithm in ("sha256", "sha512"):
-            if len(hex_digits) == HEX_LENGTH[algorithm]:
-                _check_hex(hex_digits, algorithm, "an fs-verity digest")
-                return cls(parse_hash(algorithm), bytes.fromhex(hex_digits))
-        raise FormatError(f"not an fs-verity digest: {hex_digits[:140]!r}")
+        return cls(*_parse_hex(hex_digits, "an fs-verity digest"))
 
     @property
     def hex(self) -> str:
@@ -89,11 +93,7 @@ class RootHash:
     @classmethod
     def parse(cls, hex_digits: str) -> Self:
         """Take 64 (sha256) or 128 (sha512) lower-case hex digits."""
-        for algorithm in ("sha256", "sha512"):
-            if len(hex_digits) == HEX_LENGTH[algorithm]:
-                _check_hex(hex_digits, algorithm, "a root hash")
-                return cls(parse_hash(algorithm), bytes.fromhex(hex_digits))
-        raise FormatError(f"not a root hash: {hex_digits[:140]!r}")
+        return cls(*_parse_hex(hex_digits, "a root hash"))
 
     @property
     def data_uuid(self) -> str:
