@@ -11,7 +11,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import Final
 
-from oci2boot.boot.sign import Signer
+from oci2boot.boot.sign import Signer, root_hash_to_be_signed
 from oci2boot.digest import RootHash
 from oci2boot.errors import FormatError, LimitError, SignatureError
 from oci2boot.formats import pkcs7
@@ -24,7 +24,7 @@ PARTITION_SIZE: Final = 16 << 10
 def sign_root_hash(root_hash: RootHash, signer: Signer) -> bytes:
     """Return the detached signature in DER, with the certificate and without signed attributes."""
     certificate = signer.certificate
-    signature = signer.sign(_signed(root_hash))
+    signature = signer.sign(root_hash_to_be_signed(root_hash))
     signed = pkcs7.SignedData(pkcs7.DATA, b"", (certificate,), certificate.issuer_and_serial, b"", signature)
     return signed.pack_content_info()
 
@@ -36,14 +36,10 @@ def check_root_hash(root_hash: RootHash, signature: bytes, trusted: Sequence[Cer
         raise SignatureError(
             "the root hash's signature is not one that the kernel takes: it must cover the digits alone"
         )
-    found.check(_signed(root_hash))
+    found.check(root_hash_to_be_signed(root_hash))
     if trusted and found.signer not in trusted:
         raise SignatureError(f"the root hash is signed by {found.signer.subject}, who is not trusted")
     return found.signer
-
-
-def _signed(root_hash: RootHash) -> bytes:
-    return str(root_hash).encode()
 
 
 def pack_partition(root_hash: RootHash, signature: bytes, certificate: Certificate) -> bytes:

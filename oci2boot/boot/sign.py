@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
+from oci2boot.digest import RootHash
 from oci2boot.errors import FormatError, LimitError, SignatureError
 from oci2boot.formats import authenticode
 from oci2boot.formats.x509 import MIN_RSA_BITS, Certificate, read_certificates, to_pem
@@ -25,6 +26,10 @@ MAX_ITEMS: Final = 1024
 
 REQUEST: Final = "oci2boot.sign-request.v1"
 RESPONSE: Final = "oci2boot.sign-response.v1"
+IMAGE: Final = "image"
+ROOT_HASH: Final = "root-hash"
+"""What is signed: an executable, or the root hash of a file system."""
+_SUBJECT: Final = {IMAGE: "image_sha256", ROOT_HASH: "root_hash"}
 ALGORITHM: Final = "RSASSA-PKCS1-v1_5 with SHA-256"
 
 SignTool = Literal["sbsign", "systemd-sbsign", "osslsigncode"]
@@ -109,8 +114,22 @@ def check_signed(image: bytes, signed: bytes, certificate: Certificate) -> None:
 class Item:
     name: str
     """Of the file, for people."""
-    image_hash: bytes
-    to_be_signed: bytes
+    subject: bytes | RootHash
+    """Authenticode's hash of an executable, or the root hash of a file system under dm-verity."""
+
+    @property
+    def kind(self) -> str:
+        return ROOT_HASH if isinstance(self.subject, RootHash) else IMAGE
+
+    @property
+    def subject_hex(self) -> str:
+        return str(self.subject) if isinstance(self.subject, RootHash) else self.subject.hex()
+
+    @property
+    def to_be_signed(self) -> bytes:
+        if isinstance(self.subject, RootHash):
+            return root_hash_to_be_signed(self.subject)
+        return authenticode.to_be_signed(self.subject)
 
     @property
     def digest(self) -> bytes:
@@ -126,12 +145,12 @@ class SignRequest:
     items: tuple[Item, ...]
 
     @classmethod
-    def of(cls, images: Mapping[str, bytes], certificate: Certificate) -> Self:
-        items: dict[bytes, Item] = {}
+    def of(cls, images: Mapping[str, bytes], certificate: Certificate, root_hash: RootHash | None = None) -> Self:
+        items: dict[bytes | RootHash, Item] = {root_hash: Item("root hash", root_hash)} if root_hash else {}
         for name, image in images.items():
             if not is_signed_by(image, certificate):
                 digest = authenticode.image_hash(image)
-                items.setdefault(digest, Item(name, digest, authenticode.to_be_signed(digest)))
+                items.setdefault(digest, Item(name, digest))
         return cls(certificate, tuple(items.values()))
 
     def pack(self) -> bytes:
@@ -143,7 +162,8 @@ class SignRequest:
                 "items": [
                     {
                         "name": item.name,
-                        "image_sha256": item.image_hash.hex(),
+                        "kind": item.kind,
+                        _SUBJECT[item.kind]: item.subject_hex,
                         "digest": item.digest.hex(),
                         "to_be_signed": b64encode(item.to_be_signed).decode(),
                     }
@@ -160,11 +180,11 @@ class SignRequest:
             raise FormatError("a sign-request is for one certificate")
         items = []
         for one in listed:
-            image_hash = _bytes(_text(one, "image_sha256"), "hex")
-            item = Item(_text(one, "name"), image_hash, _bytes(_text(one, "to_be_signed"), "base64"))
+            item = Item(_text(one, "name"), _parse_subject(one))
             # A key holder signs an image by its hash, not whatever bytes someone calls so.
-            if item.to_be_signed != authenticode.to_be_signed(image_hash) or item.digest.hex() != one.get("digest"):
-                raise SignatureError(f"the request for {item.name!r} asks to sign something else than its image")
+            asked = _bytes(_text(one, "to_be_signed"), "base64")
+            if item.to_be_signed != asked or item.digest.hex() != one.get("digest"):
+                raise SignatureError(f"the request for {item.name!r} asks to sign something else than it says")
             items.append(item)
         return cls(certificates[0], tuple(items))
 
@@ -174,6 +194,20 @@ class SignRequest:
                 f"the request is for the certificate of {self.certificate.subject}, the key belongs to another"
             )
         return SignResponse({item.digest: signer.sign(item.to_be_signed) for item in self.items})
+
+
+def _parse_subject(item: Mapping[str, Any]) -> bytes | RootHash:
+    kind = item.get("kind", IMAGE)
+    if kind == IMAGE:
+        return _bytes(_text(item, _SUBJECT[IMAGE]), "hex")
+    if kind == ROOT_HASH:
+        return RootHash.parse(_text(item, _SUBJECT[ROOT_HASH]))
+    raise FormatError(f"a sign-request for something that is not known here: {str(kind)[:40]!r}")
+
+
+def root_hash_to_be_signed(root_hash: RootHash) -> bytes:
+    """Return the bytes of which the kernel wants a signature: the digits. dm-verity, `verity_verify_root_hash`."""
+    return str(root_hash).encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,4 +94,4 @@ def answer(
     """Sign what a request asks for, on the machine that has the key."""
     asked = answer_request(request, key, passphrase, response)
     for item in asked.items:
-        output.out.print(f"signed {item.name}: image {item.image_hash.hex()}", markup=False)
+        output.out.print(f"signed {item.name}: {item.kind} {item.subject_hex}", markup=False)

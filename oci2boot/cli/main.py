@@ -11,6 +11,7 @@ from oci2boot import __version__
 from oci2boot.cli import keys as key_commands
 from oci2boot.cli import output, seal, signing
 from oci2boot.cli import uki as uki_commands
+from oci2boot.cli import verity_options as dm_verity
 from oci2boot.cli.boot_test import register as register_test
 from oci2boot.cli.config import read_config
 from oci2boot.cli.config import register as register_config
@@ -138,6 +139,20 @@ def convert(
     pkcs11_module: signing.Pkcs11Module = None,
     sign_request: signing.SignRequest = None,
     sign_response: signing.SignResponse = None,
+    mode: dm_verity.Mode = "composefs",
+    compression: dm_verity.CompressionName = None,
+    verity: dm_verity.Verity = None,
+    verity_hash: dm_verity.VerityHash = None,
+    verity_salt: dm_verity.VeritySalt = None,
+    verity_blocks: dm_verity.VerityBlocks = None,
+    verity_embedded: dm_verity.VerityEmbedded = None,
+    verity_karg: dm_verity.VerityKarg = None,
+    verity_option: dm_verity.VerityOption = None,
+    overlay: dm_verity.Overlays = None,
+    verity_signature: dm_verity.VeritySignature = None,
+    verity_key: dm_verity.VerityKey = None,
+    verity_certificate: dm_verity.VerityCertificate = None,
+    verity_passphrase: dm_verity.VerityPassphrase = None,
     boot: Annotated[bool, typer.Option("--boot/--no-boot", help="make the UKI; else stop after the digest")] = True,
     bootable: Bootable = True,
     platform: PlatformName = None,
@@ -148,6 +163,9 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Fetch an image into the store, compute its digest and build what boots it."""
+    signs = signing.signing_options(
+        key, certificate, passphrase, sign_command, signtool, pkcs11_module, sign_request, sign_response
+    )
     request = ConvertRequest(
         source=parse_source(source),
         repo=repo_path(repo, writing=True),
@@ -163,9 +181,7 @@ def convert(
             flow,
             uki,
             allow_missing_verity,
-            signing.signing_options(
-                key, certificate, passphrase, sign_command, signtool, pkcs11_module, sign_request, sign_response
-            ),
+            signs,
             tuple(db or ()),
             loader,
             timeout,
@@ -176,6 +192,20 @@ def convert(
         if boot and bootable
         else None,
         uki_layer=uki_layer,
+        verity=dm_verity.verity_options(
+            mode,
+            compression,
+            verity,
+            verity_hash,
+            verity_salt,
+            verity_blocks,
+            verity_embedded,
+            verity_karg,
+            verity_option,
+            overlay,
+            verity_signature,
+        ),
+        root_signing=dm_verity.root_signing(verity_key, verity_certificate, verity_passphrase, signs),
     )
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         converted = run_convert(request, report)

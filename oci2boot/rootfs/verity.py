@@ -4,9 +4,9 @@ systemd-veritysetup-generator(8), veritytab(5); UAPI group, Discoverable Partiti
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, Self
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, Self, get_args
 
 from oci2boot.digest import External, Hash, RootHash
 from oci2boot.errors import FormatError
@@ -92,6 +92,9 @@ class VerityOptions:
     overlays: tuple[Overlay, ...] = (Overlay("/etc"), Overlay("/var"))
 
     def __post_init__(self) -> None:
+        for value, words in ((self.hash, Hash), (self.place, Place), (self.form, KargForm)):
+            if value not in get_args(words):
+                raise FormatError(f"not known to dm-verity here: {str(value)[:80]!r}")
         if not self.verity and (self.options or self.blocks is not None or self.salt is not None):
             raise FormatError("options of dm-verity are given, and --no-verity", hint="leave out the one or the other")
         if self.salt is not None and len(self.salt) > SALT_MAX:
@@ -108,6 +111,29 @@ class VerityOptions:
         for path in paths:
             if any(path.startswith(other) for other in paths if other is not path):
                 raise FormatError(f"two overlays hold {path.rstrip('/')}", hint="name each place once")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "compression": str(self.compression),
+            "salt": None if self.salt is None else self.salt.hex(),
+            "options": list(self.options),
+            "overlays": [str(overlay) for overlay in self.overlays],
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """Raise `FormatError`, or an error of Python's about types, keys or values, for what `to_json` never gave."""
+        salt = found["salt"]
+        return cls(
+            **{
+                **found,
+                "compression": Compression.parse(found["compression"]),
+                "salt": None if salt is None else bytes.fromhex(salt),
+                "options": tuple(found["options"]),
+                "overlays": tuple(map(Overlay.parse, found["overlays"])),
+            }
+        )
 
 
 def check_sealed(options: Iterable[str]) -> None:

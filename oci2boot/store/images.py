@@ -184,7 +184,9 @@ def save(
         bootable = Bootable(**{**_fields(bootable), "esp": files})
         kind = "composefs.image" if bootable.options.get("plain") else "composefs.image.boot"
         key = _version_key(kind, bootable.erofs_version)
-        streams = record_oci(repository, batch, oci, bootable.tree, key) if oci else {}
+        # The tree of the mode `verity` has mount points of its own: it is not the one that composefs-rs would compute.
+        tied = None if bootable.verity else bootable.tree
+        streams = record_oci(repository, batch, oci, tied, key) if oci else {}
 
         record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode()
         stream = SplitStreamWriter(BOOTABLE, repository.algorithm)

@@ -15,6 +15,8 @@ from oci2boot.boot.loader import check_sbat, find_loader, loader_conf
 from oci2boot.boot.payload import BootPayload, PayloadOptions, PayloadPlan, finish_payload, machine_of, plan_payload
 from oci2boot.boot.type1 import type1_payload
 from oci2boot.boot.uki import check_ukify, ukify_argv
+from oci2boot.boot.verity import VerityRoot
+from oci2boot.digest import RootHash
 from oci2boot.errors import ImageError, ToolError
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.os_release import MAX_SIZE, parse
@@ -46,13 +48,13 @@ def local_files(
     tree: Directory,
     architecture: str,
     version: str,
-    karg: ComposefsArg,
+    root: ComposefsArg | VerityRoot,
     options: BootOptions,
     read: Read,
     report: Report,
 ) -> BootFiles:
     """Build the UKI; `tree` is the merged one, its /boot not yet emptied."""
-    payload = build_payload(tree, architecture, version, karg, options, read, report)
+    payload = build_payload(tree, architecture, version, root, options, read, report)
     if ukis := [path.decode(errors="replace") for path in find_ukis(tree)]:
         report(Warned(f"the image brings a UKI of its own, which is not used: {', '.join(ukis)}"))
     return BootFiles(payload.kernel_version, payload.cmdline, {payload.uki_path: payload.uki})
@@ -97,25 +99,27 @@ def with_loader(
     )
 
 
-def signed_files(files: BootFiles, signing: SigningOptions | None, report: Report) -> BootFiles:
-    """Sign the boot loader and what was built here."""
+def signed_files(
+    files: BootFiles, signing: SigningOptions | None, report: Report, root_hash: RootHash | None = None
+) -> BootFiles:
+    """Sign the boot loader and what was built here; where others are asked to, `root_hash` with them."""
     if signing is None or files.esp is None:
         return files
     ours = {path: data for path, data in files.esp.items() if path not in files.finished}
-    return replace(files, esp={**files.esp, **sign_files(ours, signing, report)})
+    return replace(files, esp={**files.esp, **sign_files(ours, signing, report, root_hash)})
 
 
 def build_payload(
     tree: Directory,
     architecture: str,
     version: str,
-    karg: ComposefsArg,
+    root: ComposefsArg | VerityRoot,
     options: BootOptions,
     read: Read,
     report: Report,
 ) -> BootPayload:
     """Build a UKI of the image's kernel, initramfs and stub, by ukify or our own builder."""
-    plan = plan_payload(tree, read, karg, payload_options(architecture, version, options))
+    plan = plan_payload(tree, read, root, payload_options(architecture, version, options))
     payload = finish_payload(plan, _run_ukify(plan, options.ukify, report))
     for note in payload.notes:
         report(Warned(note))

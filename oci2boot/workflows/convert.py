@@ -17,6 +17,7 @@ from oci2boot.workflows.boot import (
     version_of,
     with_loader,
 )
+from oci2boot.workflows.convert_verity import check_verity_request, convert_verity
 from oci2boot.workflows.events import Report, Told, Warned
 from oci2boot.workflows.remembered import remembered
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
@@ -32,8 +33,12 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
         report(Warned(text))
 
     name = check_name(request.name or request.source.name)
+    if request.verity:
+        check_verity_request(request, request.verity)
     with Repository.ensure(request.repo, request.hash) as repository:
         unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer)
+        if request.verity:
+            return convert_verity(request, request.verity, name, unpacked, repository, report)
         read = object_reader(repository)
         tree = canonical_tree(unpacked.system, request.tree, read, warn)
         rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)

@@ -10,6 +10,7 @@ from oci2boot.errors import FormatError, TargetError
 from oci2boot.formats.x509 import to_pem
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.source import SourceOptions
+from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, FlowChoice, KargStyle, TreeOptions, parse_source
 from oci2boot.workflows.sign import read_trusted
@@ -27,6 +28,8 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
         found["platform"] = str(request.options.platform)
     if request.uki_layer is not None:
         found["uki_layer"] = request.uki_layer
+    if request.verity:
+        found["verity"] = request.verity.to_json()
     if boot := request.boot:
         found |= {
             "kernel": boot.kernel,
@@ -60,6 +63,7 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
         )
         options = SourceOptions(platform, kept.get("tls_verify") is not False)
         layer = int(kept["uki_layer"]) if "uki_layer" in kept else None
+        verity = VerityOptions.from_json(kept["verity"]) if "verity" in kept else None
         rules = TreeOptions(True, bootable.selinux_rules, bootable.xattrs, bootable.erofs_version)  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
@@ -76,6 +80,8 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
         tree=rules,
         boot=replace(boot, signing=given.signing, db=given.db or boot.db),
         uki_layer=layer,
+        verity=verity,
+        root_signing=given.signing,
     )
 
 

@@ -11,6 +11,7 @@ from oci2boot.errors import FormatError
 from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.oci.reference import DirectoryReference, Reference
 from oci2boot.oci.source import SourceOptions
+from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.sysroot.first_boot import FirstBoot
 from oci2boot.target.formats import DiskFormat
 from oci2boot.target.luks import Secret
@@ -95,6 +96,10 @@ class ConvertRequest:
     """None to stop after the digest."""
     uki_layer: int | None = None
     """The number of a layer that is there for a UKI, from 1; -1 is the last."""
+    verity: VerityOptions | None = None
+    """The mode `verity`; None is the mode `composefs`."""
+    root_signing: SigningOptions | None = None
+    """How the root hash of dm-verity is signed."""
 
 
 @dataclass(frozen=True, slots=True)

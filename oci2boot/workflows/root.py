@@ -1,6 +1,6 @@
 """From merged layers to the tree that a digest covers: canonical rules, then labels. Shared by all that compute one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import zstandard
@@ -11,7 +11,7 @@ from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.tar import printable
 from oci2boot.rootfs.composefs import Rootfs
 from oci2boot.tree.model import Directory, File
-from oci2boot.tree.prepare import prepare, prepare_for_boot
+from oci2boot.tree.prepare import prepare, prepare_for_boot, with_mount_points
 from oci2boot.tree.selinux import disagreements, label, load_policy
 from oci2boot.workflows.requests import KargStyle, TreeOptions
 
@@ -24,11 +24,18 @@ Warn = Callable[[str], None]
 Read = Callable[[File], bytes]
 
 
-def canonical_tree(merged: Directory, options: TreeOptions, read: Read, warn: Warn) -> Directory:
-    """Return the tree in the form that is asked for: bootable and labelled, or plain."""
+def canonical_tree(
+    merged: Directory, options: TreeOptions, read: Read, warn: Warn, places: Iterable[bytes] | None = None
+) -> Directory:
+    """Return the tree in the form that is asked for: bootable and labelled, or plain.
+
+    With `places`, these and what else is mounted over a root file system that cannot be written are there too.
+    """
     if not options.bootable:
         return prepare(merged, options.xattrs)
     tree = prepare_for_boot(merged, warn, options.xattrs)
+    if places is not None:
+        tree = with_mount_points(tree, places, warn)
     policy = load_policy(merged, read, options.selinux_rules, warn)
     if options.selinux_rules == "libselinux":
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.roothash import check_root_hash, sign_root_hash
 from oci2boot.boot.sign import (
     KeySigner,
     ResponseSigner,
@@ -24,6 +25,7 @@ from oci2boot.boot.sign import (
     sign_image,
     sign_tool_argv,
 )
+from oci2boot.digest import RootHash
 from oci2boot.errors import Error, FormatError, SignatureError, SourceError
 from oci2boot.formats.esl import trusted_certificates
 from oci2boot.formats.x509 import Certificate, read_certificates
@@ -36,6 +38,8 @@ MAX_FILE: Final = 8 << 20
 """Bytes of a key, certificate, request or response."""
 SIGN_SECONDS: Final = 120
 """For one signature by another program: someone may have to touch a token."""
+ONE_WAY: Final = "there must be one way to the private key"
+WAYS: Final = "give one of --secureboot-key, --sign-command, --sign-request and --sign-response"
 
 Sign = Callable[[bytes], bytes]
 """An executable → the same with a signature."""
@@ -66,10 +70,12 @@ def open_key(path: Path, passphrase: Path | None, certificate: Certificate) -> K
     return KeySigner(certificate, load_key(read_bounded(path), secret))
 
 
-def sign_files(files: Mapping[str, bytes], options: SigningOptions, report: Report) -> dict[str, bytes]:
+def sign_files(
+    files: Mapping[str, bytes], options: SigningOptions, report: Report, root_hash: RootHash | None = None
+) -> dict[str, bytes]:
     """Return the files, the executables among them signed, each checked after it.
 
-    With `options.request` they stay as they are, and what would be signed is written there.
+    With `options.request` they stay as they are, and what would be signed is written there, `root_hash` too.
     """
     certificate = read_certificate(options.certificate)
     certificate.public_key()
@@ -78,7 +84,7 @@ def sign_files(files: Mapping[str, bytes], options: SigningOptions, report: Repo
         report(Warned(f"the certificate of {certificate.subject} expired on {when}; firmware does not mind"))
     images = {name: data for name, data in files.items() if name.lower().endswith(".efi")}
     if options.request:
-        request = SignRequest.of(images, certificate)
+        request = SignRequest.of(images, certificate, root_hash)
         with plain_errors(SourceError, f"write {options.request}"):
             write_atomically(options.request, request.pack())
         report(Warned(f"nothing is signed yet: {len(request.items)} signatures are asked for in {options.request}"))
@@ -97,29 +103,51 @@ def sign_files(files: Mapping[str, bytes], options: SigningOptions, report: Repo
     return {name: signed[hashlib.sha256(data).digest()] if name in images else data for name, data in files.items()}
 
 
+def check_root_signing(options: SigningOptions) -> None:
+    """Refuse a way to sign that cannot sign a root hash: the tools sign executables only."""
+    if (options.key or "").startswith("pkcs11:"):
+        raise SignatureError(
+            "a root hash cannot be signed by a key in a token here",
+            hint="--sign-command can ask the token; or name another key: --verity-key FILE --verity-certificate FILE",
+        )
+    if sum(way is not None for way in (options.key, options.command, options.request, options.response)) != 1:
+        raise SignatureError(ONE_WAY, hint=WAYS)
+
+
+def sign_root(root_hash: RootHash, options: SigningOptions, report: Report) -> bytes | None:
+    """Return the signature of a root hash, checked; None where it is asked of others, by `sign_files`."""
+    check_root_signing(options)
+    if options.request:
+        return None
+    certificate = read_certificate(options.certificate)
+    signature = sign_root_hash(root_hash, _signer(options, certificate))
+    check_root_hash(root_hash, signature, [certificate])
+    report(Told(f"root hash signed by {certificate.subject}"))
+    return signature
+
+
 def _open(options: SigningOptions, certificate: Certificate) -> Sign:
     ways = [options.tool or options.key, options.command, options.response]
     if sum(way is not None for way in ways) != 1:
-        raise SignatureError(
-            "there must be one way to the private key",
-            hint="give one of --secureboot-key, --sign-command, --sign-request and --sign-response",
-        )
+        raise SignatureError(ONE_WAY, hint=WAYS)
     if options.tool:
         return _tool(options.tool, options)
-    signer: Signer
-    if options.command:
-        signer = CommandSigner(certificate, options.command)
-    elif options.response:
-        signer = ResponseSigner(certificate, SignResponse.parse(read_bounded(options.response)))
-    else:
-        assert options.key
-        if options.key.startswith("pkcs11:"):
-            raise SignatureError(
-                "a key in a token takes a tool to sign with",
-                hint="add --signtool sbsign, systemd-sbsign or osslsigncode",
-            )
-        signer = open_key(Path(options.key), options.passphrase, certificate)
+    signer = _signer(options, certificate)
     return lambda image: sign_image(image, signer)
+
+
+def _signer(options: SigningOptions, certificate: Certificate) -> Signer:
+    if options.command:
+        return CommandSigner(certificate, options.command)
+    if options.response:
+        return ResponseSigner(certificate, SignResponse.parse(read_bounded(options.response)))
+    assert options.key
+    if options.key.startswith("pkcs11:"):
+        raise SignatureError(
+            "a key in a token takes a tool to sign with",
+            hint="add --signtool sbsign, systemd-sbsign or osslsigncode",
+        )
+    return open_key(Path(options.key), options.passphrase, certificate)
 
 
 @dataclass(frozen=True, slots=True)

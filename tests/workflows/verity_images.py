@@ -1,0 +1,60 @@
+"""Small images for the mode verity: their initramfs has systemd's programs for dm-verity, by name."""
+
+from pathlib import Path
+
+from oci2boot.formats import cpio
+from oci2boot.oci.reference import Reference
+from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.store.images import Bootable
+from oci2boot.workflows.convert import convert
+from oci2boot.workflows.events import Report, silent
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
+from tests.boot.test_glue import SYSTEMD
+from tests.oci.layouts import Layout
+from tests.workflows.sealable import BUILTIN, KVER, add_image, base, make_key, tar
+
+INITRAMFS = [
+    *SYSTEMD,
+    cpio.file(b"usr/lib/systemd/systemd-veritysetup", b""),
+    cpio.file(b"usr/lib/systemd/system-generators/systemd-veritysetup-generator", b""),
+]
+CONTENT: dict[str, bytes | Path] = {
+    "usr/bin/tool": bytes(range(256)) * 500,
+    "usr/share/text": b"the same line again\n" * 9000,
+    "etc/motd": b"welcome\n",
+}
+BUILTIN_OPTIONS = BootOptions(ukify="builtin")
+
+
+def verity_layers(initramfs: list[cpio.Member] = INITRAMFS, **extra: bytes) -> list[bytes]:
+    modules = f"usr/lib/modules/{KVER}"
+    system: dict[str, bytes | Path] = {
+        f"{modules}/initramfs.img": cpio.write(initramfs),
+        f"{modules}/modules.builtin": BUILTIN + b"kernel/drivers/md/dm-verity.ko\n",
+        **extra,
+    }
+    return [*base(system), tar(CONTENT)]
+
+
+def make_image(folder: Path, layers: list[bytes] | None = None) -> Reference:
+    layout = Layout(folder / "layout")
+    add_image(layout, layers or verity_layers(), "v")
+    return Reference.parse(f"oci:{layout.path}:v")
+
+
+def make_signing(folder: Path, name: str = "owner") -> SigningOptions:
+    key, certificate = make_key(folder, name)
+    return SigningOptions(certificate, str(key))
+
+
+def convert_verity(
+    source: Reference,
+    repo: Path,
+    options: VerityOptions,
+    signing: SigningOptions | None = None,
+    boot: BootOptions = BUILTIN_OPTIONS,
+    report: Report = silent,
+) -> Bootable:
+    return convert(
+        ConvertRequest(source, repo, "demo", boot=boot, verity=options, root_signing=signing or boot.signing), report
+    )
