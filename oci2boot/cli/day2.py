@@ -238,12 +238,7 @@ def _show_status(found: Status) -> None:
 def plan_facts(plan: DeployPlan) -> list[tuple[str, str]]:
     """Show what happens to /etc, and return the rest."""
     facts = plan.to_json()
-    rows = [
-        (row["path"], row["change"], row["decision"], row["conflict"] or "")
-        for row in (facts["etc"] or {"rows": []})["rows"]
-    ]
-    if rows:
-        output.print_table(("/ETC", "CHANGE", "DECISION", "CONFLICT"), rows)
+    output.print_etc((facts["etc"] or {"rows": []})["rows"])
     return [
         ("image", f"{plan.bootable.name} ({plan.bootable.title})"),
         ("boots", str(plan.bootable.cmdline)),

@@ -62,6 +62,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     out.print(table)
 
 
+def print_etc(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Show what becomes of a machine's changes in /etc."""
+    if rows:
+        shown = [(row["path"], row["change"], row["decision"], row["conflict"] or "") for row in rows]
+        print_table(("/ETC", "CHANGE", "DECISION", "CONFLICT"), shown)
+
+
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     """Print name and value, a line each, the values below one another."""
     table = Table.grid(padding=(0, 2))

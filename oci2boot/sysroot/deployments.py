@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import FormatError, TargetError
+from oci2boot.sysroot.etc_merged import MergedEtc
 from oci2boot.sysroot.layout import RECORD
 from oci2boot.sysroot.machine import Sysroot
 from oci2boot.system.files import plain_errors, sync_directory, write_atomically
@@ -30,6 +31,8 @@ class Deployment:
     deployed: int | None = None
     """Seconds since 1970, by this machine's clock."""
     pinned: bool = False
+    merged: MergedEtc | None = None
+    """None where its /etc is the image's, or was made by a version that did not say how."""
 
 
 def read_deployments(sysroot: Sysroot) -> list[Deployment]:
@@ -63,14 +66,19 @@ def _read(path: Path) -> Deployment:
         deployed, pinned = own.get("deployed"), own.get("pinned", False)
         if not isinstance(pinned, bool) or not isinstance(deployed, int | None) or facts["rootfs"] != digest.hex:
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        merged = MergedEtc.from_json(own["etc"]) if "etc" in own else None
+    except (FormatError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TargetError(f"{record} is damaged", hint="install the image again") from error
-    return Deployment(digest, facts, deployed, pinned)
+    return Deployment(digest, facts, deployed, pinned, merged)
 
 
-def record_bytes(facts: Mapping[str, Any], *, deployed: int, pinned: bool = False) -> bytes:
+def record_bytes(
+    facts: Mapping[str, Any], *, deployed: int, pinned: bool = False, merged: MergedEtc | None = None
+) -> bytes:
     """Return the record of a deployment."""
-    own = {"deployed": deployed, "pinned": pinned}
+    own: dict[str, Any] = {"deployed": deployed, "pinned": pinned}
+    if merged:
+        own["etc"] = merged.to_json()
     return json.dumps({**facts, OWN: own}, indent=2, sort_keys=True).encode() + b"\n"
 
 
@@ -84,7 +92,10 @@ def set_pinned(sysroot: Sysroot, deployment: Deployment, *, pinned: bool) -> Non
         raise TargetError(f"{deployment.digest} was deployed by another program, which does not know of pins")
     path = sysroot.deployments / deployment.digest.hex / os.fsdecode(RECORD)
     with plain_errors(TargetError, f"write {path}"):
-        write_atomically(path, record_bytes(deployment.record, deployed=deployment.deployed or 0, pinned=pinned))
+        record = record_bytes(
+            deployment.record, deployed=deployment.deployed or 0, pinned=pinned, merged=deployment.merged
+        )
+        write_atomically(path, record)
 
 
 def remove_leftovers(sysroot: Sysroot) -> None:

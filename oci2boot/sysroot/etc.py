@@ -51,6 +51,11 @@ class EtcPolicy:
                 otherwise = _CHOICES[choice]
         return cls(tuple(rules), otherwise)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What `parse` takes."""
+        return (*(f"{glob}={choice}" for glob, choice in self.rules), self.otherwise)
+
     def choose(self, path: str) -> Choice:
         names = path.split("/")
         above = ["/".join(names[:count]) for count in range(len(names), 2, -1)]

@@ -24,6 +24,7 @@ from oci2boot.sysroot.bootdir_plan import is_entry, plan_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.deployments import after, record_bytes, remove_state
 from oci2boot.sysroot.etc import EtcPlan, EtcPolicy, plan_etc
+from oci2boot.sysroot.etc_merged import MergedEtc, fingerprint
 from oci2boot.sysroot.etc_upper import write_upper
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
 from oci2boot.sysroot.layout import RECORD, deployment_state, initial_var
@@ -97,24 +98,31 @@ def plan_deployment(
     current = state.current
     esp = {_uncounted(boot.paths[path]): str(digest) for path, digest in bootable.esp.items()}
     there = next((one for one in state.deployments if one.digest == bootable.rootfs), None)
-    record = record_bytes(
-        bootable.to_json() | {"esp": esp}, deployed=after(state.deployments), pinned=there.pinned if there else False
-    )
+    fresh = current is None or current.digest != bootable.rootfs
+    merged = there.merged if there and not fresh else None
     etc: EtcPlan | None = None
     upper: Upper | None = None
     new_state: Directory | None = None
     new_etc: Directory | None = None
     var = initial_var(tree)
-    if current is None or current.digest != bootable.rootfs:
+    if fresh:
         if current is not None:
             upper = read_upper(state.sysroot.deployments / current.digest.hex / "etc/upper", current.digest.algorithm)
             old, new = image_etc(target, current.digest), image_etc(source, bootable.rootfs)
             etc = plan_etc(old, new, upper.tree, options.etc)
             new_etc = etc.upper
+            merged = MergedEtc(current.digest, options.etc, fingerprint(new_etc, bootable.rootfs))
         elif options.first_boot:
             read = reader(lambda content: source.read_object(content.digest))
             new_etc, new_var = with_first_boot(options.first_boot, tree, load_policy(tree, read), read)
             var = new_var or var
+    record = record_bytes(
+        bootable.to_json() | {"esp": esp},
+        deployed=after(state.deployments),
+        pinned=there.pinned if there else False,
+        merged=merged,
+    )
+    if fresh:
         new_state = deployment_state(record, tree, new_etc)
     missing = tuple(missing_objects(content, target))
     return DeployPlan(bootable, content, missing, tree, record, new_state, etc, upper, var, boot)

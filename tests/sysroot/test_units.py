@@ -1,4 +1,4 @@
-"""The units for unattended upgrades. Witness: systemd-analyze."""
+"""The units for unattended upgrades and for the shutdown. Witness: systemd-analyze."""
 
 import subprocess
 from importlib.resources import files
@@ -9,7 +9,7 @@ from tests.witness import program
 
 def test_the_units_are_what_systemd_takes_and_nothing_enables_them(tmp_path: Path) -> None:
     """P.11: a timer, off by default."""
-    names = ("oci2boot-upgrade.service", "oci2boot-upgrade.timer")
+    names = ("oci2boot-upgrade.service", "oci2boot-upgrade.timer", "oci2boot-finalize.service")
     for name in names:
         text = files("oci2boot").joinpath("systemd", name).read_text()
         # The program is not installed where the tests run.
