@@ -80,7 +80,9 @@ class Gpt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Copy:
+class Copy:
+    """One of the two tables."""
+
     header: Header
     entries: bytes
 
@@ -88,13 +90,7 @@ class _Copy:
 def read_gpt(read: Read, size: int) -> Gpt:
     """Read the table of a disk of `size` bytes; damage is told in `problems` as long as one copy can be read."""
     problems = _mbr_problems(read(0, _MBR_SIZE))
-    sector = _sector_size(read, size)
-    copies: dict[str, _Copy] = {}
-    for name, lba in (("primary", 1), ("backup", size // sector - 1)):
-        try:
-            copies[name] = _read_copy(read, size, lba, sector)
-        except FormatError as error:
-            problems.append(f"the {name} table: {error.message}")
+    copies, sector = read_copies(read, size, problems)
     if not copies:
         raise FormatError(f"no GUID partition table: {'; '.join(problems)}", hint="is it a whole disk?")
     if len(copies) == 2:
@@ -102,6 +98,19 @@ def read_gpt(read: Read, size: int) -> Gpt:
     copy = copies.get("primary") or copies["backup"]
     partitions, wrong = _partitions(copy, size, sector)
     return Gpt(_guid(copy.header.disk_guid), partitions, (*problems, *wrong), sector)
+
+
+def read_copies(read: Read, size: int, problems: list[str] | None = None) -> tuple[dict[str, Copy], int]:
+    """Return the tables that are whole, `primary` and `backup`, and the bytes of a sector; add why another is not."""
+    sector = _sector_size(read, size)
+    copies: dict[str, Copy] = {}
+    for name, lba in (("primary", 1), ("backup", size // sector - 1)):
+        try:
+            copies[name] = _read_copy(read, size, lba, sector)
+        except FormatError as error:
+            if problems is not None:
+                problems.append(f"the {name} table: {error.message}")
+    return copies, sector
 
 
 def _sector_size(read: Read, size: int) -> int:
@@ -112,7 +121,7 @@ def _sector_size(read: Read, size: int) -> int:
     return next((sector for at, sector in places if at > 0 and read(at, len(_SIGNATURE)) == _SIGNATURE), SECTORS[0])
 
 
-def _read_copy(read: Read, size: int, lba: int, sector: int) -> _Copy:
+def _read_copy(read: Read, size: int, lba: int, sector: int) -> Copy:
     raw = read(lba * sector, sector) if lba > 0 else b""
     header = Header.unpack(raw)
     if header.signature != _SIGNATURE:
@@ -137,7 +146,7 @@ def _read_copy(read: Read, size: int, lba: int, sector: int) -> _Copy:
         raise FormatError("its entries lie outside of the disk")
     if zlib.crc32(entries) != header.entries_crc:
         raise FormatError("the checksum of its entries is wrong")
-    return _Copy(header, entries)
+    return Copy(header, entries)
 
 
 def _mbr_problems(sector: bytes) -> list[str]:
@@ -147,7 +156,7 @@ def _mbr_problems(sector: bytes) -> list[str]:
     return [] if kinds.count(0) == 3 else ["the MBR names partitions of its own besides the protective one"]
 
 
-def _disagreements(primary: _Copy, backup: _Copy) -> list[str]:
+def _disagreements(primary: Copy, backup: Copy) -> list[str]:
     first, second = primary.header, backup.header
     problems = []
     if first.other_lba != second.own_lba or second.other_lba != first.own_lba:
@@ -166,7 +175,7 @@ def _disagreements(primary: _Copy, backup: _Copy) -> list[str]:
     return problems
 
 
-def _partitions(copy: _Copy, size: int, sector: int) -> tuple[tuple[Partition, ...], list[str]]:
+def _partitions(copy: Copy, size: int, sector: int) -> tuple[tuple[Partition, ...], list[str]]:
     header = copy.header
     found: list[Partition] = []
     problems: list[str] = []

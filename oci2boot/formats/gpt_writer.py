@@ -2,17 +2,29 @@
 
 import uuid
 import zlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from oci2boot.formats.gpt import Entry, Header, Partition
+from oci2boot.errors import FormatError
+from oci2boot.formats.gpt import Copy, Entry, Header, Partition, Read, read_copies
 
 ENTRIES: Final = 128
 ENTRY_SIZE: Final = 128
 _REVISION: Final = 0x10000
 _ALIGNMENT: Final = 1 << 20
 """In bytes, of the first partition: what every tool leaves room for."""
+NAME_MAX: Final = 36
+"""UTF-16 code units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a partition is found by, its place and size left out."""
+
+    guid: str
+    name: str
+    attributes: int
 
 
 def pack_gpt(guid: str, partitions: Sequence[Partition], size: int, sector: int) -> tuple[bytes, bytes]:
@@ -60,3 +72,65 @@ def _protective_mbr(sectors: int) -> bytes:
         b"\0\0\x02\0\xee\xff\xff\xff" + (1).to_bytes(4, "little") + min(sectors - 1, 0xFFFFFFFF).to_bytes(4, "little")
     )
     return bytes(446) + record + bytes(48) + b"\x55\xaa"
+
+
+def plan_identities(read: Read, size: int, identities: Mapping[int, Identity]) -> list[tuple[int, bytes]]:
+    """Return what is to be written for partitions, by number, to be called otherwise: offsets and bytes.
+
+    Each is to be on the disk before the next is written: then one of the two tables is whole at every moment.
+    """
+    copies, sector = read_copies(read, size)
+    primary = copies.get("primary")
+    found = primary or copies.get("backup")
+    if found is None:
+        raise FormatError("no GUID partition table", hint="is it a whole disk?")
+    header, entries = found.header, bytearray(found.entries)
+    for number, identity in identities.items():
+        entries[slice(*_place(header, number))] = _renamed(found, number, identity)
+    lba, entries_lba = _counterpart(found, copies.get("backup") if primary else None, len(entries) // sector)
+    counterpart = replace(header, own_lba=lba, other_lba=header.own_lba, entries_lba=entries_lba)
+    crc = zlib.crc32(entries)
+    return [
+        *_table(counterpart, bytes(entries), crc, sector),
+        *_table(header, bytes(entries), crc, sector),
+    ]
+
+
+def _counterpart(found: Copy, backup: Copy | None, sectors: int) -> tuple[int, int]:
+    """Return where the other header and its entries are, or have to be; `sectors` are those of the entries."""
+    header = found.header
+    if header.own_lba != 1:
+        lba, entries_lba, fits = 1, 2, 2 + sectors <= header.first_usable_lba
+    else:
+        lba = header.other_lba
+        known = backup and backup.header.own_lba == lba
+        entries_lba = backup.header.entries_lba if backup and known else lba - sectors
+        fits = header.last_usable_lba < entries_lba <= lba - sectors
+    if not fits:
+        raise FormatError("the partition table leaves no room for its copy", hint="sgdisk -v says what is wrong")
+    return lba, entries_lba
+
+
+def _place(header: Header, number: int) -> tuple[int, int]:
+    if not 1 <= number <= header.entries_count:
+        raise FormatError(f"the partition table has no partition {number}")
+    return (number - 1) * header.entry_size, number * header.entry_size
+
+
+def _renamed(found: Copy, number: int, identity: Identity) -> bytes:
+    start, end = _place(found.header, number)
+    name = identity.name.encode("utf-16-le")
+    if len(name) > 2 * NAME_MAX:
+        raise FormatError(f"a partition's name has at most {NAME_MAX} characters: {identity.name[:80]!r}")
+    entry = replace(
+        Entry.unpack(found.entries, start),
+        guid=uuid.UUID(identity.guid).bytes_le,
+        attributes=identity.attributes,
+        name=name.ljust(2 * NAME_MAX, b"\0"),
+    )
+    return entry.pack() + found.entries[start + Entry.layout().size : end]
+
+
+def _table(header: Header, entries: bytes, crc: int, sector: int) -> list[tuple[int, bytes]]:
+    sealed = _sealed(replace(header, entries_crc=crc, header_crc=0, header_size=Header.layout().size))
+    return [(header.entries_lba * sector, entries), (header.own_lba * sector, sealed.ljust(sector, b"\0"))]

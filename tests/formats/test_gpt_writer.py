@@ -2,12 +2,16 @@
 
 import subprocess
 import uuid
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from oci2boot.formats.gpt import Partition, read_gpt
-from oci2boot.formats.gpt_writer import pack_gpt
+from oci2boot.errors import FormatError
+from oci2boot.formats.gpt import Gpt, Header, Partition, read_gpt
+from oci2boot.formats.gpt_writer import Identity, pack_gpt, plan_identities
 from tests.witness import program
 
 MIB = 1 << 20
@@ -19,8 +23,8 @@ PARTITIONS = [
 ]
 
 
-def disk(size: int, sector: int) -> bytes:
-    head, tail = pack_gpt(DISK, PARTITIONS, size, sector)
+def disk(size: int, sector: int, partitions: Sequence[Partition] = PARTITIONS) -> bytes:
+    head, tail = pack_gpt(DISK, partitions, size, sector)
     return head + bytes(size - len(head) - len(tail)) + tail
 
 
@@ -63,3 +67,57 @@ def test_one_copy_tells_the_size_of_sectors(sector: int) -> None:
     data = bytearray(disk(size, sector))
     data[sector : sector + 8] = bytes(8)
     assert read_gpt(lambda offset, count: bytes(data[offset : offset + count]), size).sector == sector
+
+
+# ---- partitions that are called otherwise
+
+BEFORE = disk(4 * MIB, 512, [replace(one, start=one.number * MIB, size=MIB) for one in PARTITIONS])
+NEW = Identity("30112233-4455-8677-8899-aabbccddeeff", "root_2", 1 << 60)
+
+
+def table(data: bytes) -> Gpt:
+    return read_gpt(lambda offset, size: data[offset : offset + size], len(data))
+
+
+def renamed(before: bytes, writes: list[tuple[int, bytes]]) -> bytes:
+    data = bytearray(before)
+    for offset, piece in writes:
+        data[offset : offset + len(piece)] = piece
+    return bytes(data)
+
+
+def planned(before: bytes, number: int = 2) -> list[tuple[int, bytes]]:
+    return plan_identities(lambda offset, size: before[offset : offset + size], len(before), {number: NEW})
+
+
+def test_partitions_are_called_otherwise_as_by_sfdisk(tmp_path: Path) -> None:
+    """K0.14: what a slot is found by; the witness is sfdisk, and every other byte stays."""
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(BEFORE)
+    for word, value in (("--part-uuid", NEW.guid), ("--part-label", NEW.name), ("--part-attrs", "GUID:60")):
+        subprocess.run([program("sfdisk"), "--quiet", word, theirs, "2", value], check=True)
+    assert renamed(BEFORE, planned(BEFORE)) == theirs.read_bytes()
+
+
+def test_one_table_is_whole_at_every_moment() -> None:
+    """Whatever write was the last, and however much of it was made, there is the old table or the new one."""
+    writes = planned(BEFORE)
+    old, new = table(BEFORE), table(renamed(BEFORE, writes))
+    assert new.partitions[1].name == "root_2"
+    for made in range(len(writes)):
+        for part in (0, 17, 511):
+            torn = renamed(BEFORE, [*writes[:made], (writes[made][0], writes[made][1][:part])])
+            found = table(torn)
+            assert found.partitions in (old.partitions, new.partitions)
+            again = renamed(torn, planned(torn))
+            assert (table(again).partitions, table(again).problems) == (new.partitions, ())
+
+
+def test_a_table_that_leaves_its_copy_no_room_is_not_changed() -> None:
+    raw = bytearray(BEFORE)
+    header = replace(Header.unpack(bytes(raw), 512), other_lba=10000, header_crc=0)
+    raw[512:604] = replace(header, header_crc=zlib.crc32(header.pack())).pack()
+    with pytest.raises(FormatError, match="no room for its copy"):
+        planned(bytes(raw))
+    with pytest.raises(FormatError, match="no partition 200"):
+        planned(BEFORE, 200)
