@@ -87,7 +87,9 @@ def plan_identities(read: Read, size: int, identities: Mapping[int, Identity]) -
     header, entries = found.header, bytearray(found.entries)
     for number, identity in identities.items():
         entries[slice(*_place(header, number))] = _renamed(found, number, identity)
-    lba, entries_lba = _counterpart(found, copies.get("backup") if primary else None, len(entries) // sector)
+    lba, entries_lba = _counterpart(
+        found, copies.get("backup") if primary else None, len(entries) // sector, size // sector
+    )
     counterpart = replace(header, own_lba=lba, other_lba=header.own_lba, entries_lba=entries_lba)
     crc = zlib.crc32(entries)
     return [
@@ -96,8 +98,8 @@ def plan_identities(read: Read, size: int, identities: Mapping[int, Identity]) -
     ]
 
 
-def _counterpart(found: Copy, backup: Copy | None, sectors: int) -> tuple[int, int]:
-    """Return where the other header and its entries are, or have to be; `sectors` are those of the entries."""
+def _counterpart(found: Copy, backup: Copy | None, sectors: int, end: int) -> tuple[int, int]:
+    """Return where the other header and its entries are, or have to be; `sectors` are those of the entries, `end` those of the disk."""
     header = found.header
     if header.own_lba != 1:
         lba, entries_lba, fits = 1, 2, 2 + sectors <= header.first_usable_lba
@@ -105,7 +107,7 @@ def _counterpart(found: Copy, backup: Copy | None, sectors: int) -> tuple[int, i
         lba = header.other_lba
         known = backup and backup.header.own_lba == lba
         entries_lba = backup.header.entries_lba if backup and known else lba - sectors
-        fits = header.last_usable_lba < entries_lba <= lba - sectors
+        fits = header.last_usable_lba < entries_lba <= lba - sectors < end - sectors
     if not fits:
         raise FormatError("the partition table leaves no room for its copy", hint="sgdisk -v says what is wrong")
     return lba, entries_lba

@@ -113,9 +113,10 @@ def test_one_table_is_whole_at_every_moment() -> None:
             assert (table(again).partitions, table(again).problems) == (new.partitions, ())
 
 
-def test_a_table_that_leaves_its_copy_no_room_is_not_changed() -> None:
+@pytest.mark.parametrize("lba", [0, 3000, 8192, 1 << 60])
+def test_a_table_that_leaves_its_copy_no_room_is_not_changed(lba: int) -> None:
     raw = bytearray(BEFORE)
-    header = replace(Header.unpack(bytes(raw), 512), other_lba=10000, header_crc=0)
+    header = replace(Header.unpack(bytes(raw), 512), other_lba=lba, header_crc=0)
     raw[512:604] = replace(header, header_crc=zlib.crc32(header.pack())).pack()
     with pytest.raises(FormatError, match="no room for its copy"):
         planned(bytes(raw))
