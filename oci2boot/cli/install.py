@@ -107,6 +107,16 @@ def install(
             show_default=False,
         ),
     ] = None,
+    luks_pbkdf_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--luks-pbkdf-memory",
+            metavar="SIZE",
+            help="that trying one passphrase takes: 64M for a machine with 512M; by default what cryptsetup finds "
+            "right for the machine that this runs on",
+            show_default=False,
+        ),
+    ] = None,
     nvram: Annotated[
         bool, typer.Option("--nvram/--no-nvram", help="put a disk of this machine into the firmware's boot menu")
     ] = True,
@@ -138,6 +148,7 @@ def install(
             (sector_size, "--sector-size"),
             (format, "--format"),
             (luks_passphrase_file, "--luks-passphrase-file"),
+            (luks_pbkdf_memory, "--luks-pbkdf-memory"),
         ):
             if given is not None:
                 raise Error(f"{option} is for disks, and --esp for file systems that are there already")
@@ -155,7 +166,7 @@ def install(
         wipe=wipe,
         format=format,
         sector=sector_size,
-        secret=read_secret(luks_passphrase_file) if luks_passphrase_file else None,
+        secret=read_secret(luks_passphrase_file, parse_size(luks_pbkdf_memory) if luks_pbkdf_memory else None),
         first_boot=first_boot,
         nvram=nvram,
     )

@@ -11,6 +11,9 @@ from oci2boot.target.luks import Secret
 
 PASSPHRASE_MAX: Final = 512
 """Bytes: what cryptsetup takes from a terminal."""
+PBKDF_MEMORY_MIN: Final = 32 << 10
+PBKDF_MEMORY_MAX: Final = 4 << 30
+"""Bytes, of Argon2id. cryptsetup, docs/LUKS2-format"""
 
 
 def read_first_boot(hostname: str | None, ssh_keys: Sequence[Path], credentials: Sequence[str]) -> FirstBoot:
@@ -29,12 +32,20 @@ def read_first_boot(hostname: str | None, ssh_keys: Sequence[Path], credentials:
     return settings
 
 
-def read_secret(path: Path) -> Secret:
-    """Read a passphrase: the file's only line, as it will be typed."""
+def read_secret(path: Path | None, pbkdf_memory: int | None = None) -> Secret | None:
+    """Read a passphrase: the file's only line, as it will be typed; `pbkdf_memory` is in bytes."""
+    if path is None:
+        if pbkdf_memory is not None:
+            raise FormatError(
+                "no memory is needed for a disk that is not encrypted", hint="encrypt it: --luks-passphrase-file FILE"
+            )
+        return None
     passphrase = _read(path, PASSPHRASE_MAX + 2).removesuffix(b"\n").removesuffix(b"\r")
     if not passphrase or b"\n" in passphrase or b"\0" in passphrase or len(passphrase) > PASSPHRASE_MAX:
         raise FormatError(f"{path} does not hold one line with a passphrase of 1 to {PASSPHRASE_MAX} bytes")
-    return Secret(passphrase)
+    if pbkdf_memory is not None and not PBKDF_MEMORY_MIN <= pbkdf_memory <= PBKDF_MEMORY_MAX:
+        raise FormatError(f"{pbkdf_memory} bytes of memory for a passphrase: from 32K to 4G can be asked for")
+    return Secret(passphrase, pbkdf_memory // 1024 if pbkdf_memory else None)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -158,6 +158,7 @@ def test_credentials_come_as_words_or_from_files(key: Path, tmp_path: Path) -> N
 def test_a_passphrase_is_what_will_be_typed(text: bytes, passphrase: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(text)
     secret = read_secret(tmp_path / "file")
+    assert secret
     assert secret.passphrase == passphrase
     assert "sesame" not in repr(secret)
 
@@ -167,3 +168,17 @@ def test_what_cannot_be_typed_is_no_passphrase(text: bytes, tmp_path: Path) -> N
     (tmp_path / "file").write_bytes(text)
     with pytest.raises(Error, match=r"one line|more than"):
         read_secret(tmp_path / "file")
+
+
+def test_the_memory_that_a_passphrase_takes_is_bounded(tmp_path: Path) -> None:
+    """P.8: cryptsetup counts in KiB; without a passphrase there is nothing to take it for."""
+    (tmp_path / "file").write_bytes(b"sesame")
+    secret = read_secret(tmp_path / "file", 64 << 20)
+    assert secret
+    assert secret.pbkdf_memory == 65536
+    for memory in (0, (32 << 10) - 1, (4 << 30) + 1):
+        with pytest.raises(FormatError, match="from 32K to 4G"):
+            read_secret(tmp_path / "file", memory)
+    assert read_secret(None) is None
+    with pytest.raises(FormatError, match="not encrypted"):
+        read_secret(None, 64 << 20)
