@@ -49,7 +49,8 @@ def install(
         Path,
         typer.Option(
             "--target",
-            help="a disk image to make, a whole disk: /dev/vda, or the directory where the root file system is mounted",
+            help="a disk image or live.iso to make, a whole disk: /dev/vda, or the directory where the root file system is "
+            "mounted",
             show_default=False,
         ),
     ] = Path(),
@@ -76,8 +77,8 @@ def install(
         int | None, typer.Option("--sector-size", help="of a disk image: 512 or 4096 bytes; a disk has its own")
     ] = None,
     format: Annotated[
-        Literal["raw", "qcow2", "vmdk", "vhd", "vdi"] | None,
-        typer.Option("--format", help="of a disk image; by default what its name ends in"),
+        Literal["raw", "qcow2", "vmdk", "vhd", "vdi", "iso"] | None,
+        typer.Option("--format", help="of a disk image, or iso for a live ISO; by default what its name ends in"),
     ] = None,
     wipe: Annotated[bool, typer.Option("--wipe", help="replace a disk image, or all that is on a disk")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask before a disk is overwritten")] = False,
