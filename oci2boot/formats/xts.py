@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
@@ -16,15 +16,20 @@ _TWEAK_UNIT: Final = 512
 
 def encryptor(key: bytes) -> Callable[[int, bytes | bytearray], bytes]:
     """Return what encrypts whole sectors; their offset is in bytes from the start of the encrypted data."""
-    cipher = AES(key)
-
-    def encrypt(offset: int, data: bytes | bytearray) -> bytes:
-        return b"".join(_sectors(cipher, offset, memoryview(data)))
-
-    return encrypt
+    return _each(AES(key), Cipher.encryptor)
 
 
-def _sectors(cipher: AES, offset: int, data: memoryview) -> Iterator[bytes]:
-    for at in range(0, len(data), SECTOR):
-        tweak = ((offset + at) // _TWEAK_UNIT).to_bytes(16, "little")
-        yield Cipher(cipher, XTS(tweak)).encryptor().update(data[at : at + SECTOR])
+def decryptor(key: bytes) -> Callable[[int, bytes | bytearray], bytes]:
+    """Return what decrypts whole sectors; their offset is in bytes from the start of the encrypted data."""
+    return _each(AES(key), Cipher.decryptor)
+
+
+def _each(
+    algorithm: AES, direction: Callable[[Cipher[XTS]], CipherContext]
+) -> Callable[[int, bytes | bytearray], bytes]:
+    def sectors(offset: int, data: memoryview) -> Iterator[bytes]:
+        for at in range(0, len(data), SECTOR):
+            tweak = ((offset + at) // _TWEAK_UNIT).to_bytes(16, "little")
+            yield direction(Cipher(algorithm, XTS(tweak))).update(data[at : at + SECTOR])
+
+    return lambda offset, data: b"".join(sectors(offset, memoryview(data)))

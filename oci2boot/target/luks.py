@@ -4,21 +4,30 @@ The volume key is drawn here, and given to cryptsetup by way of memory: the bloc
 and no device mapper is needed.
 """
 
+import json
 import os
+import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from oci2boot.errors import TargetError
-from oci2boot.formats.xts import KEY_SIZE, SECTOR, encryptor
+from oci2boot.errors import FormatError, TargetError, ToolError
+from oci2boot.formats.xts import KEY_SIZE, SECTOR, decryptor, encryptor
 from oci2boot.system.run import Argv, run
 from oci2boot.target.copy import Progress
 from oci2boot.target.filesystem import ext4_of, write_ext4_staged
 from oci2boot.target.plan import LUKS_HEADER, DiskPlan, derive_uuid
 from oci2boot.target.volume import Volume, pwrite_all
 
+MAGIC: Final = b"LUKS\xba\xbe"
+Read = Callable[[int, int], bytes]
+
 _SYSFS_SECTOR: Final = 512
+_PACKAGE: Final = "cryptsetup-bin"
+_JSON_MAX: Final = 4 << 20
+"""Bytes; section 2.2 has the sizes of the header's areas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ def make_header(plan: DiskPlan, secret: Secret, folder: Path) -> tuple[bytes, by
         os.write(memory, key)
         place = Path(f"/proc/{os.getpid()}/fd/{memory}")
         argv = luks_format_argv(plan, header, place, secret.pbkdf_memory)
-        run(argv, data=secret.passphrase, package="cryptsetup-bin")
+        run(argv, data=secret.passphrase, package=_PACKAGE)
     finally:
         os.close(memory)
     with header.open("rb") as file:
@@ -74,3 +83,60 @@ def write_encrypted(
     volume = Volume(fd, ext4.start + ext4.header, blank, encryptor(key))
     write_ext4_staged(plan, volume, folder, progress)
     pwrite_all(fd, header, ext4.start)
+
+
+def unlock(read: Read, passphrase: bytes, folder: Path) -> Read:
+    """Return what reads the decrypted content of a partition; `folder` is for its header, which is no secret.
+
+    Raises `FormatError` where the passphrase is wrong, or where it is encrypted in another way than here.
+    """
+    header = folder / "header"
+    header.write_bytes(read(0, LUKS_HEADER))
+    start = data_offset(run(["cryptsetup", "luksDump", "--dump-json-metadata", header], package=_PACKAGE))
+    decrypt = decryptor(_volume_key(header, passphrase))
+
+    def read_decrypted(offset: int, size: int) -> bytes:
+        first = offset // SECTOR * SECTOR
+        data = read(start + first, -(-(offset + size) // SECTOR) * SECTOR - first)
+        return decrypt(first, data[: len(data) // SECTOR * SECTOR])[offset - first :][:size]
+
+    return read_decrypted
+
+
+def data_offset(metadata: bytes) -> int:
+    """Return where the encrypted data begin, in bytes. LUKS2 On-Disk Format 1.1, section 3.3."""
+    if len(metadata) > _JSON_MAX:
+        raise FormatError("the LUKS2 header is too large")
+    try:
+        (segment,) = json.loads(metadata)["segments"].values()
+        found = {name: segment[name] for name in ("type", "size", "iv_tweak", "encryption", "sector_size")}
+        offset = int(segment["offset"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError("the LUKS2 header has not the one segment that is read here") from error
+    if found != _SEGMENT or "integrity" in segment or offset < 0:
+        raise FormatError("the root partition is encrypted in a way that is not read here, only in the way of install")
+    return offset
+
+
+_SEGMENT: Final = {
+    "type": "crypt",
+    "size": "dynamic",
+    "iv_tweak": "0",
+    "encryption": "aes-xts-plain64",
+    "sector_size": SECTOR,
+}
+
+
+def _volume_key(header: Path, passphrase: bytes) -> bytes:
+    argv: list[str | Path] = [
+        "cryptsetup", "luksDump", "--batch-mode", "--dump-volume-key", "--key-file", "-", header,
+    ]  # fmt: skip
+    try:
+        said = run(argv, data=passphrase, package=_PACKAGE)
+    except ToolError as error:
+        raise FormatError(f"the passphrase does not open the root partition: {error.message}") from error
+    # The option for a file takes none that is there already, so none in memory; the key is the last thing printed.
+    key = bytes.fromhex(b"".join(re.findall(rb"\b[0-9a-f]{2}\b", said.rpartition(b"dump:")[2])).decode())
+    if len(key) != KEY_SIZE:
+        raise FormatError(f"the volume key of the root partition has not {KEY_SIZE} bytes")
+    return key

@@ -6,6 +6,7 @@ Witnesses: e2fsck, fsck.fat, fdisk, sgdisk, wipefs; cryptsetup for the LUKS2 hea
 import os
 import re
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
-from oci2boot.errors import DigestError, FormatError, TargetError
+from oci2boot.errors import DigestError, Error, FormatError, TargetError
 from oci2boot.formats.gpt import read_gpt
 from oci2boot.target.device import write_device
 from oci2boot.target.disk import write_disk
 from oci2boot.target.entries import EspFile, RootEntry
-from oci2boot.target.luks import Secret
+from oci2boot.target.luks import Secret, data_offset, unlock
 from oci2boot.target.opened import open_disk
 from oci2boot.target.plan import DiskPlan, Partition
 from tests.target.disks import Root, directory, plan_of, regular, said, verified
@@ -162,6 +163,11 @@ def decrypted(root: Path, header: int, key: bytes, into: Path) -> Path:
     return into
 
 
+def reading(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        return os.pread(file.fileno(), size, offset)
+
+
 @pytest.mark.parametrize("kind", ["image", "device"])
 def test_an_encrypted_root_opens_with_its_passphrase_only(tmp_path: Path, kind: str) -> None:
     """P.8: cryptsetup takes the header and hands out the key; with its own PBKDF and AES, GRUB reads the files."""
@@ -193,7 +199,14 @@ def test_an_encrypted_root_opens_with_its_passphrase_only(tmp_path: Path, kind: 
         root,
     ]
     said("cryptsetup", *words)
-    said("e2fsck", "-fn", decrypted(root, plan.root.header, key.read_bytes(), tmp_path / "plain"))
+    plain = decrypted(root, plan.root.header, key.read_bytes(), tmp_path / "plain")
+    said("e2fsck", "-fn", plain)
+    data = plain.read_bytes()
+    read = unlock(partial(reading, root), SECRET.passphrase, tmp_path)
+    for offset, size in ((0, 1), (1024, 1024), (4095, 2), (MIB, MIB + 5), (len(data) - 5000, 9000)):
+        assert read(offset, size) == data[offset : offset + size]
+    with pytest.raises(FormatError, match="does not open the root partition"):
+        unlock(partial(reading, root), b"battery staple", tmp_path)
     # GRUB 2.06 knows no Argon2.
     weak: list[str | Path] = [
         "--batch-mode",
@@ -212,6 +225,42 @@ def test_an_encrypted_root_opens_with_its_passphrase_only(tmp_path: Path, kind: 
         )
         assert isinstance(entry.source, bytes)
         assert done.stdout.partition(b"opened\n")[2] == entry.source
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--type", "luks2", "--cipher", "aes-cbc-essiv:sha256", "--key-size", "256"),
+        ("--type", "luks2", "--sector-size", "512"),
+        ("--type", "luks1"),
+    ],
+)
+def test_what_is_encrypted_in_another_way_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    root, passphrase = tmp_path / "root", tmp_path / "passphrase"
+    passphrase.write_bytes(SECRET.passphrase)
+    with root.open("wb") as file:
+        file.truncate(32 * MIB)
+    quick = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+    said("cryptsetup", "luksFormat", "--batch-mode", *quick, *words, "--key-file", passphrase, root)
+    with pytest.raises(Error, match=r"not read here|not LUKS2|is not supported|failed"):
+        unlock(partial(reading, root), SECRET.passphrase, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b"",
+        b"[]",
+        b'{"segments": []}',
+        b'{"segments": {}}',
+        b'{"segments": {"0": 1}}',
+        b'{"segments": {"0": {"type": "crypt"}}}',
+        b'{"segments": ' + b"[" * 100_000,
+    ],
+)
+def test_a_damaged_description_of_what_is_encrypted_is_refused(metadata: bytes) -> None:
+    with pytest.raises(FormatError, match="not the one segment"):
+        data_offset(metadata)
 
 
 def test_an_encrypted_plan_without_a_passphrase_is_refused(tmp_path: Path) -> None:
