@@ -49,8 +49,8 @@ def install(
         Path,
         typer.Option(
             "--target",
-            help="a disk image or live.iso to make, a whole disk: /dev/vda, or the directory where the root file system is "
-            "mounted",
+            help="a disk image or live.iso to make, a whole disk: /dev/vda, or the directory where the root file "
+            "system is mounted",
             show_default=False,
         ),
     ] = Path(),
