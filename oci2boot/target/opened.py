@@ -3,15 +3,18 @@
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from oci2boot.errors import FormatError, TargetError
+from oci2boot.formats.erofs.structs import EROFS_MAGIC, SUPERBLOCK_OFFSET
 from oci2boot.formats.ext4_reader import Ext4
 from oci2boot.formats.fat import Fat
 from oci2boot.formats.gpt import Gpt, Partition, read_gpt
 from oci2boot.system.files import plain_errors
-from oci2boot.target.types import ESP_TYPE, ROOT_TYPES
+from oci2boot.target import luks
+from oci2boot.target.types import ESP_TYPE, LINUX_TYPE, ROOT_TYPES, STATE_LABEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,43 +24,72 @@ class OpenedDisk:
     fd: int
     size: int
     gpt: Gpt
+    passphrase: bytes | None = field(default=None, repr=False)
+    """Opens the root partition, where it is encrypted."""
 
     def esp(self) -> Fat:
-        return Fat(self._reader(self._only("EFI system partition", {ESP_TYPE})))
+        return Fat(self.reader(self._only("EFI system partition", {ESP_TYPE})))
 
     def root(self) -> Ext4:
-        read = self._reader(self._only("root partition", ROOT_TYPES))
-        if read(0, len(_LUKS)) == _LUKS:
-            raise FormatError("the root partition is encrypted", hint="verify the machine from within: its /sysroot")
+        read = self.reader(self._only("root partition", ROOT_TYPES))
+        if read(0, len(luks.MAGIC)) == luks.MAGIC:
+            if self.passphrase is None:
+                raise EncryptedError("the root partition is encrypted", hint="--luks-passphrase-file FILE opens it")
+            with TemporaryDirectory(prefix="oci2boot-") as folder:
+                read = luks.unlock(read, self.passphrase, Path(folder))
         return Ext4(read)
 
+    def of_types(self, types: Collection[str]) -> list[Partition]:
+        return [part for part in self.gpt.partitions if part.type in types]
+
+    @property
+    def has_erofs(self) -> bool:
+        """Is a root partition the root file system itself, rather than a composefs machine's physical root?"""
+        return any(
+            self.reader(part)(SUPERBLOCK_OFFSET, 4) == EROFS_MAGIC.to_bytes(4, "little")
+            for part in self.of_types(ROOT_TYPES)
+        )
+
+    def state(self) -> Ext4 | None:
+        """Return what a machine with such a root writes to, if there is anything."""
+        found = [part for part in self.of_types({LINUX_TYPE}) if part.name == STATE_LABEL]
+        if len(found) > 1:
+            raise FormatError(f"the disk has {len(found)} partitions {STATE_LABEL}")
+        return Ext4(self.reader(found[0])) if found else None
+
     def _only(self, what: str, types: Collection[str]) -> Partition:
-        found = [part for part in self.gpt.partitions if part.type in types]
+        found = self.of_types(types)
         if len(found) != 1:
             raise FormatError(f"the disk has {len(found) or 'no'} {what}{'s' if found else ''}")
         return found[0]
 
-    def _reader(self, part: Partition) -> Callable[[int, int], bytes]:
+    def reader(self, part: Partition) -> Callable[[int, int], bytes]:
+        """Return what reads (offset within the partition, size)."""
+
         def read(offset: int, size: int) -> bytes:
             return os.pread(self.fd, max(min(size, part.size - offset), 0), part.start + offset)
 
         return read
 
 
+class EncryptedError(FormatError):
+    """What would be read is encrypted, and nothing was given that opens it."""
+
+
 @contextmanager
-def open_disk(path: Path) -> Iterator[OpenedDisk]:
+def open_disk(path: Path, *, secret: luks.Secret | None = None) -> Iterator[OpenedDisk]:
     """Open a disk; `FormatError` where it has no partition table that can be read."""
     with plain_errors(TargetError, f"read {path}"):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.lseek(fd, 0, os.SEEK_END)
             _check_raw(fd, path)
-            yield OpenedDisk(fd, size, read_gpt(lambda offset, count: os.pread(fd, count, offset), size))
+            gpt = read_gpt(lambda offset, count: os.pread(fd, count, offset), size)
+            yield OpenedDisk(fd, size, gpt, secret.passphrase if secret else None)
         finally:
             os.close(fd)
 
 
-_LUKS = b"LUKS\xba\xbe"
 _FOREIGN = ((b"QFI\xfb", 0, "qcow2"), (b"KDMV", 0, "vmdk"), (b"conectix", 0, "vpc"), (b"\x7f\x10\xda\xbe", 64, "vdi"))
 """What a disk image in another format begins with: bytes, their offset, qemu-img's name of the format."""
 

@@ -9,6 +9,8 @@ from oci2boot.errors import TargetError
 
 ESP_TYPE: Final = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 LINUX_TYPE: Final = "0fc63daf-8483-4772-8e79-3d69d8477de4"
+STATE_LABEL: Final = "oci2boot-state"
+"""Name of the partition, and of its file system, that a machine with its root under dm-verity writes to."""
 READ_ONLY: Final = 1 << 60
 """The attribute of a partition that is mounted without being written."""
 

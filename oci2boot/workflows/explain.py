@@ -188,7 +188,13 @@ class _Opener:
         return self._disk(path) if head[512:520] == b"EFI PART" else None
 
     def _disk(self, path: Path) -> Side:
-        root = InstalledRoot(self._stack.enter_context(open_disk(path)).root())
+        disk = self._stack.enter_context(open_disk(path))
+        if disk.has_erofs:
+            raise FormatError(
+                f"the root file system of {path} is EROFS that fills a partition, under dm-verity",
+                hint="`oci2boot verify` checks it; explain the images that the disks were made from",
+            )
+        root = InstalledRoot(disk.root())
         digests = tuple(root.images().values())
         if not digests:
             raise SourceError(f"{path} has no rootfs image")
@@ -290,7 +296,10 @@ def _uki(path: Path) -> Side:
         digests = dict.fromkeys(argument.digest for argument in uki.about_composefs)
         if digests:
             return Side(str(path), "UKI", tuple(digests))
-        raise FormatError(f"{path} promises no root file system: it has no composefs argument")
+        raise FormatError(
+            f"{path} promises no composefs image",
+            hint="`oci2boot uki inspect` shows its command line; a root hash stands for a partition under dm-verity",
+        )
     raise FormatError(f"{path} is an EFI program, and no UKI")
 
 

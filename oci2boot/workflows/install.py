@@ -27,12 +27,13 @@ from oci2boot.target.guards import check_empty, check_unused
 from oci2boot.target.images import Image
 from oci2boot.target.iso import plan_iso
 from oci2boot.target.plan import DiskOptions, DiskPlan, plan_disk
+from oci2boot.target.types import STATE_LABEL
 from oci2boot.tree.lookup import look_up
 from oci2boot.workflows.events import Report, Step, Warned
 from oci2boot.workflows.live import check_live, what_is_lost
 from oci2boot.workflows.physical import root_entries
 from oci2boot.workflows.requests import InstallRequest
-from oci2boot.workflows.verity_disk import STATE_LABEL, image_partitions, state_entries
+from oci2boot.workflows.verity_disk import image_partitions, state_entries
 
 LABEL: Final = "oci2boot"
 """Of the root file system; the initramfs finds it by this name where systemd does not by its type."""

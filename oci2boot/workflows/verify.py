@@ -14,7 +14,7 @@ from typing import Any, Final
 from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import Error, FormatError, TargetError
 from oci2boot.formats.erofs.structs import IMAGE_MAX, ComposefsHeader
-from oci2boot.formats.fsverity import measure
+from oci2boot.formats.fsverity import Hasher, measure
 from oci2boot.formats.splitstream import SplitStream
 from oci2boot.formats.tar import printable
 from oci2boot.formats.x509 import Certificate
@@ -33,6 +33,7 @@ from oci2boot.workflows.esp import EspFiles, check_installed, check_signatures, 
 from oci2boot.workflows.events import Report, Step
 from oci2boot.workflows.manifest import Manifest, read_manifest
 from oci2boot.workflows.sign import read_trusted
+from oci2boot.workflows.verity_check import Roots, check_verity_disk, pieces
 
 RECORD_MAX: Final = 1 << 20
 META_MAX: Final = 1 << 16
@@ -95,12 +96,17 @@ def verify(request: VerifyRequest, report: Report) -> Verified:
     if not request.target.is_dir():
         kind = "disk"
         with open_disk(request.target) as disk:
+            _check_table(disk, checks)
+            esp = _check_esp(disk, checks)
+            if disk.has_erofs:
+                roots = check_verity_disk(disk, esp or {}, trusted, checks, report)
+                if esp is not None:
+                    check_installed(esp, roots.records, checks)
+                    check_signatures(esp, trusted, checks)
+                if manifest:
+                    _compare_root(disk, roots, manifest, checks)
+                return Verified(request.target, kind, tuple(checks.made))
             found = _check_disk(disk, checks, report)
-            with checks.attempt("EFI system partition"):
-                fat = disk.esp()
-                esp = esp_of_fat(fat)
-                problems = [] if fat.copies_agree else ["its two allocation tables differ"]
-                checks.verdict("EFI system partition", problems, f"FAT, {len(esp)} files")
             _check_boot(esp, found, trusted, checks)
     else:
         kind, repository = _directory_kind(request.target)
@@ -167,12 +173,25 @@ def _name_the_unverified(deployments: Sequence[str], checks: Checks) -> None:
 # A disk
 
 
-def _check_disk(disk: OpenedDisk, checks: Checks, report: Report) -> _Found:
-    found = _Found()
+def _check_table(disk: OpenedDisk, checks: Checks) -> None:
     table = disk.gpt
     checks.verdict(
         "partition table", table.problems, f"GPT {table.guid}, {len(table.partitions)} partitions, both copies"
     )
+
+
+def _check_esp(disk: OpenedDisk, checks: Checks) -> EspFiles | None:
+    with checks.attempt("EFI system partition"):
+        fat = disk.esp()
+        esp = esp_of_fat(fat)
+        problems = [] if fat.copies_agree else ["its two allocation tables differ"]
+        checks.verdict("EFI system partition", problems, f"FAT, {len(esp)} files")
+        return esp
+    return None
+
+
+def _check_disk(disk: OpenedDisk, checks: Checks, report: Report) -> _Found:
+    found = _Found()
     with checks.attempt("root file system"):
         fs = disk.root()
         root = InstalledRoot(fs)
@@ -315,5 +334,21 @@ def _check_manifest(manifest: Manifest, found: _Found, checks: Checks) -> None:
     checks.verdict(
         "manifest digest",
         [] if here == manifest.rootfs else [f"the rootfs image is {here}, the manifest is of {manifest.rootfs}"],
+        f"{manifest.rootfs}, {len(manifest.paths)} paths",
+    )
+
+
+def _compare_root(disk: OpenedDisk, roots: Roots, manifest: Manifest, checks: Checks) -> None:
+    """Compare the file system of a root partition, byte for byte: by the digest of the image that was described."""
+    found = []
+    for root in roots.found:
+        hasher = Hasher(manifest.rootfs.algorithm)
+        for piece in pieces(disk, root.partition, root.size):
+            hasher.update(piece)
+        found.append(hasher.digest())
+    here = ", ".join(map(str, found)) or "nothing that can be read"
+    checks.verdict(
+        "manifest digest",
+        [] if manifest.rootfs in found else [f"the root partition has {here}, the manifest is of {manifest.rootfs}"],
         f"{manifest.rootfs}, {len(manifest.paths)} paths",
     )

@@ -1,7 +1,6 @@
 """What goes onto a disk whose root file system is under dm-verity: its partitions, and what the machine may write."""
 
 import json
-from typing import Final
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import StoreError
@@ -17,9 +16,6 @@ from oci2boot.target.plan import derive_uuid
 from oci2boot.tree.selinux import load_policy
 from oci2boot.workflows.physical import NOTHING, entries_of
 from oci2boot.workflows.root import reader
-
-STATE_LABEL: Final = "oci2boot-state"
-"""Of the file system with the overlays: the initramfs finds it by this name."""
 
 
 def image_partitions(
