@@ -5,7 +5,7 @@ these phases of its boot alone.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from oci2boot.errors import FormatError
@@ -62,6 +62,27 @@ def addons_pcr(cmdlines: Sequence[str], algorithm: str = "sha256") -> bytes:
     value = bytes(hashlib.new(algorithm).digest_size)
     line = " ".join(filter(None, cmdlines))
     return _extend(value, (line + "\0").encode("utf-16-le"), algorithm) if line else value
+
+
+def beside_pcr(cmdlines: Sequence[str], credentials: Mapping[str, bytes], algorithm: str = "sha256") -> bytes:
+    """Return PCR 12 as addons and the `.cred` files beside a UKI leave it, these by name. systemd-stub(7)."""
+    value = addons_pcr(cmdlines, algorithm)
+    return _extend(value, _credentials_archive(credentials), algorithm) if credentials else value
+
+
+def _credentials_archive(credentials: Mapping[str, bytes]) -> bytes:
+    """Return the archive that the stub hands to the kernel, and measures."""
+    members = [(b".extra", 0o40555, b""), (b".extra/credentials", 0o40500, b"")]
+    # In the order of UTF-16, which for these names is that of ASCII.
+    members += [(b".extra/credentials/" + name.encode(), 0o100400, data) for name, data in sorted(credentials.items())]
+    pieces = []
+    for number, (path, mode, data) in enumerate([*members, (b"TRAILER!!!", 0, b"")], 1):
+        trailer = number > len(members)
+        fields = (0 if trailer else number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path) + 1, 0)
+        # The trailer alone is a constant of the stub's, with its one letter in upper case.
+        head = b"070701" + b"".join((b"%08X" if trailer else b"%08x") % field for field in fields) + path + b"\0"
+        pieces += [head, bytes(-len(head) % 4), data, bytes(-len(data) % 4)]
+    return b"".join(pieces)
 
 
 def _extend(value: bytes, data: bytes | memoryview, algorithm: str) -> bytes:

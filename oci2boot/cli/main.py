@@ -24,6 +24,7 @@ from oci2boot.cli.kargs import register as register_kargs
 from oci2boot.cli.options import (
     AllowMissingVerity,
     AsJson,
+    AttestHook,
     Authfile,
     Bootable,
     Console,
@@ -155,6 +156,7 @@ def convert(
     verity_passphrase: dm_verity.VerityPassphrase = None,
     boot: Annotated[bool, typer.Option("--boot/--no-boot", help="make the UKI; else stop after the digest")] = True,
     bootable: Bootable = True,
+    attest_hook: AttestHook = None,
     platform: PlatformName = None,
     tls_verify: TlsVerify = "true",
     authfile: Authfile = None,
@@ -209,6 +211,8 @@ def convert(
     )
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         converted = run_convert(request, report)
+    if attest_hook is not None:
+        measured_manifest(converted.name, request.repo, attest_hook)
     if as_json:
         output.print_json(converted.to_json())
     else:
@@ -276,15 +280,18 @@ def inspect(
     manifest: Annotated[
         bool, typer.Option("--manifest", help="print every path of a converted image, for `verify --against`")
     ] = False,
+    attest_hook: AttestHook = None,
     platform: PlatformName = None,
     tls_verify: TlsVerify = "true",
     authfile: Authfile = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what an image is, without fetching its layers."""
-    if manifest:
-        output.print_json(measured_manifest(image, repo_path(repo)))
-        return
+    if manifest or attest_hook is not None:
+        found = measured_manifest(image, repo_path(repo), attest_hook)
+        if manifest:
+            output.print_json(found)
+            return
     found = run_inspect(image, repo_path(repo), source_options(platform, tls_verify, authfile))
     if as_json:
         output.print_json(found)

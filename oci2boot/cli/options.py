@@ -158,6 +158,15 @@ SecureBootEnroll = Annotated[
     ),
 ]
 Timeout = Annotated[int, typer.Option("--timeout", min=0, max=65535, help="seconds that the boot menu waits")]
+AttestHook = Annotated[
+    str | None,
+    typer.Option(
+        "--attest-hook",
+        metavar="COMMAND",
+        help="is run with two files behind it: the manifest of every path, and the PCRs that a TPM will hold",
+        show_default=False,
+    ),
+]
 AllowMissingVerity = Annotated[
     bool, typer.Option("--allow-missing-verity", help="take, or make, a UKI that does not insist on fs-verity")
 ]

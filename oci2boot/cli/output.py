@@ -154,6 +154,13 @@ def show_bootable(bootable: Bootable) -> None:
         ("system", f"{bootable.title} ({bootable.architecture})"),
         ("digest", f"{bootable.rootfs.algorithm}:{bootable.rootfs}"),
     ]
+    if verity := bootable.verity:
+        signed = ", signed" if verity.signature_object else ""
+        sizes = f"{size(verity.data_size)} of {size(verity.raw_size)}, {verity.ratio:.0%}"
+        facts += [
+            ("root hash", f"{verity.root_hash}{signed}" if verity.root_hash else "none: nothing guards it"),
+            ("EROFS", f"{sizes} ({verity.compression})"),
+        ]
     if bootable.kernel:
         facts += [("kernel", bootable.kernel), ("command line", bootable.cmdline or "")]
         facts += [("boot files", ", ".join(sorted(bootable.esp)))]

@@ -1,22 +1,19 @@
 """What an image is, without its layers being fetched."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from oci2boot.digest import VerityDigest
-from oci2boot.errors import SourceError, StoreError
+from oci2boot.errors import SourceError
 from oci2boot.oci.image import Image
 from oci2boot.oci.reference import DirectoryReference, DumpfileReference
 from oci2boot.oci.source import SourceOptions, open_source
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
-from oci2boot.system.files import plain_errors
-from oci2boot.tree.model import Directory, File, Sparse, walk
+from oci2boot.tree.model import Directory, File, walk
+from oci2boot.workflows.attest import image_manifest, run_attest_hook
 from oci2boot.workflows.manage import list_images
-from oci2boot.workflows.manifest import Manifest
 from oci2boot.workflows.requests import parse_source
 from oci2boot.workflows.root import compressed_size
 from oci2boot.workflows.unpack import marked_layers
@@ -35,27 +32,17 @@ def inspect(text: str, repo: Path, options: SourceOptions) -> dict[str, Any]:
         return _source(source.fetch())
 
 
-def measured_manifest(name: str, repo: Path) -> dict[str, Any]:
-    """Return the measurement manifest of a converted image; the same image always gives the same."""
+def measured_manifest(name: str, repo: Path, attest_hook: str | None = None) -> dict[str, Any]:
+    """Return the measurement manifest of a converted image; the same image always gives the same.
+
+    `attest_hook` is a command that is run with it, as `run_attest_hook` does.
+    """
     with Repository.open(repo) as repository:
         bootable = find_image(repository, name)
-        tree = read_rootfs(repository.read_object(bootable.tree))
-        hashes: dict[VerityDigest, str] = {}
-
-        def sha256(file: File) -> str:
-            if isinstance(file.content, bytes):
-                return hashlib.sha256(file.content).hexdigest()
-            if isinstance(file.content, Sparse):
-                raise StoreError(f"{name} has a file that is all hole")
-            digest = file.content.digest
-            if digest not in hashes:
-                path = repository.object_path(digest)
-                with plain_errors(StoreError, f"read {path}"), path.open("rb") as content:
-                    hashes[digest] = hashlib.file_digest(content, "sha256").hexdigest()
-            return hashes[digest]
-
-        image = str(bootable.manifest) if bootable.manifest else None
-        return Manifest.of(tree, bootable.rootfs, image, sha256).to_json()
+        manifest = image_manifest(repository, bootable).to_json()
+        if attest_hook is not None:
+            run_attest_hook(attest_hook, repository, bootable, manifest)
+        return manifest
 
 
 def _converted(repository: Repository, bootable: Bootable) -> dict[str, Any]:
@@ -65,6 +52,7 @@ def _converted(repository: Repository, bootable: Bootable) -> dict[str, Any]:
     return {
         "kind": "converted image",
         **bootable.to_json(),
+        **({"ratio": round(bootable.verity.ratio, 4)} if bootable.verity else {}),
         "rootfs_image_size": len(image),
         "rootfs_image_compressed_size": compressed_size(image),
         "inodes": len(inodes),

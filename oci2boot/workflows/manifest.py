@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from oci2boot.digest import VerityDigest
+from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import FormatError, LimitError, SourceError
+from oci2boot.store.images import Bootable
 from oci2boot.system.files import plain_errors
 from oci2boot.tree.diff import Difference, compare, describe, text
 from oci2boot.tree.model import Directory, File, walk
@@ -22,25 +23,35 @@ PLAIN_HASH: Final = "sha256"
 @dataclass(frozen=True, slots=True)
 class Manifest:
     rootfs: VerityDigest
-    """Of the rootfs image."""
+    """Of the composefs image, which lists the same files in either mode."""
     image: str | None
     """Digest of the OCI image's manifest."""
     paths: Mapping[str, Mapping[str, Any]]
+    rules: str | None = None
+    """Id of the canonical rules; older manifests do not say."""
+    root_hash: RootHash | None = None
+    """Of dm-verity, in the mode `verity`."""
 
     @classmethod
-    def of(cls, tree: Directory, rootfs: VerityDigest, image: str | None, sha256: Callable[[File], str]) -> Self:
-        """Describe a tree; `sha256` gives the plain hash of a file's content."""
-        paths = dict(describe(tree, rootfs.algorithm))
+    def of(cls, tree: Directory, bootable: Bootable, sha256: Callable[[File], str]) -> Self:
+        """Describe an image; `tree` is its tree, `sha256` gives the plain hash of a file's content."""
+        paths = dict(describe(tree, bootable.tree.algorithm))
         for raw, inode in walk(tree):
             if isinstance(inode, File):
                 paths[text(raw)][PLAIN_HASH] = sha256(inode)
-        return cls(rootfs, image, paths)
+        image = str(bootable.manifest) if bootable.manifest else None
+        root_hash = bootable.verity.root_hash if bootable.verity else None
+        return cls(bootable.tree, image, paths, bootable.rules, root_hash)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "image": self.image,
+            "rules": self.rules,
             "rootfs": {"fs-verity": str(self.rootfs), "hash": self.rootfs.algorithm},
+            "dm-verity": {"root hash": str(self.root_hash), "hash": self.root_hash.algorithm}
+            if self.root_hash
+            else None,
             "paths": self.paths,
         }
 
@@ -53,6 +64,11 @@ class Manifest:
         return compare(expected, describe(tree, self.rootfs.algorithm))
 
 
+def pack(document: Mapping[str, Any]) -> bytes:
+    """Return the file; the same image always gives the same bytes."""
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
 def read_manifest(path: Path) -> Manifest:
     with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
         data = file.read(MANIFEST_MAX + 1)
@@ -62,9 +78,12 @@ def read_manifest(path: Path) -> Manifest:
         found = json.loads(data)
         if found["format"] != FORMAT:
             raise FormatError(f"{path} is a manifest of another kind: {str(found['format'])[:80]!r}")
-        image, paths = found["image"], found["paths"]
-        if not (image is None or isinstance(image, str)) or not all(isinstance(one, dict) for one in paths.values()):
+        image, paths, rules, verity = found["image"], found["paths"], found.get("rules"), found.get("dm-verity")
+        if not all(one is None or isinstance(one, str) for one in (image, rules)):
             raise TypeError
-        return Manifest(VerityDigest.parse(found["rootfs"]["fs-verity"]), image, paths)
+        if not all(isinstance(one, dict) for one in paths.values()):
+            raise TypeError
+        root_hash = RootHash.parse(verity["root hash"]) if verity is not None else None
+        return Manifest(VerityDigest.parse(found["rootfs"]["fs-verity"]), image, paths, rules, root_hash)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{path} is not a manifest", hint="`oci2boot inspect NAME --manifest` writes one") from error

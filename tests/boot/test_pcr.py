@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.boot.pcr import addons_pcr, after, by_phase, count_profiles, uki_pcr
+from oci2boot.boot.pcr import addons_pcr, after, beside_pcr, by_phase, count_profiles, uki_pcr
 from oci2boot.boot.uki import UkiParts, build_uki
 from oci2boot.errors import FormatError
 from oci2boot.formats import pe
 from oci2boot.workflows.uki import describe
 from tests.boot.debian import systemd_measure
+from tests.witness import program
 from tests.workflows.sealable import OS_RELEASE, kernel, profiles, stub, with_sections
 
 LINE = f"rw composefs={'ab' * 32}"
@@ -84,3 +85,34 @@ def test_what_depends_on_the_machine_is_not_predicted(tmp_path: Path) -> None:
     assert "depends on the machine" in describe(tmp_path / "uki.efi")["pcr11"][0]["problem"]
     with pytest.raises(FormatError, match="no profile 3"):
         uki_pcr(profiles(LINE, LINE), 3)
+
+
+def test_credentials_beside_a_uki_are_measured_as_the_archive_that_the_stub_makes(tmp_path: Path) -> None:
+    """K0.7: systemd-stub, cpio.c: directories 0555 and 0500, files 0400, inodes from 1, one link each, no times.
+
+    GNU cpio reads the archive; its fields stand here by hand.
+    """
+
+    def entry(inode: int, mode: int, name: bytes, data: bytes = b"") -> bytes:
+        head = b"070701%08x%08x" % (inode, mode) + b"0" * 16 + b"00000001" + b"0" * 8 + b"%08x" % len(data)
+        head += b"0" * 32 + b"%08x" % (len(name) + 1) + b"0" * 8 + name + b"\0"
+        return head.ljust((len(head) + 3) & -4, b"\0") + data.ljust((len(data) + 3) & -4, b"\0")
+
+    trailer = b"070701" + b"0" * 32 + b"00000001" + b"0" * 48 + b"0000000B" + b"0" * 8 + b"TRAILER!!!\0\0\0\0"
+    archive = entry(1, 0o40555, b".extra") + entry(2, 0o40500, b".extra/credentials")
+    archive += entry(3, 0o100400, b".extra/credentials/a.cred", b"12345")
+    archive += entry(4, 0o100400, b".extra/credentials/b.cred", b"six bytes") + trailer
+    listed = subprocess.run([program("cpio"), "-itv", "--quiet"], input=archive, capture_output=True, check=True)
+    assert [line.split()[0] for line in listed.stdout.decode().splitlines()] == [
+        "dr-xr-xr-x",
+        "dr-x------",
+        "-r--------",
+        "-r--------",
+    ]
+    zero = bytes(32)
+    first = hashlib.sha256(zero + hashlib.sha256(archive).digest()).digest()
+    credentials = {"b.cred": b"six bytes", "a.cred": b"12345"}
+    assert beside_pcr([], credentials) == first
+    line = hashlib.sha256(zero + hashlib.sha256("quiet\0".encode("utf-16-le")).digest()).digest()
+    assert beside_pcr(["quiet"], credentials) == hashlib.sha256(line + hashlib.sha256(archive).digest()).digest()
+    assert beside_pcr(["quiet"], {}) == addons_pcr(["quiet"])
