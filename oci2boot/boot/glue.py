@@ -64,7 +64,7 @@ class Glue:
 
 
 @dataclass(slots=True)
-class _Archive:
+class Archive:
     """Members on their way into an archive that is unpacked over `below`."""
 
     below: Mapping[bytes, cpio.Found]
@@ -114,8 +114,8 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
     if brought := brought_by(initramfs):
         return Glue(brought)
     kind = _kind(initramfs)
-    archive = _Archive(initramfs)
-    archive.add(cpio.file(OWN, _script("setup-root"), 0o755))
+    archive = Archive(initramfs)
+    archive.add(cpio.file(OWN, script("setup-root"), 0o755))
     configuration = RootConfiguration()
     for path, content in configuration_files(tree, read):
         configuration = configuration.with_file(path, content)
@@ -133,7 +133,7 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
     return Glue(None, archive.pack(), tuple(arguments), modules, programs, notes, configuration)
 
 
-def _script(name: str) -> bytes:
+def script(name: str) -> bytes:
     return resources.files("oci2boot.initramfs").joinpath(name).read_bytes()
 
 
@@ -148,19 +148,19 @@ def _kind(initramfs: Mapping[bytes, cpio.Found]) -> Kind:
     )
 
 
-def _wire_systemd(archive: _Archive, modules: bool) -> None:
+def _wire_systemd(archive: Archive, modules: bool) -> None:
     # .requires: with the unit masked on the command line, the target fails too, and nothing is switched to.
     name = b"oci2boot-setup-root.service"
-    archive.add(cpio.file(_UNIT + name, _script("systemd/oci2boot-setup-root.service")))
+    archive.add(cpio.file(_UNIT + name, script("systemd/oci2boot-setup-root.service")))
     archive.add(cpio.symlink(_UNIT + b"initrd-root-fs.target.requires/" + name, b"../" + name))
     if modules:
         name = b"oci2boot-modules.service"
-        archive.add(cpio.file(_UNIT + name, _script("systemd/oci2boot-modules.service")))
+        archive.add(cpio.file(_UNIT + name, script("systemd/oci2boot-modules.service")))
         archive.add(cpio.symlink(_UNIT + b"sysinit.target.wants/" + name, b"../" + name))
 
 
-def _wire_initramfs_tools(archive: _Archive, modules: bool) -> None:
-    archive.add(cpio.file(b"scripts/local-bottom/oci2boot", _script("initramfs-tools/local-bottom/oci2boot"), 0o755))
+def _wire_initramfs_tools(archive: Archive, modules: bool) -> None:
+    archive.add(cpio.file(b"scripts/local-bottom/oci2boot", script("initramfs-tools/local-bottom/oci2boot"), 0o755))
     archive.add(cpio.file(b"conf/conf.d/oci2boot", f"ROOT=LABEL={ROOT_LABEL}\n".encode()))
     lines = {b"scripts/local-bottom/ORDER": b'/scripts/local-bottom/oci2boot "$@"\n' + _PARAM}
     if modules:
@@ -170,7 +170,7 @@ def _wire_initramfs_tools(archive: _Archive, modules: bool) -> None:
         archive.add(cpio.file(path, (order.content if order and order.content else b"") + line))
 
 
-def _add_programs(archive: _Archive, tree: Directory, read: Read) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _add_programs(archive: Archive, tree: Directory, read: Read) -> tuple[tuple[str, ...], tuple[str, ...]]:
     # klibc's mount and umount know neither loop devices nor lazy unmounting.
     klibc = any(path.rpartition(b"/")[2].startswith(b"klibc-") for path in archive.below)
     busybox = any(archive.has(directory + b"/busybox") for directory in (b"usr/bin", b"bin", b"usr/sbin", b"sbin"))
@@ -206,7 +206,7 @@ def check_growth(tree: Directory) -> tuple[str, ...]:
     return (f"the root file system will not grow to the disk on first boot: the image has no {' and no '.join(lacks)}",)
 
 
-def _add_modules(archive: _Archive, tree: Directory, read: Read, support: KernelSupport) -> tuple[str, ...]:
+def _add_modules(archive: Archive, tree: Directory, read: Read, support: KernelSupport) -> tuple[str, ...]:
     """Add the modules that the initramfs lacks, unpacked (not every insmod can), and the order to load them in."""
     there = {module_name(path) for path in archive.below if b".ko" in path}
     added: list[str] = []
@@ -217,7 +217,7 @@ def _add_modules(archive: _Archive, tree: Directory, read: Read, support: Kernel
         file = find_file(tree, path)
         if not file:
             raise ImageError(f"the kernel module {name} is not in the image, but modules.dep names it")
-        content = _unpack(read_limited(file, read, path, MAX_MODULE), path)
+        content = unpack_module(read_limited(file, read, path, MAX_MODULE), path)
         archive.add(cpio.file(f"usr/lib/oci2boot/modules.d/{name}.ko".encode(), content))
         added.append(name)
     if added:
@@ -227,7 +227,7 @@ def _add_modules(archive: _Archive, tree: Directory, read: Read, support: Kernel
     return tuple(added)
 
 
-def _unpack(data: bytes, path: bytes) -> bytes:
+def unpack_module(data: bytes, path: bytes) -> bytes:
     suffix = path.rpartition(b".")[2]
     unpackers: Mapping[bytes, Callable[[bytes], bytes]] = {
         b"xz": lambda packed: lzma.LZMADecompressor().decompress(packed, MAX_MODULE),

@@ -109,5 +109,5 @@ def test_the_witness_is_the_image_that_the_rootfs_writer_writes(digest: VerityDi
 
 def test_shellcheck_finds_nothing() -> None:
     scripts = [path for path in SCRIPTS.rglob("*") if path.is_file() and path.read_bytes().startswith(b"#!")]
-    assert len(scripts) == 6
+    assert {"init", "setup-root", "setup-overlays"} <= {path.name for path in scripts}
     subprocess.run([program("shellcheck"), *scripts], check=True)
