@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
-from oci2boot.digest import HEX_LENGTH, VerityDigest
+from oci2boot.digest import HEX_LENGTH, RootHash, VerityDigest
 from oci2boot.errors import FormatError, LimitError
 
 COMMAND_LINE_SIZE: Final = 2048
@@ -63,6 +63,9 @@ def read_section(data: bytes) -> str:
         raise FormatError("the UKI's command line holds bytes outside ASCII") from error
 
 
+_ROOT_HASH: Final = re.compile(r"roothash=(?P<hex>[0-9a-f]{64}|[0-9a-f]{128})")
+
+
 @dataclass(frozen=True, slots=True)
 class ComposefsArg:
     """The one argument that says which root file system may be booted."""
@@ -98,6 +101,15 @@ def find_composefs(words: Iterable[str]) -> list[ComposefsArg]:
     One that is quoted, in capitals, malformed or without value is an error: another reader may see it differently.
     """
     return [ComposefsArg.parse(word) for word in words if _ABOUT_COMPOSEFS.match(word)]
+
+
+def find_root_hashes(words: Iterable[str]) -> list[RootHash]:
+    """Return every root hash of dm-verity for the root file system, without what is none.
+
+    systemd-veritysetup-generator(8).
+    """
+    found = (_ROOT_HASH.fullmatch(word) for word in words)
+    return [RootHash.parse(match["hex"]) for match in found if match]
 
 
 def find_decisive(words: Iterable[str]) -> list[str]:

@@ -112,6 +112,21 @@ class Fat:
         self._taken = bytearray(boot.clusters + 2)
         self.files: Mapping[str, FatFile] = dict(self._walk())
 
+    @property
+    def cluster(self) -> int:
+        """Bytes of a cluster."""
+        return self._cluster_size
+
+    @property
+    def size(self) -> int:
+        """Bytes of all clusters."""
+        return self._boot.clusters * self._cluster_size
+
+    @property
+    def free(self) -> int:
+        """Bytes of those that nothing has taken."""
+        return (self._next.count(0) - self._next[:2].count(0)) * self._cluster_size
+
     def content(self, path: str, limit: int) -> bytes:
         """Return a file of at most `limit` bytes."""
         file = self.files[path]

@@ -21,6 +21,7 @@ from typing import Final, Literal, cast
 
 from oci2boot.boot.sealed import MAX_ADDONS, read_addon, read_head
 from oci2boot.boot.type1 import ENTRIES, FILES
+from oci2boot.digest import RootHash
 from oci2boot.errors import Error, FormatError, LimitError, TargetError
 from oci2boot.formats import bls, cmdline, os_release
 from oci2boot.formats.bls import EntryName, MenuItem, Type1
@@ -38,6 +39,8 @@ LOADER_CONF: Final = "loader/loader.conf"
 GLOBAL_ADDONS: Final = "loader/addons"
 ADDON: Final = ".addon.efi"
 EXTRA: Final = ".extra.d"
+RECORD: Final = "oci2boot.json"
+"""Beside a UKI with a root hash: says that it is ours, and where its image is from. systemd-stub passes it over."""
 TEMPORARY: Final = ".oci2boot-"
 """Begins the name of a file that is not complete yet; it ends neither in `.efi` nor in `.conf`."""
 
@@ -63,6 +66,8 @@ class BootEntry:
     """Everything that it needs, itself among it, with the sizes in bytes."""
     mtime: int
     """When it was written, in seconds since 1970; FAT knows local time only, and two seconds are one."""
+    root_hashes: tuple[RootHash, ...] = ()
+    """Each that a UKI may be booted with, of a root file system under dm-verity."""
 
     @property
     def id(self) -> str:
@@ -83,9 +88,16 @@ class BootEntry:
 
     @property
     def own(self) -> bool:
-        """Whether it is ours to rename and remove: it boots a composefs image, from where we put what boots."""
+        """Whether it is ours to rename and remove: it boots a composefs image, from where we put what boots, or
+        a slot that we wrote.
+        """
         ours = self.kind == "uki" or any(path.lower().startswith(f"{FILES}/".lower()) for path in self.files)
-        return ours and bool(self.arguments)
+        return ours and bool(self.arguments or (self.root_hashes and self.record))
+
+    @property
+    def record(self) -> str | None:
+        """The path of what the entry's image is remembered by."""
+        return next((path for path in self.files if path.lower().endswith(f"{EXTRA}/{RECORD}")), None)
 
     @property
     def item(self) -> MenuItem:
@@ -216,6 +228,7 @@ class _Reader:
     problems: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     promises: dict[str, tuple[ComposefsArg, ...]] = field(default_factory=dict)
+    root_hashes: dict[str, tuple[RootHash, ...]] = field(default_factory=dict)
 
     def walk(self, folder: str, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -278,8 +291,11 @@ class _Reader:
             else:
                 head = read_head(data)
                 texts = list(head.cmdlines) if head else []
-        found = [argument for text in texts for argument in cmdline.find_composefs(cmdline.split(text))]
+        lines = [cmdline.split(text) for text in texts]
+        found = [argument for words in lines for argument in cmdline.find_composefs(words)]
+        hashes = [root_hash for words in lines for root_hash in cmdline.find_root_hashes(words)]
         self.promises[path] = tuple(dict.fromkeys(found))
+        self.root_hashes[path] = tuple(dict.fromkeys(hashes))
 
     def _uki(self, path: str, name: EntryName) -> BootEntry | None:
         if path not in self.promises:
@@ -292,10 +308,12 @@ class _Reader:
         if len(programs) > MAX_ADDONS:
             raise LimitError(f"it has {len(programs)} addons, at most {MAX_ADDONS} are read")
         every = [argument for part in (path, *programs) for argument in self.promises.get(part, ())]
+        hashes = [root_hash for part in (path, *programs) for root_hash in self.root_hashes.get(part, ())]
         files = {part: self.files[part] for part in (path, *addons)}
         return BootEntry(
-            path, name, "uki", sort_key, version, title, None, tuple(dict.fromkeys(every)), files, self.times[path]
-        )
+            path, name, "uki", sort_key, version, title, None, tuple(dict.fromkeys(every)), files, self.times[path],
+            tuple(dict.fromkeys(hashes)),
+        )  # fmt: skip
 
     def _type1(self, path: str, name: str) -> BootEntry | None:
         with mapped(self.top / path, MAX_CONF) as data:

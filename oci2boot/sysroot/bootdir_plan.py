@@ -22,6 +22,7 @@ from oci2boot.sysroot.bootdir import (
     LINUX,
     LOADER_CONF,
     MAX_UKI,
+    RECORD,
     TEMPORARY,
     BootDirectory,
     BootEntry,
@@ -133,7 +134,7 @@ def plan_remove(directory: BootDirectory, id_: str, *, keep: frozenset[str] = fr
     if entry is None:
         raise TargetError(f"the boot directory has no entry {id_}")
     if not entry.own:
-        raise TargetError(f"{entry.path} is not ours to remove: it boots no composefs image")
+        raise TargetError(f"{entry.path} is not ours to remove: it boots no image that was installed here")
     if entry.id in set(map(entry_id, keep)):
         raise TargetError(f"{entry.path} is booted or pinned", hint="boot another deployment first, or unpin it")
     others = [other for other in directory.entries if other.id != entry.id]
@@ -318,7 +319,10 @@ def _is_data(path: str) -> bool:
 
 
 def _promising(directory: BootDirectory, folder: str) -> bool:
-    return any(found and path.rpartition("/")[0] == folder for path, found in directory.promises.items())
+    """Say whether files beside a UKI are ours: there is an addon with a promise, or an image's record."""
+    return f"{folder}/{RECORD}".lower() in directory.by_lower or any(
+        found and path.rpartition("/")[0] == folder for path, found in directory.promises.items()
+    )
 
 
 def _entries_known(directory: BootDirectory) -> bool:

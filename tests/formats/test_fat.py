@@ -83,6 +83,19 @@ def test_every_file_of_mtools_is_read(images: Images, bits: int) -> None:
     assert fat.copies_agree
 
 
+@pytest.mark.parametrize("bits", KINDS)
+def test_the_free_space_is_that_of_mdir(images: Images, bits: int, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(images[bits])
+    said = next(
+        line
+        for line in mtools("mdir", "-i", tmp_path / "image", "::/").decode().splitlines()
+        if line.endswith("bytes free")
+    )
+    fat = opened(images[bits])
+    assert int("".join(filter(str.isdigit, said))) == fat.free < fat.size
+    assert fat.free % fat.cluster == 0
+
+
 def test_a_fragmented_file_is_read(images: Images, tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(images[12])

@@ -17,6 +17,7 @@ from oci2boot.sysroot.bootdir_plan import plan_boot, plan_default, plan_remove
 from oci2boot.sysroot.bootdir_steps import Source
 from tests.sysroot.bootctl import listed
 from tests.sysroot.boots import addon, names, programs, put, uki
+from tests.workflows import sealable
 
 ONE, TWO, THREE = ("EFI/Linux/debian_1.efi", "EFI/Linux/debian_2.efi", "EFI/Linux/debian_3.efi")
 
@@ -68,6 +69,21 @@ def test_bootctl_sees_the_same_menu(esp: Path) -> None:
         assert theirs.get("triesDone") == entry.tries_done
         promised = [word for word in (theirs.get("options") or "").split() if word.startswith("composefs=")]
         assert promised == [str(argument) for argument in entry.arguments]
+
+
+def test_a_uki_with_a_root_hash_is_ours_only_with_its_record(esp: Path) -> None:
+    """K0.1: another system's may have one too, and is neither renamed nor removed."""
+    for number in (1, 2):
+        put(esp, f"EFI/Linux/verity_{number}.efi", sealable.uki(f"quiet roothash={f'{number}e' * 32} ro"))
+    put(esp, "EFI/Linux/verity_1.efi.extra.d/oci2boot.json", b"{}")
+    put(esp, "EFI/Linux/verity_3.efi.extra.d/oci2boot.json", b"{}")
+    other, own = sorted(read_boot_directory(esp).entries, key=lambda entry: entry.own)
+    assert (other.name.stem, other.own, other.record) == ("verity_2", False, None)
+    assert (own.name.stem, own.own, list(map(str, own.root_hashes))) == ("verity_1", True, ["1e" * 32])
+    with pytest.raises(TargetError, match="not ours to remove"):
+        plan_remove(read_boot_directory(esp), "verity_2.efi")
+    apply_boot(plan_default(read_boot_directory(esp), "verity_1.efi"), esp)
+    assert "EFI/Linux/verity_3.efi.extra.d/oci2boot.json" not in names(esp)
 
 
 def test_an_addon_counts_for_its_entry(esp: Path) -> None:
