@@ -54,19 +54,19 @@ def volume_id(name: str) -> str:
     return re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_")[:VOLUME_ID_MAX] or _CREATOR
 
 
-def iso_argv(volume: str, epoch: int, esp: Path, content: Path, target: Path) -> Argv:
-    """Return the command for a volume that fills the first MiB, with the EFI system partition right behind it."""
+def iso_argv(volume: str, epoch: int, esp: Path, target: Path) -> Argv:
+    """Return the command for an empty volume that fills the first MiB, the EFI system partition right behind it."""
     time = datetime.fromtimestamp(epoch, UTC)
     return [
         "xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-o", target,
         "-V", volume, "-p", _CREATOR, "-no-pad",
-        f"--modification-date={time:%Y%m%d%H%M%S}00", "--set_all_file_dates", f"{time:%Y%m%d%H%M%S}00",
+        f"--modification-date={time:%Y%m%d%H%M%S}00",
         "--protective-msdos-label", "-partition_cyl_align", "all",
         "-partition_hd_cyl", str(_HEADS), "-partition_sec_hd", str(_SECTORS_PER_TRACK),
         "-append_partition", "2", "0xef", esp, "-appended_part_as_gpt",
         "-c", "boot.cat", "--boot-catalog-hide",
         "-e", "--interval:appended_partition_2:all::", "-no-emul-boot",
-        content,
+        "-path-list", os.devnull,
     ]  # fmt: skip
 
 
@@ -81,13 +81,12 @@ def write_iso(
         check_target(plan, target, overwrite)
         with TemporaryDirectory(prefix=f".{target.name[:200]}.", dir=target.parent) as name:
             folder = Path(name)
-            iso, esp, content = folder / "iso", folder / "esp", folder / "content"
-            content.mkdir()
+            iso, esp = folder / "iso", folder / "esp"
             with esp.open("wb") as file:
                 file.truncate(plan.esp.size)
             write_esp(plan, esp, 0)
             run(
-                iso_argv(volume, plan.epoch, esp, content, iso),
+                iso_argv(volume, plan.epoch, esp, iso),
                 env={"SOURCE_DATE_EPOCH": str(plan.epoch), "TZ": "UTC"},
                 package="xorriso",
             )
