@@ -14,7 +14,7 @@ from typing import Any, Final
 from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import Error, FormatError, TargetError
 from oci2boot.formats.erofs.structs import IMAGE_MAX, ComposefsHeader
-from oci2boot.formats.fsverity import Hasher, measure
+from oci2boot.formats.fsverity import measure
 from oci2boot.formats.splitstream import SplitStream
 from oci2boot.formats.tar import printable
 from oci2boot.formats.x509 import Certificate
@@ -31,9 +31,11 @@ from oci2boot.tree.model import Directory, File, walk
 from oci2boot.workflows.checks import NAMED_MAX, Check, Checks
 from oci2boot.workflows.esp import EspFiles, check_installed, check_signatures, check_ukis, esp_of_directory, esp_of_fat
 from oci2boot.workflows.events import Report, Step
+from oci2boot.workflows.live import check_iso
 from oci2boot.workflows.manifest import Manifest, read_manifest
 from oci2boot.workflows.sign import read_trusted
-from oci2boot.workflows.verity_check import Roots, check_verity_disk, pieces
+from oci2boot.workflows.verity_check import check_verity_disk
+from oci2boot.workflows.verity_compare import compare_root
 
 RECORD_MAX: Final = 1 << 20
 META_MAX: Final = 1 << 16
@@ -98,13 +100,15 @@ def verify(request: VerifyRequest, report: Report) -> Verified:
         with open_disk(request.target) as disk:
             _check_table(disk, checks)
             esp = _check_esp(disk, checks)
+            if check_iso(disk, checks):
+                kind = "live ISO"
             if disk.has_erofs:
                 roots = check_verity_disk(disk, esp or {}, trusted, checks, report)
                 if esp is not None:
                     check_installed(esp, roots.records, checks)
                     check_signatures(esp, trusted, checks)
                 if manifest:
-                    _compare_root(disk, roots, manifest, checks)
+                    compare_root(disk, roots.found, manifest, checks)
                 return Verified(request.target, kind, tuple(checks.made))
             found = _check_disk(disk, checks, report)
             _check_boot(esp, found, trusted, checks)
@@ -334,21 +338,5 @@ def _check_manifest(manifest: Manifest, found: _Found, checks: Checks) -> None:
     checks.verdict(
         "manifest digest",
         [] if here == manifest.rootfs else [f"the rootfs image is {here}, the manifest is of {manifest.rootfs}"],
-        f"{manifest.rootfs}, {len(manifest.paths)} paths",
-    )
-
-
-def _compare_root(disk: OpenedDisk, roots: Roots, manifest: Manifest, checks: Checks) -> None:
-    """Compare the file system of a root partition, byte for byte: by the digest of the image that was described."""
-    found = []
-    for root in roots.found:
-        hasher = Hasher(manifest.rootfs.algorithm)
-        for piece in pieces(disk, root.partition, root.size):
-            hasher.update(piece)
-        found.append(hasher.digest())
-    here = ", ".join(map(str, found)) or "nothing that can be read"
-    checks.verdict(
-        "manifest digest",
-        [] if manifest.rootfs in found else [f"the root partition has {here}, the manifest is of {manifest.rootfs}"],
         f"{manifest.rootfs}, {len(manifest.paths)} paths",
     )
