@@ -66,6 +66,8 @@ class Machine:
     """A raw file, the guest's /dev/vdb; written under the same condition as `disk`."""
     registry_port: int | None = None
     """Port of the host's loopback that the guest reaches, and nothing else, as 10.0.2.100:5000; by socat."""
+    optical: bool = False
+    """The disk is a DVD in a SATA drive."""
 
 
 def find_firmware(*, secure: bool = False, descriptors: tuple[Path, ...] = DESCRIPTORS) -> Firmware:
@@ -171,8 +173,9 @@ def qemu_argv(machine: Machine, variables: Path, ports: tuple[Path, ...] | Liter
         *_base_words(machine.firmware, machine.accelerator),
         "-m", str(machine.memory),
         "-drive", f"if=pflash,unit=1,format=raw,file={_value(variables)}",
-        "-drive", f"if=none,id=disk,format=raw,file={_value(machine.disk)}{snapshot}",
-        "-device", "virtio-blk-pci,drive=disk,bootindex=1",
+        "-drive", f"if=none,id=disk,format=raw,file={_value(machine.disk)}"
+        + (",media=cdrom,readonly=on" if machine.optical else snapshot),
+        "-device", f"{'ide-cd' if machine.optical else 'virtio-blk-pci'},drive=disk,bootindex=1",
         "-device", "virtio-rng-pci",
     ]  # fmt: skip
     if not machine.may_reboot:

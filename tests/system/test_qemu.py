@@ -36,6 +36,12 @@ def test_the_disk_is_not_written_unless_wanted() -> None:
     assert drive in words(Machine(Path("a,b.raw"), FIRMWARE, keep_writes=True))
 
 
+def test_a_dvd_is_only_read() -> None:
+    argv = words(Machine(Path("a.iso"), FIRMWARE, optical=True, keep_writes=True))
+    assert "if=none,id=disk,format=raw,file=a.iso,media=cdrom,readonly=on" in argv
+    assert "ide-cd,drive=disk,bootindex=1" in argv
+
+
 def test_a_guest_that_reboots_ends_the_machine_unless_it_may() -> None:
     assert "-no-reboot" in words(Machine(Path("d"), FIRMWARE))
     assert "-no-reboot" not in words(Machine(Path("d"), FIRMWARE, may_reboot=True))
