@@ -169,7 +169,7 @@ def check_verity(target: Repository, bootable: Bootable, *, allow_missing: bool)
     if not allow_missing:
         raise TargetError(
             f"{target.path} has no fs-verity: a changed file would not be noticed",
-            hint="use ext4 with the verity feature, or btrfs; --allow-missing-verity does without",
+            hint="on ext4, `tune2fs -O verity DEVICE` adds it; btrfs has it; --allow-missing-verity does without",
         )
     if not all(argument.insecure for argument in find_composefs(split(bootable.cmdline or ""))):
         raise TargetError(

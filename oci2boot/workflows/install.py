@@ -69,6 +69,11 @@ class Installed:
 
 def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -> Installed:
     """Write the disk, or with `dry_run` only plan it. Whoever calls it has had it confirmed."""
+    if request.first_boot.tpm2_pcrs and not request.secret:
+        raise TargetError(
+            "a TPM opens only what is encrypted, and a passphrase has to open it when the TPM cannot",
+            hint="--luks-passphrase-file FILE",
+        )
     device = _device(request)
     with Repository.open(request.repo) as repository:
         bootable = find_image(repository, request.name)
@@ -197,9 +202,7 @@ def _progress(target: Path, plan: DiskPlan, report: Report) -> tuple[Progress, C
 
 def _boot_entry(planned: Installed, report: Report) -> str | None:
     """Have the firmware start the disk; it will find it without that too, so that a failure is a warning."""
-    loader = next(
-        (path for kind in _LOADERS for path in planned.bootable.esp if re.fullmatch(kind, path, re.IGNORECASE)), None
-    )
+    loader = loader_of(planned.bootable)
     if planned.nvram is None or loader is None:
         return None
     try:
@@ -208,6 +211,11 @@ def _boot_entry(planned: Installed, report: Report) -> str | None:
         report(Warned(f"no entry in the firmware's boot menu: {error.message}; choose the disk there by hand"))
         return None
     return planned.nvram
+
+
+def loader_of(bootable: Bootable) -> str | None:
+    """Return what the firmware is to start, by its path on the ESP."""
+    return next((path for kind in _LOADERS for path in bootable.esp if re.fullmatch(kind, path, re.IGNORECASE)), None)
 
 
 def source_date_epoch() -> int:

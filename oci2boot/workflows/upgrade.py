@@ -25,6 +25,7 @@ from oci2boot.workflows.deploy import DeployOptions, DeployPlan, apply_deploymen
 from oci2boot.workflows.events import Report, Told, Warned
 from oci2boot.workflows.remembered import request_again
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
+from oci2boot.workflows.transition import boot_first, check_bootable, check_not_own
 
 Mode = Literal["check", "download", "deploy"]
 
@@ -89,10 +90,12 @@ def install_directories(
     report: Report,
     *,
     dry_run: bool = False,
+    nvram: bool = True,
 ) -> DeployPlan:
     """Install a converted image into mounted file systems: the physical root at `root`, the ESP at `esp`.
 
-    Run again, or on a machine that has another image, it makes one more deployment.
+    Run again, or on a machine that has another image, it makes one more deployment. What else is there stays: the root
+    may be that of the system that runs, whose firmware then gets an entry.
     """
     for path in (root, esp):
         if not path.is_dir():
@@ -100,11 +103,17 @@ def install_directories(
     with Repository.open(repo) as source:
         bootable = find_image(source, name)
         sysroot = Sysroot(root.resolve(), esp.resolve())
+        check_not_own(sysroot.root)
+        check_bootable(sysroot.root, sysroot.boot_directory(), bootable, report)
         if dry_run and not (sysroot.repository / "meta.json").exists():
             # What a repository there would be like is known only once there is one.
             with tempfile.TemporaryDirectory(prefix=".oci2boot-", dir=root) as scratch:
-                return _deploy(Sysroot(Path(scratch), esp.resolve()), source, bootable, options, report, dry_run=True)
-        return _deploy(sysroot, source, bootable, options, report, dry_run=dry_run)
+                plan = _deploy(Sysroot(Path(scratch), esp.resolve()), source, bootable, options, report, dry_run=True)
+        else:
+            plan = _deploy(sysroot, source, bootable, options, report, dry_run=dry_run)
+        if nvram:
+            boot_first(sysroot.root, sysroot.boot_directory(), bootable, report, dry_run=dry_run)
+    return plan
 
 
 def install_boot_directory(
