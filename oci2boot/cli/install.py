@@ -155,7 +155,9 @@ def install(
                 raise Error(f"{option} is for disks, and --esp for file systems that are there already")
         options = DeployOptions(EtcPolicy.parse(tuple(etc or ())), allow_missing_verity, first_boot)
         with output.reporting(progress_json=progress_json, quiet=quiet) as report:
-            _install_directories(path, image, target, esp, options, report, dry_run=dry_run, as_json=as_json)
+            _install_directories(
+                path, image, target, esp, options, report, nvram=nvram, dry_run=dry_run, as_json=as_json
+            )
         return
     request = InstallRequest(
         repo=path,
@@ -189,6 +191,7 @@ def _install_directories(
     options: DeployOptions,
     report: Report,
     *,
+    nvram: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -198,7 +201,7 @@ def _install_directories(
         found = {"image": bootable.to_json(), "boot": boot.to_json(), "written": not dry_run}
         facts = [("image", bootable.name), ("first entry", boot.first)]
     else:
-        plan = install_directories(repo, image, target, esp, options, report, dry_run=dry_run)
+        plan = install_directories(repo, image, target, esp, options, report, nvram=nvram, dry_run=dry_run)
         found = plan.to_json() | {"written": not dry_run}
         facts = plan_facts(plan)
     if as_json:
