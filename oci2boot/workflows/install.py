@@ -69,11 +69,6 @@ class Installed:
 
 def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -> Installed:
     """Write the disk, or with `dry_run` only plan it. Whoever calls it has had it confirmed."""
-    if request.first_boot.tpm2_pcrs and not request.secret:
-        raise TargetError(
-            "a TPM opens only what is encrypted, and a passphrase has to open it when the TPM cannot",
-            hint="--luks-passphrase-file FILE",
-        )
     device = _device(request)
     with Repository.open(request.repo) as repository:
         bootable = find_image(repository, request.name)
