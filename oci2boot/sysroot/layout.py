@@ -9,7 +9,7 @@ The places are those that composefs-setup-root and bootc know, so that an image 
 
 A machine whose root file system is under dm-verity has a partition of its own for what it writes, with
 
-    /overlays/etc/{upper,work}                        what the machine changed in /etc; likewise of any other place
+    /state/overlays/etc/{upper,work}                  what the machine changed in /etc; likewise of any other place
     /state/deploy/<digest>/oci2boot.json              what was installed
 """
 
@@ -205,8 +205,12 @@ def overlay_state(deployment: Deployment, tree: Directory, places: Sequence[str]
     record = at.state({RECORD: File(_meta(0o644, at.labels.root), deployment.record)})
     return at.state(
         {
-            b"overlays": _nested(at, overlays),
-            b"state": at.state({b"deploy": at.state({deployment.digest.hex.encode(): record})}),
+            b"state": at.state(
+                {
+                    b"deploy": at.state({deployment.digest.hex.encode(): record}),
+                    b"overlays": _nested(at, overlays),
+                }
+            )
         }
     )
 

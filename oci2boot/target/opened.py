@@ -42,6 +42,11 @@ class OpenedDisk:
     def of_types(self, types: Collection[str]) -> list[Partition]:
         return [part for part in self.gpt.partitions if part.type in types]
 
+    def pieces(self, part: Partition, size: int) -> Iterator[bytes]:
+        """Yield what a partition begins with."""
+        read = self.reader(part)
+        yield from (read(at, min(_PIECE, size - at)) for at in range(0, size, _PIECE))
+
     @property
     def has_erofs(self) -> bool:
         """Is a root partition the root file system itself, rather than a composefs machine's physical root?"""
@@ -90,6 +95,7 @@ def open_disk(path: Path, *, secret: luks.Secret | None = None) -> Iterator[Open
             os.close(fd)
 
 
+_PIECE = 1 << 20
 _FOREIGN = ((b"QFI\xfb", 0, "qcow2"), (b"KDMV", 0, "vmdk"), (b"conectix", 0, "vpc"), (b"\x7f\x10\xda\xbe", 64, "vdi"))
 """What a disk image in another format begins with: bytes, their offset, qemu-img's name of the format."""
 

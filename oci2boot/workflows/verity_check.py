@@ -3,9 +3,7 @@
 Nothing is taken from the partitions' own word: the root hash is the UKI's, and all data is hashed again.
 """
 
-import re
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +11,7 @@ from oci2boot.boot.roothash import PARTITION_SIZE, check_root_hash, parse_partit
 from oci2boot.boot.sealed import Uki
 from oci2boot.boot.verity import VERITYTAB, signature_path
 from oci2boot.digest import RootHash
-from oci2boot.errors import Error, FormatError, ToolError
+from oci2boot.errors import Error, FormatError
 from oci2boot.formats import cmdline, cpio, dmverity, pe
 from oci2boot.formats.erofs.structs import EROFS_MAGIC, SUPERBLOCK_OFFSET, Superblock
 from oci2boot.formats.gpt import Partition
@@ -21,18 +19,14 @@ from oci2boot.formats.x509 import Certificate
 from oci2boot.rootfs.verity import DEBUG_ONLY, REQUIRE_SIGNATURES, ROOT_HASH, plain_word
 from oci2boot.store.images import Bootable
 from oci2boot.sysroot.layout import RECORD
-from oci2boot.system.files import plain_errors
-from oci2boot.system.run import run, said_by
 from oci2boot.target.installed import InstalledRoot
 from oci2boot.target.opened import OpenedDisk
 from oci2boot.target.types import READ_ONLY, ROOT_TYPES, SIGNATURE_TYPES, VERITY_TYPES
 from oci2boot.workflows.checks import Checks
+from oci2boot.workflows.erofs_files import FSCK, fsck_is_missing, run_fsck
 from oci2boot.workflows.esp import EspFiles, find_ukis
 from oci2boot.workflows.events import Report, Step
 
-FSCK: Final = "fsck.erofs"
-FSCK_OLDEST: Final = (1, 8)
-"""The first that knows all compressions."""
 RECORD_MAX: Final = 1 << 20
 _PIECE: Final = 1 << 20
 _BLOCK: Final = 4096
@@ -53,12 +47,14 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A root file system that a UKI promises; whether it is intact, the checks say."""
+    """A root file system that a UKI promises."""
 
     root_hash: RootHash
     partition: Partition
     size: int
     """Bytes of the EROFS image."""
+    intact: bool
+    """Data and hash tree are those that are promised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +144,7 @@ def _check_root(disk: OpenedDisk, promise: Promise, checks: Checks, report: Repo
     with checks.attempt(name):
         data = _partition(disk, "root", ROOT_TYPES, root_hash.data_uuid)
         tree = data if promise.hash_offset else _partition(disk, "hash", VERITY_TYPES, root_hash.hash_uuid)
-        read_data, read_tree = disk.reader(data), disk.reader(tree)
+        read_tree = disk.reader(tree)
 
         def read(offset: int, size: int) -> bytes:
             return read_tree(promise.hash_offset + offset, size)
@@ -162,10 +158,11 @@ def _check_root(disk: OpenedDisk, promise: Promise, checks: Checks, report: Repo
         if covered > (promise.hash_offset or data.size):
             raise FormatError(f"the hash tree covers {covered} bytes, and there are fewer")
         leaves = []
-        for at in range(0, covered, _PIECE):
-            piece = read_data(at, min(_PIECE, covered - at))
+        done = 0
+        for piece in disk.pieces(data, covered):
             leaves.append(dmverity.hash_blocks(piece, area.parameters, area.parameters.data_block))
-            report(Step("data", at + len(piece), covered))
+            done += len(piece)
+            report(Step("data", done, covered))
         problems = list(dmverity.check_tree(area, b"".join(leaves), read, root_hash))
         evidence = f"{area.data_blocks} blocks of {area.parameters.data_block} bytes hashed, and the whole hash tree"
         checks.verdict(name, problems, evidence)
@@ -173,7 +170,7 @@ def _check_root(disk: OpenedDisk, promise: Promise, checks: Checks, report: Repo
         end = promise.hash_offset + area.size if promise.hash_offset else None
         size = _file_system_size(disk, data)
         _check_file_system(disk, data, size, covered, end, checks)
-        return Root(root_hash, data, size)
+        return Root(root_hash, data, size, intact=not problems)
     return None
 
 
@@ -203,28 +200,11 @@ def _check_file_system(
     problems = [] if behind is None else [f"there is something behind the file system, from byte {behind} on"]
     checks.verdict(name, problems, f"EROFS of {size} bytes, and zeros")
     with checks.attempt("EROFS"):
-        _fsck(pieces(disk, part, size), checks)
-
-
-def pieces(disk: OpenedDisk, part: Partition, size: int) -> Iterator[bytes]:
-    """Yield what a partition begins with."""
-    read = disk.reader(part)
-    yield from (read(at, min(_PIECE, size - at)) for at in range(0, size, _PIECE))
-
-
-def _fsck(image: Iterable[bytes], checks: Checks) -> None:
-    """Have erofs-utils read every file; nothing else here knows the compressions."""
-    said = said_by([FSCK, "-V"])
-    version = re.search(r"\b(\d{1,3})\.(\d{1,3})", said)
-    if not version or tuple(map(int, version.groups())) < FSCK_OLDEST:
-        oldest = ".".join(map(str, FSCK_OLDEST))
-        checks.unchecked("EROFS", f"{version[0] if version else 'no'} {FSCK} is installed here, {oldest} could read it")
-        return
-    with plain_errors(ToolError, f"copy the file system for {FSCK}"), tempfile.NamedTemporaryFile() as file:
-        file.writelines(image)
-        file.flush()
-        run([FSCK, "--extract", file.name], package="erofs-utils")
-    checks.ok("EROFS", f"{FSCK} {version[0]} reads every file")
+        if reason := fsck_is_missing():
+            checks.unchecked("EROFS", reason)
+        else:
+            run_fsck(disk.pieces(part, size))
+            checks.ok("EROFS", f"{FSCK} reads every file")
 
 
 def _check_attributes(disk: OpenedDisk, promised: set[RootHash], checks: Checks) -> None:
@@ -288,7 +268,7 @@ def _check_state(disk: OpenedDisk, checks: Checks) -> list[Bootable]:
             if number is not None:
                 with checks.attempt(f"record {name.decode(errors='replace')}"):
                     records.append(Bootable.parse(root.content(number, RECORD_MAX)))
-        for name in sorted(root.listing(b"/overlays")):
+        for name in sorted(root.listing(b"/state/overlays")):
             shown = f"/{name.decode(errors='replace')}"
             checks.unchecked(shown, "what the machine changed there is written and read unverified")
     return records

@@ -26,12 +26,12 @@ def test_upper_directories_have_the_labels_of_what_they_stand_for() -> None:
     """K0.4: with SELinux enforced, /etc and a place further down can be used as before."""
     written = labelled("etc_t", hostname=File(Metadata(0o644), b"box"))
     state = overlay_state(DEPLOYMENT, TREE, ["/etc", "/srv/www"], {"/etc": written})
-    assert find(state, b"/overlays/etc/upper") is written
-    upper, lower = find(state, b"/overlays/srv/www/upper"), find(TREE, b"/srv/www")
+    assert find(state, b"/state/overlays/etc/upper") is written
+    upper, lower = find(state, b"/state/overlays/srv/www/upper"), find(TREE, b"/srv/www")
     assert isinstance(upper, Directory)
     assert lower
     assert (upper.meta, upper.entries) == (lower.meta, {})
-    for path in (b"/overlays", b"/overlays/etc", b"/overlays/srv", b"/overlays/etc/work", b"/state/deploy"):
+    for path in (b"/state/overlays", b"/state/overlays/etc", b"/state/overlays/srv", b"/state/overlays/etc/work", b"/state/deploy"):
         inode = find(state, path)
         assert inode
         assert inode.meta.xattrs == {SELINUX_XATTR: b"root_t\0"}

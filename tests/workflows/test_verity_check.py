@@ -1,5 +1,6 @@
 """`verify` on disks under dm-verity: what is intact passes, and whatever is changed is told."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from oci2boot.errors import FormatError
 from oci2boot.rootfs.verity import SIGNATURE_NAME, VerityOptions
 from oci2boot.workflows.events import silent
 from oci2boot.workflows.explain import ExplainRequest, explain
+from oci2boot.workflows.inspect import measured_manifest
 from oci2boot.workflows.verify import Verified, VerifyRequest, verify
 from tests.boot import debian
 from tests.keys import Pair, make
+from tests.store.stored import layer
+from tests.tarballs import file, symlink
 from tests.target.disks import said
 from tests.workflows.disks import flipped
 from tests.workflows.sealable import kernel, uki
@@ -173,6 +177,37 @@ def test_what_is_not_guarded_is_named(tmp_path: Path) -> None:
     assert any("only the first 409600 of the" in one for one in evidence)
     none = converted(tmp_path / "2", TARS, VerityOptions(verity=False)).install(tmp_path / "2.raw").target
     assert "no UKI here has a root hash" in failures(none)["root file system"]
+
+
+def manifest_of(image: Image, target: Path) -> Path:
+    target.write_text(json.dumps(measured_manifest("demo", image.repo)))
+    return target
+
+
+def compared(disk: Path, manifest: Path) -> dict[str, str]:
+    checks = verify(VerifyRequest(disk, against=manifest), silent).checks
+    assert any(check.name.startswith("manifest") for check in checks)
+    return {check.name: check.evidence for check in checks if check.state == "failed" and "manifest" in check.name}
+
+
+def test_a_disk_is_what_its_manifest_describes(image: Image, disk: Path, tmp_path: Path) -> None:
+    """K0.10: on a fresh disk, and on none that was changed in any way."""
+    manifest = manifest_of(image, tmp_path / "manifest.json")
+    assert compared(disk, manifest) == {}
+    verified = verify(VerifyRequest(disk, against=manifest), silent)
+    assert [check.state for check in verified.checks if check.name == "manifest contents"] == ["ok"]
+    with flipped(disk, start(disk, "root") + image.erofs.index(b"inline")):
+        assert {"manifest root hash", "manifest /etc/inline"} <= compared(disk, manifest).keys()
+
+
+def test_another_disk_differs_file_by_file(disk: Path, tmp_path: Path) -> None:
+    """K0.10"""
+    parts = [file(b"usr/bin/tool", b"other"), file(b"usr/bin/more", b""), symlink(b"etc/link", b"inline")]
+    other = converted(tmp_path / "repo", [*TARS, layer(*parts)], VerityOptions())
+    told = compared(disk, manifest_of(other, tmp_path / "manifest.json"))
+    assert f"the manifest is of the root hash {other.root_hash}" in told.pop("manifest root hash")
+    assert set(told) == {"manifest /usr/bin/tool", "manifest /usr/bin/more", "manifest /etc/link"}
+    assert told["manifest /etc/link"] == "path: symlink in the manifest, absent here"
 
 
 def test_explain_says_what_it_is(disk: Path, tmp_path: Path) -> None:

@@ -178,10 +178,10 @@ def test_upper_directories_begin_as_the_image_has_the_place(disk: Path, image: I
     state = partition(disk, "oci2boot-state", tmp_path / "state")
     said("e2fsck", "-fn", state)
     assert "oci2boot-state" in said("dumpe2fs", "-h", state)
-    etc = debugfs(state, "stat /overlays/etc/upper")
+    etc = debugfs(state, "stat /state/overlays/etc/upper")
     assert "Mode:  0751" in etc
     assert "User:     3   Group:     4" in etc
-    for path in ("/overlays/etc/work", "/overlays/var/upper", "/overlays/var/work"):
+    for path in ("/state/overlays/etc/work", "/state/overlays/var/upper", "/state/overlays/var/work"):
         assert "Type: directory" in debugfs(state, f"stat {path}")
         assert {line.split()[-1] for line in debugfs(state, f"ls -l {path}").splitlines() if line.split()} == {
             ".",
@@ -196,10 +196,10 @@ def test_a_new_machine_is_told_its_name(image: Image, disk: Path, tmp_path: Path
     named = image.install(tmp_path / "named.raw", first_boot=FirstBoot("box", credentials={"token": b"secret"}))
     state = partition(named.target, "oci2boot-state", tmp_path / "state")
     said("e2fsck", "-fn", state)
-    assert debugfs(state, "cat /overlays/etc/upper/hostname") == "box\n"
-    assert "Mode:  0600" in debugfs(state, "stat /overlays/etc/upper/credstore/token")
-    assert "Mode:  0751" in debugfs(state, "stat /overlays/etc/upper")
-    assert "not found" in debugfs(state, "stat /overlays/etc/upper/inline")
+    assert debugfs(state, "cat /state/overlays/etc/upper/hostname") == "box\n"
+    assert "Mode:  0600" in debugfs(state, "stat /state/overlays/etc/upper/credstore/token")
+    assert "Mode:  0751" in debugfs(state, "stat /state/overlays/etc/upper")
+    assert "not found" in debugfs(state, "stat /state/overlays/etc/upper/inline")
     before, after = (partition(one, "root", tmp_path / "root").read_bytes() for one in (disk, named.target))
     assert before == after
 
