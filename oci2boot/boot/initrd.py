@@ -58,6 +58,8 @@ _PROGRAMS: Final = (
     *(name.decode() for name in PROGRAMS),
     *("sh", "switch_root", "blkid", "modprobe", "sleep", "chroot", "base64", "tr"),
 )
+_OPTIONAL: Final = ("losetup",)
+"""For live ISOs in optical drives."""
 _LOADED: Final[Mapping[Mode, Sequence[str]]] = {
     "composefs": ("loop", "erofs", "overlay", "ext4"),
     "verity": ("dm_mod", "dm_verity", "erofs", "overlay", "ext4"),
@@ -66,7 +68,7 @@ _LOADED: Final[Mapping[Mode, Sequence[str]]] = {
 """Loaded in any case; the drivers of disks are found by what the hardware calls itself."""
 _HARDWARE: Final = (
     *("virtio_pci", "virtio_mmio", "virtio_blk", "virtio_scsi", "nvme", "ahci", "ata_piix", "ata_generic"),
-    *("sd_mod", "sr_mod", "cdrom", "isofs", "usb_storage", "uas", "xhci_pci", "ehci_pci", "ohci_pci", "uhci_hcd"),
+    *("sd_mod", "sr_mod", "loop", "usb_storage", "uas", "xhci_pci", "ehci_pci", "ohci_pci", "uhci_hcd"),
     *("mmc_block", "sdhci_pci", "sdhci_acpi", "hv_vmbus", "hv_storvsc", "pci_hyperv", "xen_blkfront", "vmw_pvscsi"),
     *("crc32c_generic", "crc32c_intel", "sha256_generic", "sha256_ssse3", "sha512_generic", "sha512_ssse3"),
 )
@@ -128,7 +130,9 @@ def plan_initrd(
         for path, content in configuration_files(tree, read):
             configuration = configuration.with_file(path, content)
             archive.add(cpio.file(path, content))
-    programs = tuple(dict.fromkeys([*_PROGRAMS, *(["veritysetup"] if mode == "verity" else []), *tools]))
+    optional = [name for name in _OPTIONAL if find_program(tree, name.encode())]
+    needed = ["veritysetup"] if mode == "verity" else []
+    programs = tuple(dict.fromkeys([*_PROGRAMS, *needed, *optional, *tools]))
     _add_programs(archive, tree, read, programs)
     modules = _add_modules(archive, tree, read, kernel, _LOADED[mode])
     packed = _compress(archive.pack(), kernel)
