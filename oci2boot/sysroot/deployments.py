@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from oci2boot import __version__
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import FormatError, TargetError
 from oci2boot.sysroot.etc_merged import MergedEtc
@@ -19,6 +20,7 @@ from oci2boot.system.files import plain_errors, sync_directory, write_atomically
 RECORD_MAX: Final = 1 << 20
 OWN: Final = "deployment"
 """Key of the record for what the machine knows; all else is the image's."""
+TOOL: Final = f"oci2boot {__version__}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Deployment:
     deployed: int | None = None
     """Seconds since 1970, by this machine's clock."""
     pinned: bool = False
+    tool: str | None = None
+    """What deployed it, and its version; None where that did not say."""
     merged: MergedEtc | None = None
     """None where its /etc is the image's, or was made by a version that did not say how."""
 
@@ -63,20 +67,28 @@ def _read(path: Path) -> Deployment:
             raise ValueError
         facts = json.loads(data)
         own = facts.pop(OWN, {})
-        deployed, pinned = own.get("deployed"), own.get("pinned", False)
-        if not isinstance(pinned, bool) or not isinstance(deployed, int | None) or facts["rootfs"] != digest.hex:
+        deployed, pinned, tool = own.get("deployed"), own.get("pinned", False), own.get("tool")
+        if not isinstance(pinned, bool) or not isinstance(deployed, int | None) or not isinstance(tool, str | None):
+            raise ValueError
+        if facts["rootfs"] != digest.hex:
             raise ValueError
         merged = MergedEtc.from_json(own["etc"]) if "etc" in own else None
     except (FormatError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TargetError(f"{record} is damaged", hint="install the image again") from error
-    return Deployment(digest, facts, deployed, pinned, merged)
+    return Deployment(digest, facts, deployed, pinned, tool, merged)
 
 
 def record_bytes(
-    facts: Mapping[str, Any], *, deployed: int, pinned: bool = False, merged: MergedEtc | None = None
+    facts: Mapping[str, Any],
+    *,
+    deployed: int | None,
+    pinned: bool = False,
+    tool: str | None = TOOL,
+    merged: MergedEtc | None = None,
 ) -> bytes:
-    """Return the record of a deployment."""
-    own: dict[str, Any] = {"deployed": deployed, "pinned": pinned}
+    """Return the record of a deployment; without a time for a disk, which is the same whenever it is made."""
+    known: dict[str, Any] = {"deployed": deployed, "pinned": pinned, "tool": tool}
+    own = {key: value for key, value in known.items() if value is not None}
     if merged:
         own["etc"] = merged.to_json()
     return json.dumps({**facts, OWN: own}, indent=2, sort_keys=True).encode() + b"\n"
@@ -93,7 +105,11 @@ def set_pinned(sysroot: Sysroot, deployment: Deployment, *, pinned: bool) -> Non
     path = sysroot.deployments / deployment.digest.hex / os.fsdecode(RECORD)
     with plain_errors(TargetError, f"write {path}"):
         record = record_bytes(
-            deployment.record, deployed=deployment.deployed or 0, pinned=pinned, merged=deployment.merged
+            deployment.record,
+            deployed=deployment.deployed,
+            pinned=pinned,
+            tool=deployment.tool,
+            merged=deployment.merged,
         )
         write_atomically(path, record)
 

@@ -97,7 +97,7 @@ def _finalize(
         for note in upper.notes:
             report(Warned(note))
         made = replace(merged, result=result)
-        record = record_bytes(one.record, deployed=one.deployed or 0, pinned=one.pinned, merged=made)
+        record = record_bytes(one.record, deployed=one.deployed, pinned=one.pinned, tool=one.tool, merged=made)
 
         def place(content: External) -> Path:
             return upper.files.get(content.digest) or repository.object_path(content.digest)

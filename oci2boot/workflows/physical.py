@@ -1,6 +1,5 @@
 """The root partition of a disk: an image's part of the repository and the state of its deployment, inode by inode."""
 
-import json
 import stat
 from collections.abc import Iterator
 from typing import Final
@@ -12,6 +11,7 @@ from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.content import deployed_refs, image_content
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository, meta_json
+from oci2boot.sysroot.deployments import record_bytes
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
 from oci2boot.sysroot.layout import Deployment, physical_root
 from oci2boot.target.entries import FileSource, RootEntry
@@ -30,7 +30,7 @@ def root_entries(repository: Repository, bootable: Bootable, settings: FirstBoot
     links = {path: f"../objects/{digest.path}" for path, digest in content.links.items()}
     for ref, target in {**content.refs, **deployed_refs(content, bootable.rootfs)}.items():
         links[ref] = "../" * (ref.count("/") - 1) + target
-    record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode() + b"\n"
+    record = record_bytes(bootable.to_json(), deployed=None)
     upper = var = None
     if settings != NOTHING:
         read = reader(lambda content: repository.read_object(content.digest))

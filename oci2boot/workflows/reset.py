@@ -59,7 +59,7 @@ def reset(sysroot: Sysroot, given: BootOptions, report: Report, *, full: bool, d
             for one in ours:
                 assert one.record is not None
                 tree = read_rootfs(repository.read_object(one.digest))
-                record = record_bytes(one.record, deployed=one.deployed or 0, pinned=one.pinned)
+                record = record_bytes(one.record, deployed=one.deployed, pinned=one.pinned, tool=one.tool)
                 _replace(sysroot, sysroot.deployments / one.digest.hex, deployment_state(record, tree), repository)
             if base is None:
                 raise TargetError("nothing says which image's /var the machine shall have")

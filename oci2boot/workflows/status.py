@@ -73,6 +73,7 @@ class Status:
             "kernel": record.get("kernel"),
             "flow": record.get("flow"),
             "deployed": moment(one.deployed),
+            "tool": one.tool,
             "verity": verity_of(entries),
             "entries": [{**_entry(entry), "signers": self.signers.get(entry.path, [])} for entry in entries],
         }

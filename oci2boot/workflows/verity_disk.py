@@ -1,6 +1,5 @@
 """What goes onto a disk whose root file system is under dm-verity: its partitions, and what the machine may write."""
 
-import json
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import StoreError
@@ -8,6 +7,7 @@ from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
 from oci2boot.store.verity import VerityRecord
+from oci2boot.sysroot.deployments import record_bytes
 from oci2boot.sysroot.first_boot import FirstBoot, upper_directories
 from oci2boot.sysroot.layout import Deployment, overlay_state
 from oci2boot.target.entries import FileSource, RootEntry
@@ -59,7 +59,7 @@ def state_entries(
         uppers = upper_directories(settings, tree, load_policy(tree, read), read, places)
     if not places:
         return None
-    document = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode() + b"\n"
+    document = record_bytes(bootable.to_json(), deployed=None)
     return list(entries_of(repository, overlay_state(Deployment(bootable.rootfs, document), tree, places, uppers)))
 
 

@@ -355,6 +355,29 @@ def test_a_damaged_record_is_one_sentence(machine: Machine, text: str) -> None:
             command()
 
 
+def test_what_deployed_it_is_told_and_older_records_are_read(machine: Machine) -> None:
+    """P.8: the provenance in the target; a version that did not say so is no error."""
+    (digest,) = digests(machine)
+    path = machine.root / "state/deploy" / digest / "oci2boot.json"
+    argv = [Path(sys.executable).with_name("oci2boot"), "--version"]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split()
+    facts = json.loads(path.read_text())
+    assert facts["deployment"]["tool"] == f"oci2boot {said[1]}"
+
+    def told(tool: object) -> object:
+        path.write_text(json.dumps(facts | {"deployment": {"deployed": 5, "tool": tool}}))
+        choose.pin(machine.sysroot, digest, pinned=True)
+        (one,) = read_status(machine.sysroot).to_json()["deployments"]
+        assert one["pinned"]
+        return one["tool"]
+
+    assert told("oci2boot 0.0.1") == "oci2boot 0.0.1"
+    assert told(None) is None
+    assert json.loads(path.read_text())["deployment"] == {"deployed": 5, "pinned": True}
+    with pytest.raises(Error, match="damaged"):
+        told(7)
+
+
 def test_a_deployment_of_another_tool_is_shown_and_left_alone(machine: Machine) -> None:
     """P.11: what bootc deployed has no record of ours."""
     other = "ab" * 32

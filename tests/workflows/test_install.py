@@ -99,6 +99,7 @@ def test_the_state_is_where_composefs_setup_root_looks(installed: Installed, sto
     record = json.loads(debugfs(installed, f"cat {deploy}/oci2boot.json"))
     assert record["rootfs"] == str(stored[1].rootfs.digest)
     assert record["rules"] == "canonical-1"
+    assert record["deployment"]["tool"].startswith("oci2boot ")
 
 
 def test_var_begins_as_the_image_has_it(installed: Installed) -> None:
