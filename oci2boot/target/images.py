@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import TargetError
 from oci2boot.target.entries import Source, source_size
-from oci2boot.target.space import in_mib
+from oci2boot.target.nodes import BLOCK
+from oci2boot.target.space import MIB, in_mib
 from oci2boot.target.types import READ_ONLY, types_of
 
 
@@ -42,10 +43,12 @@ class Image:
     size: int | None = None
     """Bytes of the partition; by default what the parts need."""
     attributes: int = READ_ONLY
+    unit: int = MIB
+    """The partition's size is a multiple of these bytes."""
 
     @property
     def used(self) -> int:
-        return max(part.end for part in self.parts)
+        return max((part.end for part in self.parts), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def verity_images(
         if verity_size is not None:
             raise TargetError(
                 "the hash tree is in the root partition, and a size is given for a partition of its own",
-                hint="leave out --verity-partition-size, or convert without --verity-place embedded",
+                hint="leave out --verity-partition-size, or convert without --verity-embedded",
             )
         found = [replace(root, parts=[given.root, replace(given.area, offset=given.root.end)])]
     else:
@@ -90,7 +93,15 @@ def verity_images(
         tree = Image("root-verity", types.verity, str(root_hash.hash_uuid), "DM_verity_hash", [given.area], verity_size)
         found = [root, tree]
     if given.signature:
-        parts = [given.signature]
-        # Without the attribute, as systemd-repart has it: no file system is on it.
-        found.append(Image("root-verity-sig", types.signature, signature_guid, "verity_signature", parts, attributes=0))
+        # As systemd-repart makes it: no file system, so without the attribute; and small, which it is known by.
+        signature = Image(
+            "root-verity-sig",
+            types.signature,
+            signature_guid,
+            "verity_signature",
+            [given.signature],
+            attributes=0,
+            unit=BLOCK,
+        )
+        found.append(signature)
     return found

@@ -88,6 +88,10 @@ class Partition:
     attributes: int = 0
 
     @property
+    def end(self) -> int:
+        return self.start + self.size
+
+    @property
     def data_size(self) -> int:
         return self.size - self.header
 
@@ -188,7 +192,7 @@ def plan_disk(
     esp_used = fat_needed(files, options.esp_cluster)
     esp_size = _esp_size(esp_used, options)
     placed = _place(images, MARGIN + esp_size)
-    end = placed[-1].partition.start + placed[-1].partition.size if placed else MARGIN + esp_size
+    end = _round_up(placed[-1].partition.end) if placed else MARGIN + esp_size
     size, ext4_size = _rest(end, None if ext4 is None else nodes, options)
     return DiskPlan(
         size=size,
@@ -231,7 +235,7 @@ def plan_disk(
 def _place(images: Sequence[Image], start: int) -> tuple[PlacedImage, ...]:
     placed = []
     for number, image in enumerate(images, 2):
-        size = _round_up(max(image.used, image.size or 0))
+        size = _round_up(max(image.used, image.size or 0), image.unit)
         partition = Partition(
             number=number,
             label=image.label,
@@ -245,7 +249,7 @@ def _place(images: Sequence[Image], start: int) -> tuple[PlacedImage, ...]:
             attributes=image.attributes,
         )
         placed.append(PlacedImage(partition, image.parts))
-        start += size
+        start += _round_up(size)
     return tuple(placed)
 
 
@@ -319,5 +323,5 @@ def _check_esp_paths(files: Sequence[EspFile]) -> None:
             raise TargetError(f"{file.path!r} is 4 GiB or more, FAT cannot hold it")
 
 
-def _round_up(size: int) -> int:
-    return -(-size // MIB) * MIB
+def _round_up(size: int, unit: int = MIB) -> int:
+    return -(-size // unit) * unit
