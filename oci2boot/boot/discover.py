@@ -93,8 +93,8 @@ def _kernel(tree: Directory, version: bytes, image: File, path: bytes, initramfs
     return Kernel(version.decode(), image, path, None, b"")
 
 
-def choose_kernel(kernels: Sequence[Kernel], version: str | None = None) -> Kernel:
-    """Return the one kernel, or the one of this version, and see that it has an initramfs."""
+def choose_kernel(kernels: Sequence[Kernel], version: str | None = None, *, initramfs: bool = True) -> Kernel:
+    """Return the one kernel, or the one of this version, and see that it has an initramfs where one is wanted."""
     listed = ", ".join(kernel.version for kernel in kernels)
     if not kernels:
         raise ImageError(
@@ -106,10 +106,10 @@ def choose_kernel(kernels: Sequence[Kernel], version: str | None = None) -> Kern
         raise ImageError(f"the image has no kernel {version}", hint=f"it has {listed}")
     if len(chosen) > 1:
         raise ImageError(f"the image has {len(chosen)} kernels: {listed}", hint="choose one with --kver")
-    if chosen[0].initramfs is None:
+    if initramfs and chosen[0].initramfs is None:
         raise ImageError(
             f"the kernel {chosen[0].version} has no initramfs in the image",
-            hint="have it built in the image, by dracut, initramfs-tools or mkinitcpio",
+            hint="have it built in the image, by dracut, initramfs-tools or mkinitcpio, or take --initrd builtin",
         )
     return chosen[0]
 

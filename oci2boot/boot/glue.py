@@ -9,7 +9,7 @@ import gzip
 import io
 import lzma
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Final, Literal
@@ -120,12 +120,12 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
     for path, content in configuration_files(tree, read):
         configuration = configuration.with_file(path, content)
         archive.add(cpio.file(path, content))
-    programs, notes = _add_programs(archive, tree, read)
-    modules = _add_modules(archive, tree, read, support)
+    programs, notes = add_programs(archive, tree, read)
+    modules = add_modules(archive, tree, read, support)
     # Without `rw` systemd-gpt-auto-generator has / remounted for writing, which the verified overlay refuses.
     arguments = ["rw"]
     if kind == "systemd":
-        _wire_systemd(archive, bool(modules))
+        wire_systemd(archive, b"oci2boot-setup-root.service", modules)
         if not archive.has(b"usr/lib/systemd/system-generators/systemd-gpt-auto-generator"):
             arguments.append(f"root=LABEL={ROOT_LABEL}")
     else:
@@ -148,11 +148,12 @@ def _kind(initramfs: Mapping[bytes, cpio.Found]) -> Kind:
     )
 
 
-def _wire_systemd(archive: Archive, modules: bool) -> None:
-    # .requires: with the unit masked on the command line, the target fails too, and nothing is switched to.
-    name = b"oci2boot-setup-root.service"
-    archive.add(cpio.file(_UNIT + name, script("systemd/oci2boot-setup-root.service")))
-    archive.add(cpio.symlink(_UNIT + b"initrd-root-fs.target.requires/" + name, b"../" + name))
+def wire_systemd(archive: Archive, unit: bytes | None, modules: Sequence[str]) -> None:
+    """Add a unit that sets up the root file system, and the one that loads `modules`."""
+    if unit:
+        # .requires: with the unit masked on the command line, the target fails too, and nothing is switched to.
+        archive.add(cpio.file(_UNIT + unit, script(f"systemd/{unit.decode()}")))
+        archive.add(cpio.symlink(_UNIT + b"initrd-root-fs.target.requires/" + unit, b"../" + unit))
     if modules:
         name = b"oci2boot-modules.service"
         archive.add(cpio.file(_UNIT + name, script("systemd/oci2boot-modules.service")))
@@ -170,13 +171,16 @@ def _wire_initramfs_tools(archive: Archive, modules: bool) -> None:
         archive.add(cpio.file(path, (order.content if order and order.content else b"") + line))
 
 
-def _add_programs(archive: Archive, tree: Directory, read: Read) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def add_programs(
+    archive: Archive, tree: Directory, read: Read, more: Sequence[bytes] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Add what setup-root calls, and `more`, where the initramfs lacks it; return their names, and notes."""
     # klibc's mount and umount know neither loop devices nor lazy unmounting.
     klibc = any(path.rpartition(b"/")[2].startswith(b"klibc-") for path in archive.below)
     busybox = any(archive.has(directory + b"/busybox") for directory in (b"usr/bin", b"bin", b"usr/sbin", b"sbin"))
     wanted: dict[bytes, bytes] = {}
     notes = []
-    for name in (*PROGRAMS, b"chroot"):
+    for name in (*PROGRAMS, *more, b"chroot"):
         own = any(archive.has(directory + b"/" + name) for directory in (b"usr/bin", b"usr/sbin", b"bin", b"sbin"))
         if own and not (name in (b"mount", b"umount") and klibc and not busybox):
             continue
@@ -206,7 +210,7 @@ def check_growth(tree: Directory) -> tuple[str, ...]:
     return (f"the root file system will not grow to the disk on first boot: the image has no {' and no '.join(lacks)}",)
 
 
-def _add_modules(archive: Archive, tree: Directory, read: Read, support: KernelSupport) -> tuple[str, ...]:
+def add_modules(archive: Archive, tree: Directory, read: Read, support: KernelSupport) -> tuple[str, ...]:
     """Add the modules that the initramfs lacks, unpacked (not every insmod can), and the order to load them in."""
     there = {module_name(path) for path in archive.below if b".ko" in path}
     added: list[str] = []

@@ -34,6 +34,8 @@ from oci2boot.tree.model import Directory, Symlink
 
 Mode = Literal["composefs", "verity", "erofs"]
 """What the initramfs can boot, and nothing else: `erofs` is a root file system that nothing guards."""
+InitrdName = Literal["image", "builtin"]
+"""The initramfs that the image brings, or one made of the image's files."""
 
 GOAL: Final = 10 << 20
 """Bytes of an initramfs for dm-verity, without firmware."""
@@ -42,7 +44,6 @@ MAX_ALIAS: Final = 400
 MODE_FILE: Final = b"usr/lib/oci2boot/mode"
 OVERLAYS_FILE: Final = b"usr/lib/oci2boot/overlays"
 SIGNATURE_REQUIRED: Final = b"usr/lib/oci2boot/verity-signature-required"
-VERITYTAB: Final = b"etc/veritytab"
 INIT: Final = b"usr/lib/oci2boot/init"
 SETUP_OVERLAYS: Final = b"usr/lib/oci2boot/setup-overlays"
 
@@ -105,7 +106,7 @@ def plan_initrd(
     """Return an initramfs for the kernel of this version; `tree` is the merged one, its /boot not yet emptied.
 
     `files` are put in as they are: `OVERLAYS_FILE` (needed in the modes verity and erofs, empty for no overlay),
-    `SIGNATURE_REQUIRED` (its content does not matter) where a root hash without signature may not boot, `VERITYTAB`
+    `SIGNATURE_REQUIRED` (its content does not matter) where a root hash without signature may not boot, `etc/veritytab`
     where the command line has no root hash. `tools` are more programs of the image, for debugging.
 
     The kernel is to have passed `check_kernel` or `check_verity_kernel`. Raises `ImageError` for a program that is

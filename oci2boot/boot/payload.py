@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from oci2boot.boot import discover, glue
 from oci2boot.boot.files import Read, find_file, read_file, read_limited
 from oci2boot.boot.inherited import find_inherited
-from oci2boot.boot.kernel import builtin_modules, check_kernel
+from oci2boot.boot.initrd import InitrdName, plan_initrd
+from oci2boot.boot.kernel import check_kernel, check_verity_kernel
 from oci2boot.boot.uki import UkiParts, build_uki, check_machines, verify_uki
-from oci2boot.boot.verity import VerityRoot, build_cmdline, plan_verity_glue
+from oci2boot.boot.verity import VerityRoot, boot_mode, build_cmdline, initramfs_files, plan_verity_glue
 from oci2boot.errors import ImageError, LimitError
 from oci2boot.formats import cpio, os_release
 from oci2boot.formats.cmdline import ComposefsArg
@@ -49,6 +50,9 @@ class PayloadOptions:
     """The user's kernel arguments."""
     size_limit: int | None = None
     """Bytes of the UKI."""
+    initrd: InitrdName = "image"
+    initrd_tools: tuple[str, ...] = ()
+    """Programs of the image that a built-in initramfs has besides, for debugging."""
     stub: bool = True
     """Whether a UKI is to be built; without one, kernel and initramfs stay files."""
 
@@ -84,17 +88,14 @@ def plan_payload(tree: Directory, read: Read, root: ComposefsArg | VerityRoot, o
     machine = machine_of(options.architecture)
     kernels = discover.find_kernels(tree)
     inherited = None if kernels else find_inherited(tree, read, options.kernel_version)
-    kernel = discover.choose_kernel([inherited.kernel] if inherited else kernels, options.kernel_version)
-    assert kernel.initramfs
-    support = check_kernel(tree, read, kernel.version)
-    initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
-    found = cpio.read(initramfs, glue.keep)
+    kernel = discover.choose_kernel(
+        [inherited.kernel] if inherited else kernels, options.kernel_version, initramfs=options.initrd == "image"
+    )
+    initrds, added = _initramfs(tree, read, kernel, root, options)
     image_words = list(inherited.words) if inherited else discover.read_arguments(tree, read, machine)
     if isinstance(root, VerityRoot):
-        added = plan_verity_glue(found, builtin_modules(tree, read, kernel.version), root)
         cmdline = build_cmdline(image_words, options.arguments, root)
     else:
-        added = glue.plan_glue(tree, read, found, support)
         added.configuration.check(root)
         given = [*image_words, *_absent(added.arguments, image_words)]
         cmdline = discover.build_cmdline(given, options.arguments, root)
@@ -102,7 +103,7 @@ def plan_payload(tree: Directory, read: Read, root: ComposefsArg | VerityRoot, o
     stub = _find_stub(tree, read, machine) if options.stub else b""
     parts = UkiParts(
         kernel=read_limited(kernel.image, read, kernel.image_path, MAX_KERNEL),
-        initrds=(initramfs, added.archive) if added.archive else (initramfs,),
+        initrds=initrds,
         cmdline=cmdline,
         os_release=release,
         uname=kernel.version,
@@ -112,10 +113,36 @@ def plan_payload(tree: Directory, read: Read, root: ComposefsArg | VerityRoot, o
         check_machines(stub, parts.kernel, machine)
     if added.archive and not _paths(added.archive) <= _paths(parts.initrd):
         raise ImageError("the kernel would not unpack the glue that follows the image's initramfs")
-    notes = (*support.notes, *added.notes)
+    notes = added.notes
     if inherited:
         notes += (f"kernel, initramfs and arguments are those of /{inherited.uki}: the image has no other",)
     return PayloadPlan(stub, parts, name, added, notes, options.size_limit)
+
+
+def _initramfs(
+    tree: Directory, read: Read, kernel: discover.Kernel, root: ComposefsArg | VerityRoot, options: PayloadOptions
+) -> tuple[tuple[bytes, ...], glue.Glue]:
+    """Return the archives that make up the initramfs, and what was added to the image's."""
+    if isinstance(root, VerityRoot):
+        support = check_verity_kernel(tree, read, kernel.version, root.options)
+    else:
+        support = check_kernel(tree, read, kernel.version)
+    if options.initrd == "builtin":
+        files = initramfs_files(root) if isinstance(root, VerityRoot) else {}
+        mode = boot_mode(root) if isinstance(root, VerityRoot) else "composefs"
+        built = plan_initrd(tree, read, kernel.version, mode, files, options.initrd_tools)
+        notes = (*support.notes, *built.notes)
+        added = glue.Glue(None, b"", built.arguments, built.modules, built.programs, notes, built.configuration)
+        return (built.archive,), added
+    assert kernel.initramfs
+    initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
+    found = cpio.read(initramfs, glue.keep)
+    if isinstance(root, VerityRoot):
+        added = plan_verity_glue(tree, read, found, support, root)
+    else:
+        added = glue.plan_glue(tree, read, found, support)
+    archives = (initramfs, added.archive) if added.archive else (initramfs,)
+    return archives, replace(added, notes=(*support.notes, *added.notes))
 
 
 def finish_payload(plan: PayloadPlan, uki: bytes | None = None) -> BootPayload:

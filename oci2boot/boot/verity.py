@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from oci2boot.boot.glue import Glue
-from oci2boot.boot.kernel import module_name
+from oci2boot.boot.files import Read
+from oci2boot.boot.glue import OWN, Archive, Glue, add_modules, add_programs, script, wire_systemd
+from oci2boot.boot.initrd import OVERLAYS_FILE, SETUP_OVERLAYS, SIGNATURE_REQUIRED, Mode, overlays_file
+from oci2boot.boot.kernel import KernelSupport
 from oci2boot.errors import FormatError, ImageError
 from oci2boot.formats import cmdline, cpio
 from oci2boot.rootfs.verity import (
@@ -22,6 +24,7 @@ from oci2boot.rootfs.verity import (
     verity_arguments,
     veritytab,
 )
+from oci2boot.tree.model import Directory
 
 _SYSTEMD: Final = b"usr/lib/systemd/"
 _GENERATORS: Final = _SYSTEMD + b"system-generators/"
@@ -69,23 +72,42 @@ def build_cmdline(image: Sequence[str], user: Sequence[str], root: VerityRoot) -
     return cmdline.join(["ro", *merged])
 
 
-def plan_verity_glue(initramfs: Mapping[bytes, cpio.Found], builtin: frozenset[str], root: VerityRoot) -> Glue:
-    """Return what follows the image's own initramfs; `builtin` are the modules that are part of the kernel.
+def boot_mode(root: VerityRoot) -> Mode:
+    return "verity" if root.guarded else "erofs"
 
-    Raises `ImageError` for an initramfs that would not find the root file system.
+
+def initramfs_files(root: VerityRoot) -> dict[bytes, bytes]:
+    """Return what an initramfs is told by files, which are measured and signed with it."""
+    files = {OVERLAYS_FILE: overlays_file(root.options.overlays)}
+    if root.guarded and root.options.signature:
+        files[SIGNATURE_REQUIRED] = b"1\n"
+    if root.guarded and root.options.form == "veritytab":
+        files[VERITYTAB] = veritytab(root.rootfs, root.options)
+    return files
+
+
+def plan_verity_glue(
+    tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found], support: KernelSupport, root: VerityRoot
+) -> Glue:
+    """Return what follows the image's own initramfs (as `cpio.read` gives it), which must be systemd's.
+
+    Raises `ImageError` for one that would not find the root file system.
     """
-    needed = {"erofs": "the root file system is EROFS"}
-    programs = [_GENERATORS + b"systemd-gpt-auto-generator"]
+    needed = [_SYSTEMD + b"systemd", _GENERATORS + b"systemd-fstab-generator"]
     if root.guarded:
-        needed["dm_verity"] = "dm-verity guards the root file system"
-        programs = [_GENERATORS + b"systemd-veritysetup-generator", _SYSTEMD + b"systemd-veritysetup"]
-    there = {module_name(path) for path in initramfs if b".ko" in path} | builtin
-    for path in programs:
+        needed += [_GENERATORS + b"systemd-veritysetup-generator", _SYSTEMD + b"systemd-veritysetup"]
+    for path in needed:
         if path not in initramfs and path.removeprefix(b"usr/") not in initramfs:
             name = path.rpartition(b"/")[2].decode()
             raise ImageError(f"the image's initramfs has no {name}", hint=BUILTIN_HINT)
-    for module, reason in needed.items():
-        if module not in there:
-            raise ImageError(f"the image's initramfs has no module {module}, and {reason}", hint=BUILTIN_HINT)
-    members = [cpio.file(VERITYTAB, veritytab(root.rootfs, root.options))] if root.options.form == "veritytab" else []
-    return Glue("systemd", cpio.write([cpio.directory(b"etc"), *members]) if members else b"")
+    archive = Archive(initramfs)
+    archive.add(cpio.file(OWN, script("setup-root"), 0o755))
+    for path, content in initramfs_files(root).items():
+        archive.add(cpio.file(path, content))
+    overlaid = bool(root.options.overlays)
+    programs, notes = add_programs(archive, tree, read, [b"blkid"]) if overlaid else ((), ())
+    if overlaid:
+        archive.add(cpio.file(SETUP_OVERLAYS, script("setup-overlays"), 0o755))
+    modules = add_modules(archive, tree, read, support)
+    wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
+    return Glue(None, archive.pack(), (), modules, programs, notes)

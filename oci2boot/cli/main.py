@@ -32,6 +32,8 @@ from oci2boot.cli.options import (
     ErofsVersion,
     Flow,
     HashName,
+    Initrd,
+    InitrdTools,
     Kargs,
     KargStyle,
     Kver,
@@ -126,6 +128,8 @@ def convert(
     uki: UkiName = None,
     uki_layer: UkiLayer = None,
     uki_limit: UkiLimit = None,
+    initrd: Initrd = "image",
+    initrd_tool: InitrdTools = None,
     allow_missing_verity: AllowMissingVerity = False,
     db: Db = None,
     loader: LoaderName = "systemd-boot",
@@ -190,6 +194,8 @@ def convert(
             secure_boot_enroll,
             console,
             parse_size(uki_limit) if uki_limit else None,
+            initrd,
+            tuple(initrd_tool or ()),
         )
         if boot and bootable
         else None,

@@ -104,6 +104,19 @@ Console = Annotated[
     str | None,
     typer.Option("--console", help="serial, or a terminal as the kernel calls it: ttyS1,115200", show_default=False),
 ]
+Initrd = Annotated[
+    Literal["image", "builtin"],
+    typer.Option("--initrd", help="the initramfs that the image brings, or a small one made of the image's files"),
+]
+InitrdTools = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--initrd-tool",
+        metavar="PROGRAM",
+        help="a program of the image for --initrd builtin to have besides, as for debugging; may be repeated",
+        show_default=False,
+    ),
+]
 Kver = Annotated[str | None, typer.Option("--kver", help="the kernel, where the image has several", show_default=False)]
 Ukify = Annotated[str, typer.Option("--ukify", help="auto, builtin, or the path of a ukify")]
 KargStyle = Annotated[

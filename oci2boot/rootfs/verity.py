@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Self, get_args
+from uuid import UUID
 
 from oci2boot.digest import External, Hash, RootHash
 from oci2boot.errors import FormatError
@@ -164,6 +165,8 @@ class VerityRootfs:
     """The EROFS image."""
     raw_size: int
     """Bytes of the files' content before compression."""
+    uuid: UUID
+    """Of the file system."""
     area: Area | None = None
     root_hash: RootHash | None = None
     tree: External | None = None
@@ -173,7 +176,7 @@ class VerityRootfs:
 def verity_arguments(root: VerityRootfs, options: VerityOptions) -> list[str]:
     """Return what the kernel command line says of the root file system, and the initramfs reads."""
     if root.root_hash is None:
-        return []
+        return [f"root=UUID={root.uuid}"]
     required = [REQUIRE_SIGNATURES] if options.signature else []
     if options.form == "veritytab":
         return ["root=/dev/mapper/root", *required]

@@ -135,6 +135,8 @@ def payload_options(architecture: str, version: str, options: BootOptions) -> Pa
         kernel_version=options.kernel,
         arguments=(*options.kargs, *console),
         size_limit=options.size_limit,
+        initrd=options.initrd,
+        initrd_tools=options.initrd_tools,
     )
 
 

@@ -41,9 +41,7 @@ def check_verity_request(request: ConvertRequest, options: VerityOptions) -> Non
         check_sealed(options.options)
     if options.compression.algorithms:
         if not find_program(PROGRAM):
-            raise ToolError(
-                f"{PROGRAM} is not installed", hint="install erofs-utils, or --compression none"
-            )
+            raise ToolError(f"{PROGRAM} is not installed", hint="install erofs-utils, or --compression none")
         check_mkfs(said_by([PROGRAM, "--version"]), options.compression)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from oci2boot.boot.initrd import InitrdName
 from oci2boot.boot.loader import EnrollMode, LoaderName
 from oci2boot.errors import FormatError, TargetError
 from oci2boot.formats.x509 import to_pem
@@ -45,6 +46,8 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
             "secure_boot_enroll": boot.secure_boot_enroll,
             "console": boot.console,
             "size_limit": boot.size_limit,
+            "initrd": boot.initrd,
+            "initrd_tools": list(boot.initrd_tools),
             "db": [to_pem("CERTIFICATE", certificate.der).decode() for certificate in read_trusted(list(boot.db))],
         }
     return found
@@ -94,7 +97,14 @@ def _boot_options(kept: Mapping[str, Any], scratch: Path) -> BootOptions:
         db.append(path)
     flow, style = kept.get("flow", default.flow), kept.get("karg_style", default.karg_style)
     loader, enroll = kept.get("loader", default.loader), kept.get("secure_boot_enroll")
-    for value, words in ((flow, FlowChoice), (style, KargStyle), (loader, LoaderName), (enroll or "off", EnrollMode)):
+    initrd = kept.get("initrd", default.initrd)
+    for value, words in (
+        (flow, FlowChoice),
+        (style, KargStyle),
+        (loader, LoaderName),
+        (enroll or "off", EnrollMode),
+        (initrd, InitrdName),
+    ):
         if value not in get_args(words):
             raise ValueError
     return BootOptions(
@@ -111,4 +121,6 @@ def _boot_options(kept: Mapping[str, Any], scratch: Path) -> BootOptions:
         secure_boot_enroll=enroll,
         console=kept.get("console"),
         size_limit=int(kept["size_limit"]) if kept.get("size_limit") else None,
+        initrd=initrd,
+        initrd_tools=tuple(map(str, kept.get("initrd_tools", ()))),
     )

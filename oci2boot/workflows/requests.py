@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from oci2boot.boot.initrd import InitrdName
 from oci2boot.boot.loader import TIMEOUT, EnrollMode, LoaderName
 from oci2boot.boot.sign import SignTool
 from oci2boot.digest import Hash
@@ -80,6 +81,9 @@ class BootOptions:
     """`serial`, or a terminal as the kernel calls it."""
     size_limit: int | None = None
     """Bytes that the UKI may have, where it is built here."""
+    initrd: InitrdName = "image"
+    initrd_tools: tuple[str, ...] = ()
+    """Programs of the image that a built-in initramfs has besides."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ def build_verity(
     `identity` is a digest of the tree: UUIDs and salt follow from it.
     """
     seed = hashlib.sha256(b"dm-verity\0" + identity.raw).digest()
+    uuid = UUID(derive_uuid(seed, "root file system"))
     with (
         ObjectBatch(repository) as batch,
         tempfile.TemporaryDirectory(prefix=STAGING, dir=repository.path) as folder,
@@ -65,20 +66,20 @@ def build_verity(
             if rest:
                 raise FormatError(f"the EROFS image has {size} bytes, which are no whole blocks")
 
-        image_digest = batch.add_pieces(passing(_image(tree, options, seed, repository, Path(folder), report)))
+        image_digest = batch.add_pieces(passing(_image(tree, options, uuid, repository, Path(folder), report)))
         image = External(image_digest, size)
         raw_size = sum({id(inode): inode.size for _, inode in walk(tree) if isinstance(inode, File)}.values())
         ratio = size / max(raw_size, 1)
         report(Told(f"EROFS {_mib(size)} MiB of {_mib(raw_size)} MiB, {ratio:.0%} ({options.compression})"))
         if not options.verity:
-            return VerityRootfs(image, raw_size)
+            return VerityRootfs(image, raw_size, uuid)
         blocks = size // BLOCK if options.blocks is None else options.blocks
         if blocks * BLOCK > size:
             raise FormatError(f"--verity-blocks {blocks}: the image has {size // BLOCK}", hint="or write all")
         area = dmverity.plan_area(blocks * BLOCK, parameters)
         root_hash, levels = dmverity.hash_tree(b"".join(leaves)[: blocks * parameters.slot], area)
         content = b"".join([area.superblock(), *levels])
-        return VerityRootfs(image, raw_size, area, root_hash, External(batch.add(content), len(content)))
+        return VerityRootfs(image, raw_size, uuid, area, root_hash, External(batch.add(content), len(content)))
 
 
 def verity_record(
@@ -104,10 +105,8 @@ def verity_record(
 
 
 def _image(
-    tree: Directory, options: VerityOptions, seed: bytes, repository: Repository, folder: Path, report: Report
+    tree: Directory, options: VerityOptions, uuid: UUID, repository: Repository, folder: Path, report: Report
 ) -> Iterator[bytes]:
-    uuid = UUID(derive_uuid(seed, "root file system"))
-
     def content(external: External) -> Iterator[bytes]:
         return object_pieces(repository, external)
 

@@ -1,6 +1,7 @@
 """What the kernel command line says of a root under dm-verity, by systemd-veritysetup-generator(8) and veritytab(5)."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -23,7 +24,11 @@ DATA = "PARTUUID=00010203-0405-0607-0809-0a0b0c0d0e0f"
 TREE = "PARTUUID=10111213-1415-1617-1819-1a1b1c1d1e1f"
 SIZE = 40960
 ROOT = VerityRootfs(
-    External(VerityDigest("sha256", bytes(32)), SIZE), 99999, plan_area(SIZE, Parameters()), RootHash.parse(HEX)
+    External(VerityDigest("sha256", bytes(32)), SIZE),
+    99999,
+    UUID(int=7),
+    plan_area(SIZE, Parameters()),
+    RootHash.parse(HEX),
 )
 
 UNSIGNED = VerityOptions(signature=False)
@@ -76,9 +81,13 @@ def test_a_veritytab_says_the_same() -> None:
     assert veritytab(ROOT, VerityOptions(form="veritytab", signature=False)).decode() == f"root {DATA} {TREE} {HEX} -\n"
 
 
-def test_without_verity_nothing_is_said() -> None:
+def test_without_verity_the_file_system_is_named() -> None:
     """K0.5"""
-    assert verity_arguments(VerityRootfs(ROOT.image, 1), VerityOptions(verity=False)) == []
+    root = VerityRootfs(ROOT.image, 1, UUID(int=7))
+    own = verity_arguments(root, VerityOptions(verity=False, signature=False))
+    assert own == ["root=UUID=00000000-0000-0000-0000-000000000007"]
+    with pytest.raises(FormatError, match="contradicts"):
+        merge_arguments(["root=/dev/vda2"], own)
 
 
 def test_the_root_hash_is_there_exactly_once() -> None:

@@ -26,6 +26,7 @@ from oci2boot.system.run import Argv
 from oci2boot.tree.model import Directory, find
 from oci2boot.workflows.convert import convert
 from oci2boot.workflows.events import Event, Warned
+from oci2boot.workflows.remembered import request_again
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions, TreeOptions
 from oci2boot.workflows.sign import answer
 from tests.boot import debian
@@ -266,7 +267,12 @@ def test_without_verity_there_is_no_root_hash(source: Reference, tmp_path: Path)
     assert bootable.mode == "verity"
     assert bootable.verity
     assert (bootable.verity.root_hash, bootable.verity.hash_object, bootable.verity.signature_object) == (None,) * 3
-    assert words_of(tmp_path, bootable) == ["ro", "quiet"]
+    superblock = subprocess.check_output(
+        [debian.erofs_utils("dump.erofs"), "-s", object_of(tmp_path, bootable, "image")], text=True
+    )
+    uuid = re.search(r"Filesystem UUID: +([0-9a-f-]{36})", superblock)
+    assert uuid
+    assert words_of(tmp_path, bootable) == ["ro", "quiet", f"root=UUID={uuid[1]}"]
 
 
 @pytest.mark.parametrize(
@@ -282,6 +288,25 @@ def test_an_initramfs_that_cannot_is_refused(left_out: bytes, said: str, tmp_pat
     with pytest.raises(ImageError, match=said) as caught:
         convert_verity(source, tmp_path / "repo", HASH_ONLY)
     assert "--initrd builtin" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("overlays", [(Overlay("/etc"), Overlay("/var", "tmpfs")), ()])
+def test_the_images_initramfs_gets_what_lays_the_overlays(
+    source: Reference, overlays: tuple[Overlay, ...], tmp_path: Path
+) -> None:
+    """K0.3, K0.4: a unit that initrd-root-fs.target requires, so that nothing boots without them"""
+    uki = uki_of(tmp_path, convert_verity(source, tmp_path, replace(HASH_ONLY, overlays=overlays)))
+    (section,) = pe.parse(uki).sections_named(b".initrd")
+    found = cpio.read(bytes(pe.contents(uki, section)), lambda path: b"overlays" in path)
+    unit = b"usr/lib/systemd/system/oci2boot-setup-overlays.service"
+    link = b"usr/lib/systemd/system/initrd-root-fs.target.requires/oci2boot-setup-overlays.service"
+    assert (unit in found, link in found) == (bool(overlays), bool(overlays))
+    listed = found[b"usr/lib/oci2boot/overlays"].content
+    assert listed is not None
+    assert listed.split() == [word.encode() for overlay in overlays for word in (overlay.path, overlay.kept)]
+    if overlays:
+        assert b"FailureAction=reboot-force" in (found[unit].content or b"")
+        assert found[link].content == b"../oci2boot-setup-overlays.service"
 
 
 # ---- signatures
@@ -433,3 +458,32 @@ def test_what_cannot_be_is_refused_before_any_work(
         convert(request, print)
     assert hint in (caught.value.hint or "")
     assert not (tmp_path / "repo").exists()
+
+
+# ---- again
+
+
+def test_the_next_version_is_converted_alike(source: Reference, signing: SigningOptions, tmp_path: Path) -> None:
+    """B.9: an upgrade knows the options, and the key is named anew"""
+    options = VerityOptions(
+        ZSTD,
+        True,
+        "sha512",
+        b"\7",
+        None,
+        "embedded",
+        True,
+        "systemd",
+        ("panic-on-corruption",),
+        (Overlay("/var", "tmpfs"),),
+    )
+    boot = replace(BUILTIN_OPTIONS, signing=signing)
+    bootable = convert_verity(source, tmp_path / "repo", options, boot=boot)
+    again = request_again(bootable, tmp_path / "repo", tmp_path, replace(boot, kargs=("not of the record",)))
+    assert (again.verity, again.root_signing) == (options, signing)
+    assert convert(again, print) == bootable
+    with pytest.raises(Error, match="signed"):
+        request_again(bootable, tmp_path / "repo", tmp_path, BUILTIN_OPTIONS)
+    kept = {**bootable.options, "verity": {**bootable.options["verity"], "form": "other"}}
+    with pytest.raises(FormatError):
+        request_again(replace(bootable, options=kept), tmp_path / "repo", tmp_path, boot)

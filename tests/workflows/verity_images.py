@@ -11,13 +11,22 @@ from oci2boot.workflows.events import Report, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
 from tests.boot.test_glue import SYSTEMD
 from tests.oci.layouts import Layout
-from tests.workflows.sealable import BUILTIN, KVER, add_image, base, make_key, tar
+from tests.workflows.sealable import BUILTIN, CONFIG, KVER, add_image, base, make_key, tar
 
 INITRAMFS = [
     *SYSTEMD,
+    cpio.file(b"usr/bin/blkid", b""),
+    cpio.file(b"usr/lib/systemd/system-generators/systemd-fstab-generator", b""),
     cpio.file(b"usr/lib/systemd/systemd-veritysetup", b""),
     cpio.file(b"usr/lib/systemd/system-generators/systemd-veritysetup-generator", b""),
 ]
+KERNEL = b"".join(
+    b"CONFIG_%s=y\n" % name
+    for name in (
+        *(b"DM_VERITY", b"DM_VERITY_VERIFY_ROOTHASH_SIG", b"EXT4_FS"),
+        *(b"EROFS_FS_ZIP", b"EROFS_FS_ZIP_ZSTD", b"EROFS_FS_ZIP_LZMA", b"EROFS_FS_ZIP_DEFLATE"),
+    )
+)
 CONTENT: dict[str, bytes | Path] = {
     "usr/bin/tool": bytes(range(256)) * 500,
     "usr/share/text": b"the same line again\n" * 9000,
@@ -30,7 +39,8 @@ def verity_layers(initramfs: list[cpio.Member] = INITRAMFS, **extra: bytes) -> l
     modules = f"usr/lib/modules/{KVER}"
     system: dict[str, bytes | Path] = {
         f"{modules}/initramfs.img": cpio.write(initramfs),
-        f"{modules}/modules.builtin": BUILTIN + b"kernel/drivers/md/dm-verity.ko\n",
+        f"{modules}/modules.builtin": BUILTIN + b"kernel/drivers/md/dm-verity.ko\nkernel/fs/ext4/ext4.ko\n",
+        f"{modules}/config": CONFIG + KERNEL,
         **extra,
     }
     return [*base(system), tar(CONTENT)]
