@@ -57,6 +57,7 @@ from oci2boot.cli.options import (
     repo_path,
     source_options,
 )
+from oci2boot.cli.panels import arrange
 from oci2boot.cli.store import register as register_store
 from oci2boot.cli.upkeep import register as register_upkeep
 from oci2boot.cli.verify import register as register_verify
@@ -332,6 +333,7 @@ register_explain(app)
 register_export(app)
 register_config(app)
 register_etc(app)
+arrange(app)
 
 
 def main() -> None:
