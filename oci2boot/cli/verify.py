@@ -9,6 +9,7 @@ from rich.table import Table
 
 from oci2boot.cli import output
 from oci2boot.cli.options import AsJson, ProgressJson, Quiet
+from oci2boot.workflows.first_boot import read_secret
 from oci2boot.workflows.verify import Verified, VerifyRequest
 from oci2boot.workflows.verify import verify as run_verify
 
@@ -33,16 +34,23 @@ def verify(
     esp: Annotated[
         Path | None, typer.Option("--esp", help="the boot files of a mounted root", show_default=False)
     ] = None,
+    luks_passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--luks-passphrase-file", help="opens an encrypted root partition: its one line", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
     progress_json: ProgressJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Check a disk without mounting or starting it: partitions, UKIs, signatures, EROFS, objects and their fs-verity.
 
-    Status 1 where anything fails.
+    Status 1 where anything fails, and where the root file system is encrypted and nothing opens it.
     """
+    secret = read_secret(luks_passphrase_file)
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
-        verified = run_verify(VerifyRequest(target, esp, against, tuple(db or ())), report)
+        verified = run_verify(VerifyRequest(target, esp, against, tuple(db or ()), secret), report)
     if as_json:
         output.print_json(verified.to_json())
     else:
@@ -60,5 +68,8 @@ def show_verified(verified: Verified) -> None:
         table.add_row(escape(check.name), result, escape(check.evidence))
     output.out.print(table)
     failed = sum(check.state == "failed" for check in verified.checks)
-    verdict = f"[bold red]{failed} of {len(verified.checks)} checks failed[/]" if failed else "[bold green]intact[/]"
+    if failed:
+        verdict = f"[bold red]{failed} of {len(verified.checks)} checks failed[/]"
+    else:
+        verdict = "[bold green]intact[/]" if verified.complete else "[bold yellow]not verified: it is encrypted[/]"
     output.out.print(f"{escape(str(verified.target))} ({verified.kind}): {verdict}")

@@ -1,6 +1,8 @@
 """A disk image or block device that is only read: its partitions and what is on them, nothing mounted."""
 
+import json
 import os
+import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from oci2boot.formats.ext4_reader import Ext4
 from oci2boot.formats.fat import Fat
 from oci2boot.formats.gpt import Gpt, Partition, read_gpt
 from oci2boot.system.files import plain_errors
+from oci2boot.system.run import run
 from oci2boot.target import luks
 from oci2boot.target.types import ESP_TYPE, LINUX_TYPE, ROOT_TYPES, STATE_LABEL
 
@@ -101,9 +104,52 @@ _FOREIGN = ((b"QFI\xfb", 0, "qcow2"), (b"KDMV", 0, "vmdk"), (b"conectix", 0, "vp
 
 
 def _check_raw(fd: int, path: Path) -> None:
-    for magic, offset, driver in _FOREIGN:
-        if os.pread(fd, len(magic), offset) == magic:
-            raise FormatError(
-                f"{path} is a disk image in the format {driver}, only raw ones are read",
-                hint=f"qemu-img convert -f {driver} -O raw {path} disk.raw",
-            )
+    driver = _foreign(fd)
+    if driver:
+        raise FormatError(
+            f"{path} is a disk image in the format {driver}, only raw ones are read",
+            hint=f"qemu-img convert -f {driver} -O raw {path} disk.raw",
+        )
+
+
+def _foreign(fd: int) -> str | None:
+    return next((driver for magic, offset, driver in _FOREIGN if os.pread(fd, len(magic), offset) == magic), None)
+
+
+@contextmanager
+def as_raw(path: Path) -> Iterator[Path]:
+    """Give a disk as a raw one: itself, or what qemu-img makes of its format for as long as the block lasts."""
+    with plain_errors(TargetError, f"read {path}"):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            driver, header = _foreign(fd), os.pread(fd, _QCOW2_HEADER.size, 0)
+        finally:
+            os.close(fd)
+    if driver is None:
+        yield path
+        return
+    if driver == "qcow2":
+        _check_qcow2(header, path)
+    with TemporaryDirectory(prefix="oci2boot-") as folder:
+        raw = Path(folder, "disk.raw")
+        run(["qemu-img", "convert", "-O", "raw", "-S", "64k", _source(path, driver), raw], package="qemu-utils")
+        yield raw
+
+
+_QCOW2_HEADER = struct.Struct(">4sIQ56xQ")
+_EXTERNAL_DATA = 1 << 2
+
+
+def _check_qcow2(header: bytes, path: Path) -> None:
+    """Refuse an image whose content is in other files, which it names. QEMU, docs/interop/qcow2.txt"""
+    if len(header) < _QCOW2_HEADER.size:
+        raise FormatError(f"{path} is cut off")
+    _, version, backing, features = _QCOW2_HEADER.unpack(header)
+    if backing or (version > 2 and features & _EXTERNAL_DATA):
+        raise FormatError(f"{path} is not whole: its content is in other files", hint="merge them by qemu-img convert")
+
+
+def _source(path: Path, driver: str) -> str:
+    """Name a file to QEMU so that it opens this one alone, whatever is written in it or in its name."""
+    file = {"driver": "file", "filename": str(path.absolute())}
+    return "json:" + json.dumps({"driver": driver, "file": file, "backing": None})

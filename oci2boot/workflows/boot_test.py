@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cmp_to_key
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,7 +18,7 @@ from oci2boot.errors import Error, FormatError
 from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.system.qemu import Accelerator, Firmware, Machine, choose_accelerator, find_firmware
 from oci2boot.system.swtpm import has_swtpm
-from oci2boot.target.opened import open_disk
+from oci2boot.target.opened import as_raw, open_disk
 from oci2boot.workflows.bench import PATIENCE, Bench, Case
 from oci2boot.workflows.esp import esp_of_fat, find_ukis
 from oci2boot.workflows.events import Report, Step, Warned
@@ -104,6 +104,15 @@ class Tested:
 
 def try_disk(request: BootTestRequest, report: Report) -> Tested:
     """Boot the disk, and with `tamper` copies of it that must not come up. The disk itself is only read."""
+    with as_raw(request.disk) as raw:
+        tested = replace(_try_raw(replace(request, disk=raw), report), disk=request.disk)
+    if request.junit:
+        with plain_errors(Error, f"write {request.junit}"):
+            write_atomically(request.junit, tested.to_junit())
+    return tested
+
+
+def _try_raw(request: BootTestRequest, report: Report) -> Tested:
     path, uki = find_promise(request.disk)
     digest = uki.about_composefs[0].digest
     secure = request.keys is not None
@@ -141,7 +150,7 @@ def try_disk(request: BootTestRequest, report: Report) -> Tested:
         for other in others:
             cases.append(other.result())
             _tell(cases[-1], report)
-    tested = Tested(
+    return Tested(
         disk=request.disk,
         digest=digest,
         secure_boot=secure,
@@ -150,10 +159,6 @@ def try_disk(request: BootTestRequest, report: Report) -> Tested:
         boot_seconds=booted.times() if booted else {},
         pcrs=booted.pcrs if booted else {},
     )
-    if request.junit:
-        with plain_errors(Error, f"write {request.junit}"):
-            write_atomically(request.junit, tested.to_junit())
-    return tested
 
 
 def _tell(case: Case, report: Report) -> None:

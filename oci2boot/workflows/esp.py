@@ -23,6 +23,7 @@ FILES_MAX: Final = 1 << 16
 
 EspFiles = Mapping[str, Callable[[], bytes]]
 """By path from the root of the ESP, with slashes: what reads the file."""
+_Images = Mapping[VerityDigest, str | None]
 
 _PROGRAM: Final = ".efi"
 _ADDON: Final = ".addon.efi"
@@ -114,10 +115,10 @@ def _read(file: File) -> bytes:
     return file.content
 
 
-def check_ukis(files: EspFiles, images: Mapping[VerityDigest, str | None], checks: Checks) -> None:
+def check_ukis(files: EspFiles, images: _Images | None, checks: Checks) -> None:
     """Hold every UKI and type 1 entry to its word: each root file system that it may boot is here.
 
-    `images` are the root file systems that are here, with what is wrong about each.
+    `images` are the root file systems that are here, with what is wrong about each; None where nobody can see them.
     """
     found = False
     for path, uki in find_ukis(files):
@@ -127,7 +128,7 @@ def check_ukis(files: EspFiles, images: Mapping[VerityDigest, str | None], check
             if isinstance(uki, Error):
                 raise uki
             lines = [[*promised, *uki.added()] for promised in uki.promises()]
-            checks.verdict(name, _broken_promises(lines, images), _kept(uki.about_composefs))
+            _check_promises(name, lines, images, checks)
             for addon in uki.addons:
                 if decisive := addon.decisive():
                     checks.unchecked(f"addon {addon.name} of {path}", decisive)
@@ -137,25 +138,30 @@ def check_ukis(files: EspFiles, images: Mapping[VerityDigest, str | None], check
         with checks.attempt(name):
             entry = bls.Type1.parse(files[path]())
             arguments = cmdline.find_composefs(cmdline.split(entry.options))
-            checks.verdict(name, _broken_promises([arguments], images), _kept(arguments))
+            _check_promises(name, [arguments], images, checks)
             checks.unchecked(f"command line of {path}", "nothing signs it, nor the initramfs beside it")
     if not found:
         checks.failed("UKI", "there is none that could be booted")
 
 
-def _kept(arguments: Sequence[ComposefsArg]) -> str:
-    return f"{' and '.join(map(str, arguments))} is a rootfs image that is here"
+def _check_promises(name: str, lines: Sequence[Sequence[ComposefsArg]], images: _Images | None, checks: Checks) -> None:
+    broken = list(_broken_promises(lines, images))
+    promised = " and ".join(dict.fromkeys(str(argument) for arguments in lines for argument in arguments))
+    if images is None and not broken:
+        checks.unchecked(name, f"whether the rootfs image {promised} is here cannot be seen")
+    else:
+        checks.verdict(name, broken, f"{promised} is a rootfs image that is here")
 
 
-def _broken_promises(
-    lines: Sequence[Sequence[ComposefsArg]], images: Mapping[VerityDigest, str | None]
-) -> Iterator[str]:
+def _broken_promises(lines: Sequence[Sequence[ComposefsArg]], images: _Images | None) -> Iterator[str]:
     for arguments in lines:
         if not arguments:
             yield "its command line has no composefs argument: signed, it boots any root file system"
             continue
         if any(argument.insecure for argument in arguments):
             yield "its composefs argument has the mark `?`, which makes verification optional"
+        if images is None:
+            continue
         here = [argument for argument in arguments if argument.digest in images]
         if not here:
             yield f"it promises {' and '.join(map(str, arguments))}, and no such rootfs image is here"

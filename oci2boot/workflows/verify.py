@@ -25,7 +25,8 @@ from oci2boot.store.repository import MAX_READ, Repository
 from oci2boot.sysroot.layout import RECORD
 from oci2boot.system.files import plain_errors
 from oci2boot.target.installed import InstalledRoot
-from oci2boot.target.opened import OpenedDisk, open_disk
+from oci2boot.target.luks import Secret
+from oci2boot.target.opened import EncryptedError, OpenedDisk, as_raw, open_disk
 from oci2boot.tree.diff import first_of
 from oci2boot.tree.model import Directory, File, walk
 from oci2boot.workflows.checks import NAMED_MAX, Check, Checks
@@ -57,6 +58,8 @@ class VerifyRequest:
     """A manifest that the root file system has to equal."""
     db: tuple[Path, ...] = ()
     """Certificates that the firmware trusts."""
+    secret: Secret | None = None
+    """Opens the root partition, where it is encrypted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +67,19 @@ class Verified:
     target: Path
     kind: str
     checks: tuple[Check, ...]
+    complete: bool = True
+    """The root file system was read."""
 
     @property
     def ok(self) -> bool:
-        return all(check.state != "failed" for check in self.checks)
+        return self.complete and all(check.state != "failed" for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "target": str(self.target),
             "kind": self.kind,
             "ok": self.ok,
+            "complete": self.complete,
             "checks": [check.to_json() for check in self.checks],
         }
 
@@ -87,6 +93,8 @@ class _Found:
     damaged: dict[VerityDigest, str] = field(default_factory=dict)
     """What is wrong with the others."""
     records: list[Bootable] = field(default_factory=list)
+    encrypted: bool = False
+    """Nothing opened it, and all else is unknown."""
 
 
 def verify(request: VerifyRequest, report: Report) -> Verified:
@@ -97,7 +105,7 @@ def verify(request: VerifyRequest, report: Report) -> Verified:
     esp: EspFiles | None = None
     if not request.target.is_dir():
         kind = "disk"
-        with open_disk(request.target) as disk:
+        with as_raw(request.target) as raw, open_disk(raw, secret=request.secret) as disk:
             _check_table(disk, checks)
             esp = _check_esp(disk, checks)
             if check_iso(disk, checks):
@@ -122,7 +130,7 @@ def verify(request: VerifyRequest, report: Report) -> Verified:
             checks.unchecked("boot files", "the directory with them was not named: --esp DIR")
     if manifest:
         _check_manifest(manifest, found, checks)
-    return Verified(request.target, kind, tuple(checks.made))
+    return Verified(request.target, kind, tuple(checks.made), complete=not found.encrypted)
 
 
 def _directory_kind(target: Path) -> tuple[str, Path]:
@@ -138,8 +146,12 @@ def _directory_kind(target: Path) -> tuple[str, Path]:
 def _check_boot(esp: EspFiles | None, found: _Found, trusted: Sequence[Certificate], checks: Checks) -> None:
     if esp is None:
         return
-    check_ukis(esp, {**dict.fromkeys(found.trees), **found.damaged}, checks)
-    check_installed(esp, found.records, checks)
+    if found.encrypted:
+        check_ukis(esp, None, checks)
+        checks.unchecked("boot files", "the record of what was installed is encrypted")
+    else:
+        check_ukis(esp, {**dict.fromkeys(found.trees), **found.damaged}, checks)
+        check_installed(esp, found.records, checks)
     check_signatures(esp, trusted, checks)
 
 
@@ -197,7 +209,11 @@ def _check_esp(disk: OpenedDisk, checks: Checks) -> EspFiles | None:
 def _check_disk(disk: OpenedDisk, checks: Checks, report: Report) -> _Found:
     found = _Found()
     with checks.attempt("root file system"):
-        fs = disk.root()
+        try:
+            fs = disk.root()
+        except EncryptedError as error:
+            checks.unchecked("root file system", f"{error.message}; {error.hint}")
+            return _Found(encrypted=True)
         root = InstalledRoot(fs)
         checks.ok("root file system", f"ext4 of {fs.superblock.blocks_count} blocks of {fs.block_size} bytes")
         with checks.attempt("repository"):

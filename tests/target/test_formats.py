@@ -10,7 +10,7 @@ from oci2boot.errors import FormatError, TargetError
 from oci2boot.target.disk import write_disk
 from oci2boot.target.entries import EspFile
 from oci2boot.target.formats import DiskFormat, format_of, write_disk_as
-from oci2boot.target.opened import open_disk
+from oci2boot.target.opened import as_raw, open_disk
 from tests.target.disks import plan_of, regular, said
 
 PLAN = plan_of([regular(b"/a", b"content" * 100_000)], [EspFile("EFI/x", b"x" * 100_000)])
@@ -33,6 +33,40 @@ def test_each_format_holds_the_bytes_of_the_raw_image(format: DiskFormat, tmp_pa
     argv = str(caught.value.hint).split()
     subprocess.run([*argv[:-1], tmp_path / "back.raw"], check=True)
     said("cmp", raw, tmp_path / "back.raw")
+    with as_raw(target) as found:
+        said("cmp", raw, found)
+    assert not found.exists()
+    with as_raw(raw) as found:
+        assert found == raw
+
+
+@pytest.mark.parametrize("format", ["qcow2", "vmdk"])
+def test_an_image_that_names_other_files_reads_none(format: DiskFormat, tmp_path: Path) -> None:
+    """QEMU would open them, whatever they are: qemu-img says that each image names one."""
+    secret, disk = tmp_path / "secret", tmp_path / f'a,"b".{format}'
+    secret.write_bytes(b"secret" * 200_000)
+    backing = secret
+    if format == "vmdk":
+        backing = tmp_path / "backing"
+        said("qemu-img", "convert", "-f", "raw", "-O", "vmdk", secret, backing)
+    said("qemu-img", "create", "-f", format, "-F", "raw" if backing == secret else "vmdk", "-b", backing, disk)
+    assert "backing file: " in said("qemu-img", "info", "-f", format, disk)
+    if format == "qcow2":
+        with pytest.raises(FormatError, match="is not whole"), as_raw(disk):
+            pass
+    else:
+        with as_raw(disk) as raw:
+            assert b"secret" not in raw.read_bytes()
+
+
+def test_an_image_with_its_data_elsewhere_is_refused(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.qcow2"
+    said("qemu-img", "create", "-f", "qcow2", "-o", f"data_file={tmp_path / 'data'}", disk, "1M")
+    with pytest.raises(FormatError, match="is not whole"), as_raw(disk):
+        pass
+    disk.write_bytes(disk.read_bytes()[:50])
+    with pytest.raises(FormatError, match="cut off"), as_raw(disk):
+        pass
 
 
 @pytest.mark.parametrize(

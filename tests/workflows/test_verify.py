@@ -18,8 +18,12 @@ from hypothesis import strategies as st
 
 from oci2boot.errors import Error, FormatError, TargetError
 from oci2boot.formats.fsverity import measure
+from oci2boot.target.luks import Secret
+from oci2boot.target.plan import LUKS_HEADER
 from oci2boot.workflows.events import Event, Step, silent
 from oci2boot.workflows.inspect import measured_manifest
+from oci2boot.workflows.install import install
+from oci2boot.workflows.requests import InstallRequest
 from oci2boot.workflows.verify import Verified, VerifyRequest, verify
 from tests.keys import Pair, make
 from tests.tarballs import file
@@ -80,6 +84,48 @@ def test_a_fresh_disk_is_intact(demo: Demo) -> None:
     # Those of the rootfs image, the record and its stream, and the three files of the ESP.
     assert f"{43 + 2 + 3} objects" in {check.name: check.evidence for check in verified.checks}["objects"]
     assert json.loads(json.dumps(verified.to_json()))["ok"] is True
+
+
+SECRET = Secret(b"sesame", pbkdf_memory=32 << 10)
+
+
+@pytest.fixture(scope="module")
+def encrypted(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    disk = tmp_path_factory.mktemp("encrypted") / "disk.raw"
+    install(InstallRequest(demo.repo, disk, name="demo", secret=SECRET), silent)
+    return disk
+
+
+def test_an_encrypted_disk_is_read_by_its_passphrase(demo: Demo, encrypted: Path) -> None:
+    """D.24, P.8: the same checks, with the same results."""
+    verified = seen(encrypted, secret=SECRET)
+    assert verified.ok
+    assert states(verified) == states(seen(demo.disk))
+    wrong = seen(encrypted, secret=Secret(b"open"))
+    assert not wrong.ok
+    assert "passphrase does not open" in failures(wrong)["root file system"]
+
+
+def test_an_encrypted_disk_is_not_called_intact_unread(demo: Demo, encrypted: Path) -> None:
+    """D.24: what could be seen is told, and what could not."""
+    verified = seen(encrypted)
+    assert failures(verified) == {}
+    assert (verified.ok, verified.to_json()["ok"], verified.to_json()["complete"]) == (False, False, False)
+    found = states(verified)
+    assert (found["partition table"], found["EFI system partition"]) == ("ok", "ok")
+    assert {found["root file system"], found[f"UKI {UKI}"], found["boot files"]} == {"not checked"}
+    assert demo.digest in {check.name: check.evidence for check in verified.checks}[f"UKI {UKI}"]
+
+
+def test_a_flipped_bit_under_encryption_is_found(demo: Demo, encrypted: Path) -> None:
+    """D.24: encryption is no integrity; fs-verity finds what became noise. Both disks have the same layout inside."""
+    listed = subprocess.check_output([program("sfdisk"), "--json", encrypted])
+    part = json.loads(listed)["partitiontable"]["partitions"][1]
+    at = find(demo.disk, BIG[8192:12288]) - demo.root_start + part["start"] * 512 + LUKS_HEADER
+    with flipped(encrypted, at):
+        found = failures(seen(encrypted, secret=SECRET))
+    assert list(found) == [f"object {measure(BIG)}"]
+    assert seen(encrypted, secret=SECRET).ok
 
 
 def test_progress_counts_up_to_all_bytes(demo: Demo) -> None:
