@@ -359,7 +359,7 @@ def test_what_deployed_it_is_told_and_older_records_are_read(machine: Machine) -
     """P.8: the provenance in the target; a version that did not say so is no error."""
     (digest,) = digests(machine)
     path = machine.root / "state/deploy" / digest / "oci2boot.json"
-    argv = [Path(sys.executable).with_name("oci2boot"), "--version"]
+    argv: list[str | Path] = [Path(sys.executable).with_name("oci2boot"), "--version"]
     said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split()
     facts = json.loads(path.read_text())
     assert facts["deployment"]["tool"] == f"oci2boot {said[1]}"
