@@ -23,6 +23,7 @@ from oci2boot.workflows.remembered import remembered
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
 from oci2boot.workflows.root import RULES, Read, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.sealed import Digests, candidates, check_signatures, find_sealed, sealed_files, vendor_files
+from oci2boot.workflows.sign import check_signing
 from oci2boot.workflows.unpack import Unpacked, object_reader, unpack
 
 
@@ -33,6 +34,8 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
         report(Warned(text))
 
     name = check_name(request.name or request.source.name)
+    if request.boot and request.boot.signing:
+        check_signing(request.boot.signing)
     if request.verity:
         check_verity_request(request, request.verity)
     with Repository.ensure(request.repo, request.hash) as repository:

@@ -33,7 +33,7 @@ from oci2boot.workflows.boot import build_payload, version_of
 from oci2boot.workflows.events import Report, Step, Told, Warned
 from oci2boot.workflows.requests import SealRequest
 from oci2boot.workflows.root import Warn, canonical_tree, karg_of, tell_size
-from oci2boot.workflows.sign import sign_files
+from oci2boot.workflows.sign import check_signing, sign_files
 from oci2boot.workflows.unpack import Unpacked, object_reader, unpack, unpack_image
 from oci2boot.workflows.views import check_unpacked
 
@@ -92,6 +92,8 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
     def warn(text: str) -> None:
         report(Warned(text))
 
+    if request.boot.signing:
+        check_signing(request.boot.signing)
     destination = None if request.dry_run else open_destination(request.destination, request.options)
     with ExitStack() as stack:
         repository = stack.enter_context(Repository.ensure(request.repo, request.hash))

@@ -103,6 +103,13 @@ def sign_files(
     return {name: signed[hashlib.sha256(data).digest()] if name in images else data for name, data in files.items()}
 
 
+def check_signing(options: SigningOptions) -> None:
+    """Refuse keys and certificates that are not there, or do not belong together, before any work is done."""
+    certificate = read_certificate(options.certificate)
+    if not options.request:
+        _open(options, certificate)
+
+
 def check_root_signing(options: SigningOptions) -> None:
     """Refuse a way to sign that cannot sign a root hash: the tools sign executables only."""
     if (options.key or "").startswith("pkcs11:"):
@@ -112,6 +119,8 @@ def check_root_signing(options: SigningOptions) -> None:
         )
     if sum(way is not None for way in (options.key, options.command, options.request, options.response)) != 1:
         raise SignatureError(ONE_WAY, hint=WAYS)
+    if not options.request:
+        _signer(options, read_certificate(options.certificate))
 
 
 def sign_root(root_hash: RootHash, options: SigningOptions, report: Report) -> bytes | None:

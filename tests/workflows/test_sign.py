@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.errors import Error, SignatureError
+from oci2boot.errors import Error, SignatureError, SourceError
 from oci2boot.formats import authenticode
+from oci2boot.oci.reference import Reference
 from oci2boot.workflows import sign as workflow
+from oci2boot.workflows.convert import convert
 from oci2boot.workflows.events import Event, Warned, silent
-from oci2boot.workflows.requests import SigningOptions
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
 from oci2boot.workflows.sign import sign_files
 from tests.boot.debian import package
 from tests.keys import Pair, make, openssl
@@ -202,3 +204,13 @@ def test_a_tool_that_signs_nothing_is_found_out(
     assert shutil.which("sbsign") == str(false_sbsign)
     with pytest.raises(SignatureError, match="came back"):
         sign_files({NAME: image}, SigningOptions(db.path, str(db.key), tool="sbsign"), silent)
+
+
+def test_a_key_that_is_not_there_is_noticed_before_any_work(tmp_path: Path) -> None:
+    """K1.2: nothing is fetched, no store is made."""
+    source = Reference.parse(f"oci:{tmp_path}/nothing")
+    signing = SigningOptions(tmp_path / "db.crt", str(tmp_path / "db.key"))
+    request = ConvertRequest(source, tmp_path / "repo", boot=BootOptions(signing=signing))
+    with pytest.raises(SourceError, match=r"cannot read .*db\.crt"):
+        convert(request, silent)
+    assert not (tmp_path / "repo").exists()
