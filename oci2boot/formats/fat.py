@@ -110,6 +110,8 @@ class Fat:
         self.copies_agree = all(fat == fats[0] for fat in fats)
         self._next = _links(fats[0], boot.clusters)
         self._taken = bytearray(boot.clusters + 2)
+        self.directories: list[str] = []
+        """Their paths, each after the one that it lies in."""
         self.files: Mapping[str, FatFile] = dict(self._walk())
 
     @property
@@ -126,6 +128,20 @@ class Fat:
     def free(self) -> int:
         """Bytes of those that nothing has taken."""
         return (self._next.count(0) - self._next[:2].count(0)) * self._cluster_size
+
+    @property
+    def root_offset(self) -> int:
+        """Where the tables end: with the root directory, or with the clusters, that it is in."""
+        return self._boot.root_offset
+
+    @property
+    def data_offset(self) -> int:
+        """Of the first cluster, in bytes."""
+        return self._boot.data_offset
+
+    def in_use(self, offset: int) -> bool:
+        """Say whether a file or directory has the byte behind the tables at `offset`."""
+        return offset < self.data_offset or bool(self._taken[2 + (offset - self.data_offset) // self.cluster])
 
     def content(self, path: str, limit: int) -> bytes:
         """Return a file of at most `limit` bytes."""
@@ -190,6 +206,7 @@ class Fat:
                 cluster = slot.cluster_hi << 16 | slot.cluster_lo
                 if slot.attributes & _DIRECTORY:
                     runs = self._chain(cluster, DIRECTORY_MAX // self._cluster_size or 1, path)
+                    self.directories.append(path)
                     stack.append((path + "/", b"".join(self._runs(runs)), depth + 1))
                     continue
                 needed = -(-slot.size // self._cluster_size)

@@ -65,10 +65,11 @@ def open_sysroot(root: Path | None = None, esp: Path | None = None) -> Sysroot:
             f"{root} holds no composefs repository" if not live else "this machine was not installed by oci2boot",
             hint="name the physical root of one that was: --sysroot DIR --esp DIR",
         )
-    return Sysroot(root, esp or (_mounted_esp() if live else None), live)
+    return Sysroot(root, esp or (mounted_esp() if live else None), live)
 
 
-def _mounted_esp() -> Path | None:
+def mounted_esp() -> Path | None:
+    """Return where this machine's boot directory is mounted."""
     for path in ESPS:
         try:
             # Looking into it wakes an automount.

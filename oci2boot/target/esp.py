@@ -37,7 +37,7 @@ def directories(files: Sequence[EspFile]) -> list[str]:
 def write_esp(plan: DiskPlan, image: Path, start: int) -> None:
     """Make the file system `start` bytes into a file and copy its files; the same plan gives the same bytes."""
     run(mkfs_argv(plan, image, start), package="dosfstools")
-    drive, env = f"{image}@@{start}", _environment(plan.epoch)
+    drive, env = f"{image}@@{start}", mtools_environment(plan.epoch)
     if folders := directories(plan.esp_files):
         run(["mmd", "-i", drive, *(f"::/{folder}" for folder in folders)], env=env, package="mtools")
     for file in plan.esp_files:
@@ -49,7 +49,7 @@ def write_esp(plan: DiskPlan, image: Path, start: int) -> None:
 
 def replace_on_esp(image: Path, start: int, files: Mapping[str, bytes], epoch: int) -> None:
     """Write small files into the file system that begins at byte `start` of a disk image, over those there are."""
-    drive, env = f"{image}@@{start}", _environment(epoch)
+    drive, env = f"{image}@@{start}", mtools_environment(epoch)
     for folder in directories([EspFile(path, data) for path, data in files.items()]):
         # It fails on a directory that is there; if for another reason, mcopy will say so.
         with suppress(ToolError):
@@ -58,7 +58,7 @@ def replace_on_esp(image: Path, start: int, files: Mapping[str, bytes], epoch: i
         run(["mcopy", "-D", "o", "-i", drive, "-", f"::/{path}"], data=data, env=env, package="mtools")
 
 
-def _environment(epoch: int) -> dict[str, str]:
+def mtools_environment(epoch: int) -> dict[str, str]:
     return {
         "SOURCE_DATE_EPOCH": str(max(epoch, _FAT_EPOCH)),
         "TZ": "UTC",

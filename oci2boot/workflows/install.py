@@ -33,6 +33,7 @@ from oci2boot.workflows.events import Report, Step, Warned
 from oci2boot.workflows.live import check_live, what_is_lost
 from oci2boot.workflows.physical import root_entries
 from oci2boot.workflows.requests import InstallRequest
+from oci2boot.workflows.slot_install import slot_partitions, slot_record
 from oci2boot.workflows.verity_disk import image_partitions, state_entries
 
 LABEL: Final = "oci2boot"
@@ -80,6 +81,8 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             check_live(request, bootable)
         label, ext4, images = _content(repository, bootable, request, seed)
         esp = [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()]
+        if request.ab and bootable.verity:
+            esp.append(slot_record(bootable))
         options = DiskOptions(
             seed=seed,
             epoch=source_date_epoch(),
@@ -136,6 +139,11 @@ def _content(
                     f"{bootable.name} has no hash tree: its files are verified one by one",
                     hint="leave out --verity-partition-size, or convert with --mode verity",
                 )
+            if request.ab:
+                raise TargetError(
+                    f"{bootable.name} needs no second slot: new versions lie beside it",
+                    hint="leave out --ab, or convert with --mode verity",
+                )
             return LABEL, list(root_entries(repository, bootable, request.first_boot)), []
         case record:
             if request.secret:
@@ -144,7 +152,10 @@ def _content(
                     hint="leave out --luks-passphrase-file, or convert with --mode composefs",
                 )
             entries = state_entries(repository, bootable, record, request.first_boot)
-            return STATE_LABEL, entries, image_partitions(repository, bootable, record, seed, request.verity_size)
+            images = image_partitions(repository, bootable, record, seed, request.verity_size)
+            if request.ab:
+                images = slot_partitions(bootable, record, images, seed, request.root_size)
+            return STATE_LABEL, entries, images
 
 
 def _device(request: InstallRequest) -> BlockDevice | None:

@@ -146,6 +146,10 @@ class InstallRequest:
     esp_size: int | None = None
     verity_size: int | None = None
     """Bytes of the partition with the hash tree; by default what it needs."""
+    ab: bool = False
+    """Two slots, each for a root file system under dm-verity; one stays empty."""
+    root_size: int | None = None
+    """Bytes of the root partition in a slot; by default what the image needs and half as much again."""
     wipe: bool = False
     """Replace what is there."""
     format: DiskFormat | None = None

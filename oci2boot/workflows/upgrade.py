@@ -155,7 +155,7 @@ def upgrade(request: UpgradeRequest, report: Report) -> Upgraded:
         state = read_state(sysroot)
         bootable = tracked(state)
         with Repository.open(sysroot.repository) as repository:
-            news = find_news(bootable, request, repository)
+            news = find_news(bootable, request.given, repository)
         if not news.changed:
             return Upgraded("up to date", news, bootable)
         if rejected(state, news):
@@ -214,7 +214,7 @@ def _same_boot_files(deployment: Deployment, bootable: Bootable) -> bool:
 
 def _look(request: UpgradeRequest, state: MachineState, repository: Repository) -> Upgraded:
     bootable = tracked(state)
-    news = find_news(bootable, request, repository)
+    news = find_news(bootable, request.given, repository)
     if not news.changed:
         return Upgraded("up to date", news, bootable)
     if rejected(state, news):
@@ -263,10 +263,10 @@ def parse_record(deployment: Deployment) -> Bootable:
     return Bootable.from_json(dict(deployment.record))
 
 
-def find_news(bootable: Bootable, request: UpgradeRequest, repository: Repository) -> News:
+def find_news(bootable: Bootable, given: BootOptions, repository: Repository) -> News:
     """Ask the source; only the manifest and config are fetched."""
     with tempfile.TemporaryDirectory(prefix="oci2boot-") as scratch:
-        again = request_again(bootable, repository.path, Path(scratch), request.given)
+        again = request_again(bootable, repository.path, Path(scratch), given)
     if isinstance(again.source, DirectoryReference):
         return News(str(again.source), True, None)
     with open_source(again.source, again.options) as source:
