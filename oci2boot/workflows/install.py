@@ -30,7 +30,7 @@ from oci2boot.target.plan import DiskOptions, DiskPlan, plan_disk
 from oci2boot.target.types import STATE_LABEL
 from oci2boot.tree.lookup import look_up
 from oci2boot.workflows.events import Report, Step, Warned
-from oci2boot.workflows.live import check_live, what_is_lost
+from oci2boot.workflows.live import check_live, warnings_of
 from oci2boot.workflows.physical import root_entries
 from oci2boot.workflows.requests import InstallRequest
 from oci2boot.workflows.slot_install import slot_partitions, slot_record
@@ -105,7 +105,8 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         if request.secret and not look_up(read_rootfs(repository.read_object(bootable.tree)), _OPENER):
             report(Warned(f"{bootable.name} has no systemd-cryptsetup: it can hardly open an encrypted root partition"))
         if format == "iso":
-            report(Warned(what_is_lost(bootable)))
+            for text in warnings_of(bootable, read_rootfs(repository.read_object(bootable.tree))):
+                report(Warned(text))
         if dry_run:
             return planned
         progress, finish = _progress(request.target, plan, report)

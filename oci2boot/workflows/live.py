@@ -1,12 +1,15 @@
 """What a live ISO is not, since nothing on it can be written; and is it one?"""
 
 import os
+from collections.abc import Iterator
 
+from oci2boot.boot.programs import find_program
 from oci2boot.errors import TargetError
 from oci2boot.formats.iso9660 import read_volume
 from oci2boot.store.images import Bootable
 from oci2boot.target.opened import OpenedDisk
 from oci2boot.target.types import ESP_TYPE
+from oci2boot.tree.model import Directory
 from oci2boot.workflows.checks import Checks
 from oci2boot.workflows.physical import NOTHING
 from oci2boot.workflows.requests import InstallRequest
@@ -28,12 +31,17 @@ def check_live(request: InstallRequest, bootable: Bootable) -> None:
         )
 
 
-def what_is_lost(bootable: Bootable) -> str:
-    """Say what becomes of the places that can be written."""
+def warnings_of(bootable: Bootable, tree: Directory) -> Iterator[str]:
+    """Say what becomes of the places that can be written, and which media it boots from."""
     places = [overlay.path for overlay in bootable.verity.overlays] if bootable.verity else []
-    if not places:
-        return "nothing can be written on a machine that runs from the live ISO"
-    return f"what is written to {' and '.join(places)} is in memory: a live ISO keeps none of it"
+    if places:
+        yield f"what is written to {' and '.join(places)} is in memory: a live ISO keeps none of it"
+    else:
+        yield "nothing can be written on a machine that runs from the live ISO"
+    if bootable.options.get("initrd") != "builtin":
+        yield "the image's own initramfs finds the root on a USB stick, not on a DVD: convert it with --initrd builtin"
+    elif not find_program(tree, b"losetup"):
+        yield "the image has no losetup (package mount or util-linux): it boots from USB sticks, not from DVDs"
 
 
 def check_iso(disk: OpenedDisk, checks: Checks) -> bool:
