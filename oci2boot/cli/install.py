@@ -22,6 +22,7 @@ from oci2boot.cli.options import (
 )
 from oci2boot.errors import Error
 from oci2boot.sysroot.etc import EtcPolicy
+from oci2boot.sysroot.tpm2 import DEFAULT_PCRS
 from oci2boot.workflows.convert import convert as run_convert
 from oci2boot.workflows.deploy import DeployOptions
 from oci2boot.workflows.events import Report
@@ -118,6 +119,23 @@ def install(
             show_default=False,
         ),
     ] = None,
+    luks_tpm2: Annotated[
+        bool,
+        typer.Option(
+            "--luks-tpm2",
+            help="at its first boot, the machine enrols its TPM, which then opens the disk; the passphrase stays "
+            "valid. The image's initramfs has to have the TPM's libraries",
+        ),
+    ] = False,
+    luks_tpm2_pcrs: Annotated[
+        str,
+        typer.Option(
+            "--luks-tpm2-pcrs",
+            help="what has to be as it was for the TPM to open the disk. 7 is Secure Boot and its keys: it outlasts "
+            "upgrades, and trusts whatever those keys sign; without Secure Boot it keeps out nobody who has the "
+            "machine. A policy signed for PCR 11, where the UKI brings one, is enrolled too, and admits no other UKIs",
+        ),
+    ] = DEFAULT_PCRS,
     nvram: Annotated[
         bool, typer.Option("--nvram/--no-nvram", help="put a disk of this machine into the firmware's boot menu")
     ] = True,
@@ -140,7 +158,7 @@ def install(
                 ConvertRequest(parse_source(image), path, options=source_options(tls_verify=tls_verify)), report
             )
             image = converted.name
-    first_boot = read_first_boot(hostname, ssh_key or [], credential or [])
+    first_boot = read_first_boot(hostname, ssh_key or [], credential or [], luks_tpm2_pcrs if luks_tpm2 else None)
     if esp is not None:
         for given, option in (
             (size, "--size"),
@@ -150,6 +168,7 @@ def install(
             (format, "--format"),
             (luks_passphrase_file, "--luks-passphrase-file"),
             (luks_pbkdf_memory, "--luks-pbkdf-memory"),
+            (luks_tpm2 or None, "--luks-tpm2"),
         ):
             if given is not None:
                 raise Error(f"{option} is for disks, and --esp for file systems that are there already")

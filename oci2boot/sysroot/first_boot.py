@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from oci2boot.errors import FormatError, TargetError
 from oci2boot.formats.file_contexts.policy import Policy
+from oci2boot.sysroot.tpm2 import check_pcrs, enrolment
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import SELINUX_XATTR, Directory, File, Inode, Metadata, Symlink, find
 
@@ -29,6 +30,7 @@ _CREDENTIAL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 _KEY: Final = re.compile(r"(^|\s)(sk-)?(ssh|ecdsa)-[a-z0-9@.-]+ +[A-Za-z0-9+/]{20,}={0,3}(\s|$)")
 _INCLUDE: Final = re.compile(rb"^\s*Include\s+\"?/etc/ssh/sshd_config\.d/\*\.conf", re.MULTILINE | re.IGNORECASE)
 _SSHD_CONFIGS: Final = (b"/etc/ssh/sshd_config", b"/usr/etc/ssh/sshd_config")
+_CRYPTENROLL: Final = b"/usr/bin/systemd-cryptenroll"
 _SSHD_DROPIN: Final = b"AuthorizedKeysFile .ssh/authorized_keys /etc/ssh/authorized_keys.d/%u\n"
 
 Read = Callable[[File], bytes]
@@ -41,6 +43,8 @@ class FirstBoot:
     """authorized_keys of root. sshd(8)"""
     credentials: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """For services that load or import them by name. systemd.exec(5), LoadCredential="""
+    tpm2_pcrs: str | None = None
+    """Of the TPM that shall open the encrypted root, as in `7` or `0+7`."""
 
     def check(self) -> None:
         """Raise `FormatError` for what no machine could take."""
@@ -50,6 +54,8 @@ class FirstBoot:
                 raise FormatError(f"not a host name: {self.hostname!r}", hint="letters, digits and -, 64 at most")
         if self.ssh_keys is not None:
             _check_keys(self.ssh_keys)
+        if self.tpm2_pcrs is not None:
+            check_pcrs(self.tpm2_pcrs)
         for name, value in self.credentials.items():
             if not _CREDENTIAL_NAME.fullmatch(name):
                 raise FormatError(f"not a name for a credential: {name!r}")
@@ -86,6 +92,14 @@ def _files(settings: FirstBoot, tree: Directory, read: Read) -> Iterator[_Placed
         yield _Placed(b"/etc/hostname", settings.hostname.encode() + b"\n", 0o644, 0o755)
     for name, value in sorted(settings.credentials.items()):
         yield _Placed(b"/etc/credstore/" + name.encode(), value, 0o600, 0o700)
+    if settings.tpm2_pcrs is not None:
+        if not look_up(tree, _CRYPTENROLL):
+            raise TargetError(
+                "the image has no systemd-cryptenroll, which enrols the TPM",
+                hint="install systemd-cryptsetup and tpm2-tss in the image, or leave --luks-tpm2 out",
+            )
+        for path, text in enrolment(settings.tpm2_pcrs):
+            yield _Placed(path.encode(), text.encode(), 0o644, 0o755)
     if settings.ssh_keys is not None:
         yield from _key_files(settings.ssh_keys, tree, read)
 

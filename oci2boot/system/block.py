@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from oci2boot.errors import FormatError
+from oci2boot.errors import FormatError, ToolError
 from oci2boot.system.run import run
 
 _BLKRRPART: Final = 0x125F
@@ -161,9 +161,20 @@ def discard(fd: int, size: int) -> bool:
     return _ask(lambda: fcntl.ioctl(fd, _BLKDISCARD, struct.pack("QQ", 0, size)))
 
 
-def read_partitions_again(fd: int) -> bool:
-    """Have the kernel read the partition table; False where it cannot, as for a plain file."""
-    return _ask(lambda: fcntl.ioctl(fd, _BLKRRPART, 0))
+def read_partitions_again(fd: int, path: Path) -> bool:
+    """Have the kernel read the partition table of `path`, open as `fd`; False where it cannot, as for a plain file.
+
+    It refuses the whole table while one partition is in use; partx tells it of each that has changed.
+    """
+    if _ask(lambda: fcntl.ioctl(fd, _BLKRRPART, 0)):
+        return True
+    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+        return False
+    try:
+        run(["partx", "--update", path], package="util-linux")
+    except ToolError:
+        return False
+    return True
 
 
 def _ask(request: Callable[[], object]) -> bool:

@@ -29,13 +29,14 @@ def check_socket(path: Path) -> None:
 
 @contextmanager
 def software_tpm(folder: Path) -> Iterator[Path]:
-    """Run a new TPM, with its state in `folder`, for one machine; give the socket that QEMU takes."""
+    """Run a TPM for one machine, with the state that it last had in `folder`; give the socket that QEMU takes."""
     program = find_program(SWTPM)
     if program is None:
         raise ToolError(f"{SWTPM} is not installed", hint="install the package swtpm, or test with --tpm no")
     state, socket = folder / "tpm", folder / "tpm.socket"
     check_socket(socket)
-    state.mkdir(mode=0o700)
+    state.mkdir(mode=0o700, exist_ok=True)
+    socket.unlink(missing_ok=True)
     words = ["--tpm2", "--tpmstate", f"dir={state}", "--ctrl", f"type=unixio,path={socket}", "--terminate"]
     with (folder / "tpm.messages").open("w+") as messages:
         process = subprocess.Popen(

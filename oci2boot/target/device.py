@@ -47,7 +47,7 @@ def write_device(plan: DiskPlan, device: Path, *, secret: Secret | None = None, 
         os.fsync(fd)
         write_table(plan, fd)
         os.fsync(fd)
-        return read_partitions_again(fd)
+        return read_partitions_again(fd, device)
 
 
 @contextmanager

@@ -16,7 +16,9 @@ PBKDF_MEMORY_MAX: Final = 4 << 30
 """Bytes, of Argon2id. cryptsetup, docs/LUKS2-format"""
 
 
-def read_first_boot(hostname: str | None, ssh_keys: Sequence[Path], credentials: Sequence[str]) -> FirstBoot:
+def read_first_boot(
+    hostname: str | None, ssh_keys: Sequence[Path], credentials: Sequence[str], tpm2_pcrs: str | None = None
+) -> FirstBoot:
     """Take credentials as `NAME=VALUE` or `NAME=@FILE`."""
     values: dict[str, bytes] = {}
     for words in credentials:
@@ -27,7 +29,7 @@ def read_first_boot(hostname: str | None, ssh_keys: Sequence[Path], credentials:
             raise FormatError(f"two credentials have the name {name!r}")
         values[name] = _read(Path(value[1:]), CREDENTIAL_MAX) if value.startswith("@") else value.encode()
     keys = b"".join(_read(path, KEYS_MAX).rstrip(b"\n") + b"\n" for path in ssh_keys)
-    settings = FirstBoot(hostname, keys if ssh_keys else None, values)
+    settings = FirstBoot(hostname, keys if ssh_keys else None, values, tpm2_pcrs)
     settings.check()
     return settings
 

@@ -29,6 +29,7 @@ from oci2boot.target.iso import plan_iso
 from oci2boot.target.plan import DiskOptions, DiskPlan, plan_disk
 from oci2boot.target.types import STATE_LABEL
 from oci2boot.tree.lookup import look_up
+from oci2boot.tree.model import Directory
 from oci2boot.workflows.events import Report, Step, Warned
 from oci2boot.workflows.live import check_live, warnings_of
 from oci2boot.workflows.physical import root_entries
@@ -40,8 +41,11 @@ LABEL: Final = "oci2boot"
 """Of the root file system; the initramfs finds it by this name where systemd does not by its type."""
 _LOADERS: Final = (r"EFI/systemd/.*\.efi", r"EFI/[^/]+/shim.*\.efi", r"EFI/BOOT/BOOT.*\.efi")
 """What the firmware is to start, the first that there is."""
-_OPENER: Final = b"/usr/lib/systemd/systemd-cryptsetup"
-"""Asks for the passphrase of a root partition that systemd finds by its type. systemd-gpt-auto-generator(8)"""
+_FOR_LUKS: Final = {
+    b"/usr/lib/systemd/systemd-cryptsetup": "it can hardly open an encrypted root partition",
+    b"/usr/sbin/cryptsetup": "its encrypted root partition will not grow to the disk",
+}
+"""What an encrypted root partition that systemd finds by its type needs. systemd-gpt-auto-generator(8)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,11 @@ class Installed:
 
 def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -> Installed:
     """Write the disk, or with `dry_run` only plan it. Whoever calls it has had it confirmed."""
+    if request.first_boot.tpm2_pcrs and not request.secret:
+        raise TargetError(
+            "a TPM opens only what is encrypted, and a passphrase has to open it when the TPM cannot",
+            hint="--luks-passphrase-file FILE",
+        )
     device = _device(request)
     with Repository.open(request.repo) as repository:
         bootable = find_image(repository, request.name)
@@ -102,8 +111,8 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             device=device,
             nvram=bootable.title if device and request.nvram and nvram.EFI.is_dir() else None,
         )
-        if request.secret and not look_up(read_rootfs(repository.read_object(bootable.tree)), _OPENER):
-            report(Warned(f"{bootable.name} has no systemd-cryptsetup: it can hardly open an encrypted root partition"))
+        if request.secret:
+            _warn_of_missing(bootable, read_rootfs(repository.read_object(bootable.tree)), report)
         if format == "iso":
             for text in warnings_of(bootable, read_rootfs(repository.read_object(bootable.tree))):
                 report(Warned(text))
@@ -157,6 +166,12 @@ def _content(
             if request.ab:
                 images = slot_partitions(bootable, record, images, seed, request.root_size)
             return STATE_LABEL, entries, images
+
+
+def _warn_of_missing(bootable: Bootable, tree: Directory, report: Report) -> None:
+    for path, lack in _FOR_LUKS.items():
+        if not look_up(tree, path):
+            report(Warned(f"{bootable.name} has no {path.decode().rpartition('/')[2]}: {lack}"))
 
 
 def _device(request: InstallRequest) -> BlockDevice | None:

@@ -94,6 +94,8 @@ def test_on_a_terminal_the_name_of_the_disk_is_typed(repo: Path, tmp_path: Path,
         ("--target", ".", "--esp", ".", "--size", "10G"),
         ("--target", "/dev/null"),
         ("--target", "/dev/no-such-disk", "--yes"),
+        ("--target", "x.raw", "--luks-tpm2"),
+        ("--target", "x.raw", "--luks-pbkdf-memory", "64M"),
     ],
     ids=" ".join,
 )
@@ -118,6 +120,7 @@ def test_the_plan_says_what_would_be_written(run: Run, repo: Path, tmp_path: Pat
     assert "qcow2" in output
     assert "not written" in output
     assert "no systemd-cryptsetup" in errors
+    assert "no cryptsetup: its encrypted root partition will not grow" in errors
     assert "sesame" not in output + errors
     status, output, _ = run(*words, "--json")
     assert '"format": "qcow2"' in output
