@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from oci2boot.cli import output, signing
+from oci2boot.cli import output, signing, slots
 from oci2boot.cli.options import (
     AllowMissingVerity,
     AsJson,
@@ -15,6 +15,7 @@ from oci2boot.cli.options import (
     Kargs,
     ProgressJson,
     Quiet,
+    Repo,
     Source,
     TlsVerify,
     source_options,
@@ -53,8 +54,13 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def status(sysroot: SysrootDir = None, esp: EspDir = None, as_json: AsJson = False) -> None:
+def status(
+    sysroot: SysrootDir = None, esp: EspDir = None, disk: slots.DiskPath = None, as_json: AsJson = False
+) -> None:
     """Show what this machine runs, what it boots next, and what else it keeps."""
+    if found_slots := slots.place_of(disk, sysroot, esp):
+        slots.show_status(found_slots, as_json=as_json)
+        return
     found = read_status(open_sysroot(sysroot, esp))
     if as_json:
         output.print_json(found.to_json())
@@ -74,6 +80,8 @@ def upgrade(
     dry_run: DryRun = False,
     sysroot: SysrootDir = None,
     esp: EspDir = None,
+    disk: slots.DiskPath = None,
+    repo: Repo = None,
     db: Db = None,
     key: signing.Key = None,
     certificate: signing.Certificate = None,
@@ -86,14 +94,26 @@ def upgrade(
     quiet: Quiet = False,
 ) -> None:
     """Bring this machine to what its image's reference leads to now; the next boot takes it."""
+    signer = signing.signing_options(key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None)
+    if found := slots.place_of(disk, sysroot, esp, keep=keep, etc=etc):
+        slots.upgrade(
+            found,
+            slots.mode_of(found, check=check, download=download_only, apply=apply),
+            BootOptions(signing=signer, db=tuple(db or ())),
+            repo,
+            dry_run=dry_run,
+            apply=apply,
+            as_json=as_json,
+            progress_json=progress_json,
+            quiet=quiet,
+        )
+        return
     place = open_sysroot(sysroot, esp)
     request = UpgradeRequest(
         place,
         _mode(place, check=check, download=download_only, apply=apply),
         BootOptions(
-            signing=signing.signing_options(
-                key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None
-            ),
+            signing=signer,
             db=tuple(db or ()),
         ),
         DeployOptions(EtcPolicy.parse(tuple(etc or ()))),
@@ -115,6 +135,8 @@ def switch(
     etc: Etc = None,
     sysroot: SysrootDir = None,
     esp: EspDir = None,
+    disk: slots.DiskPath = None,
+    repo: Repo = None,
     flow: Flow = "auto",
     karg: Kargs = None,
     allow_missing_verity: AllowMissingVerity = False,
@@ -131,14 +153,29 @@ def switch(
     quiet: Quiet = False,
 ) -> None:
     """Bring this machine to another image, and follow that one from then on."""
+    signer = signing.signing_options(key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None)
+    others = {"flow": flow, "karg": karg, "allow_missing_verity": allow_missing_verity}
+    if found := slots.place_of(disk, sysroot, esp, etc=etc, **others):
+        slots.switch(
+            found,
+            slots.mode_of(found, check=False, download=download_only, apply=apply),
+            parse_source(source),
+            name,
+            BootOptions(signing=signer, db=tuple(db or ())),
+            repo,
+            dry_run=False,
+            apply=apply,
+            as_json=as_json,
+            progress_json=progress_json,
+            quiet=quiet,
+        )
+        return
     place = open_sysroot(sysroot, esp)
     boot = BootOptions(
         kargs=tuple(karg or ()),
         flow=flow,
         allow_missing_verity=allow_missing_verity,
-        signing=signing.signing_options(
-            key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None
-        ),
+        signing=signer,
         db=tuple(db or ()),
     )
     wanted = ConvertRequest(
@@ -160,9 +197,13 @@ def rollback(
     dry_run: DryRun = False,
     sysroot: SysrootDir = None,
     esp: EspDir = None,
+    disk: slots.DiskPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Let the deployment before boot next, or the one that is named."""
+    if found := slots.place_of(disk, sysroot, esp):
+        slots.rollback(found, deployment, dry_run=dry_run, as_json=as_json)
+        return
     chosen, plan = choose.rollback(open_sysroot(sysroot, esp), deployment, dry_run=dry_run)
     if as_json:
         output.print_json({"digest": chosen.digest.hex, "boot": plan.to_json(), "written": not dry_run})

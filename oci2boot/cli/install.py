@@ -74,6 +74,21 @@ def install(
         str | None,
         typer.Option("--verity-partition-size", help="of the partition with the hash tree: 100M", show_default=False),
     ] = None,
+    ab: Annotated[
+        bool,
+        typer.Option(
+            "--ab",
+            help="two slots for a root file system under dm-verity: `upgrade` writes the one that is not booted",
+        ),
+    ] = False,
+    root_size: Annotated[
+        str | None,
+        typer.Option(
+            "--root-size",
+            help="with --ab, of the root partition in a slot: 8G; by default half as much again as the image takes",
+            show_default=False,
+        ),
+    ] = None,
     sector_size: Annotated[
         int | None, typer.Option("--sector-size", help="of a disk image: 512 or 4096 bytes; a disk has its own")
     ] = None,
@@ -164,6 +179,8 @@ def install(
             (size, "--size"),
             (esp_size, "--esp-size"),
             (verity_partition_size, "--verity-partition-size"),
+            (ab or None, "--ab"),
+            (root_size, "--root-size"),
             (sector_size, "--sector-size"),
             (format, "--format"),
             (luks_passphrase_file, "--luks-passphrase-file"),
@@ -178,6 +195,8 @@ def install(
                 path, image, target, esp, options, report, nvram=nvram, dry_run=dry_run, as_json=as_json
             )
         return
+    if root_size and not ab:
+        raise Error("--root-size is of the slots that --ab makes", hint="give --ab too, or leave it out")
     request = InstallRequest(
         repo=path,
         target=target,
@@ -185,6 +204,8 @@ def install(
         size=parse_size(size) if size else None,
         esp_size=parse_size(esp_size) if esp_size else None,
         verity_size=parse_size(verity_partition_size) if verity_partition_size else None,
+        ab=ab,
+        root_size=parse_size(root_size) if root_size else None,
         wipe=wipe,
         format=format,
         sector=sector_size,

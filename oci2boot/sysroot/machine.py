@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oci2boot.digest import VerityDigest
+from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import TargetError
-from oci2boot.formats.cmdline import find_composefs, split
+from oci2boot.formats.cmdline import find_composefs, find_root_hashes, split
 from oci2boot.system.files import plain_errors
 from oci2boot.system.mounts import is_read_only, make_writable
 
@@ -60,6 +60,12 @@ def open_sysroot(root: Path | None = None, esp: Path | None = None) -> Sysroot:
     """Find the running machine, or take the one whose physical root somebody mounted at `root`."""
     live = root is None
     root = root or LIVE
+    if live and booted_root_hashes():
+        raise TargetError(
+            "this machine's root file system is under dm-verity: it has two slots, and no deployments to pin, "
+            "delete, reset or give arguments of their own",
+            hint="status, upgrade, switch and rollback are there; what it wrote is in its overlays' upper directories",
+        )
     if not (root / "composefs/meta.json").is_file():
         raise TargetError(
             f"{root} holds no composefs repository" if not live else "this machine was not installed by oci2boot",
@@ -90,6 +96,13 @@ def booted_digest(sysroot: Sysroot) -> VerityDigest | None:
     if len(found) > 1:
         raise TargetError("the kernel command line names more than one root file system")
     return found[0].digest if found else None
+
+
+def booted_root_hashes() -> list[RootHash]:
+    """Return what this machine's kernel was told of a root file system under dm-verity."""
+    with plain_errors(TargetError, f"read {COMMAND_LINE}"):
+        line = COMMAND_LINE.read_bytes().decode("ascii", "replace").rstrip("\n")
+    return find_root_hashes(split(line)) if line.isascii() else []
 
 
 @contextmanager

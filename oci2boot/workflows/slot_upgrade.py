@@ -12,6 +12,7 @@ from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir import BootEntry
 from oci2boot.sysroot.bootdir_plan import plan_default
 from oci2boot.sysroot.bootdir_steps import BootPlan
+from oci2boot.system.run import run
 from oci2boot.workflows.convert import convert
 from oci2boot.workflows.events import Report
 from oci2boot.workflows.remembered import request_again
@@ -37,7 +38,7 @@ class SlotRequest:
 
 @dataclass(frozen=True, slots=True)
 class SlotUpgraded:
-    outcome: Literal["up to date", "rejected", "available", "downloaded", "planned", "deployed"]
+    outcome: Literal["up to date", "rejected", "available", "downloaded", "deployed"]
     news: News | None = None
     bootable: Bootable | None = None
     plan: SlotPlan | None = None
@@ -119,6 +120,12 @@ def switch(request: SlotRequest, source: Reference, name: str | None, report: Re
                 }
             )
             return _deploy(request, machine, convert(wanted, report), None, report)
+
+
+def reboot_into(done: SlotUpgraded) -> None:
+    """Restart this machine if something new was deployed."""
+    if done.outcome == "deployed":
+        run(["systemctl", "reboot"], package="systemd")
 
 
 def _deploy(

@@ -10,15 +10,13 @@ from typing import Any, Final
 from oci2boot.boot.roothash import parse_partition
 from oci2boot.digest import RootHash
 from oci2boot.errors import Error, FormatError, TargetError
-from oci2boot.formats.cmdline import find_root_hashes, split
 from oci2boot.formats.gpt import Gpt
 from oci2boot.store.images import Bootable
 from oci2boot.sysroot.bootdir import MAX_CONF, MAX_UKI, BootDirectory, BootEntry, mapped, read_boot_directory
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
-from oci2boot.sysroot.machine import COMMAND_LINE, mounted_esp
+from oci2boot.sysroot.machine import booted_root_hashes, mounted_esp
 from oci2boot.system.block import read_block_device
-from oci2boot.system.files import plain_errors
 from oci2boot.target.esp_disk import EspOnDisk, open_esp
 from oci2boot.target.guards import check_unused
 from oci2boot.target.slot_disk import SlotDisk, open_slot_disk
@@ -214,11 +212,7 @@ def find_place(disk: Path | None, esp: Path | None = None) -> Place | None:
         if not disk.exists():
             raise TargetError(f"there is no disk {disk}")
         return Place(disk)
-    with plain_errors(TargetError, f"read {COMMAND_LINE}"):
-        line = COMMAND_LINE.read_bytes().decode("ascii", "replace").rstrip("\n")
-    if not line.isascii():
-        return None
-    found = find_root_hashes(split(line))
+    found = booted_root_hashes()
     if not found:
         return None
     if len(found) > 1:

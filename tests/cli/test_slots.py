@@ -1,0 +1,132 @@
+"""A disk with two slots, from the command line: install --ab, status, upgrade, switch and rollback with --disk."""
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci2boot.oci.reference import Reference
+from oci2boot.sysroot import machine
+from tests.cli.conftest import Run
+from tests.oci.layouts import Layout
+from tests.target.disks import said
+from tests.workflows.sealable import add_image, tar
+from tests.workflows.verity_disks import table
+from tests.workflows.verity_images import make_signing, verity_layers
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    layout: Layout
+
+    @property
+    def source(self) -> str:
+        return str(Reference.parse(f"oci:{self.layout.path}:v"))
+
+    def release(self, text: bytes, name: str = "v") -> str:
+        self.layout.manifests = [
+            one for one in self.layout.manifests if name not in str(one.get("annotations", {}).values())
+        ]
+        add_image(self.layout, [*verity_layers(), tar({"usr/share/release": text * 3000})], name)
+        return str(Reference.parse(f"oci:{self.layout.path}:{name}"))
+
+
+@pytest.fixture
+def publisher(tmp_path: Path) -> Publisher:
+    return Publisher(Layout(tmp_path / "layout"))
+
+
+def told(run: Run, *words: str | Path) -> dict[str, Any]:
+    status, output, errors = run(*words, "--json")
+    assert status == 0, errors
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+def verified(disk: Path, root_hash: str, folder: Path) -> None:
+    parts = {part["uuid"].lower().replace("-", ""): part for part in table(disk)}
+    for name, half in (("data", root_hash[:32]), ("tree", root_hash[-32:])):
+        with disk.open("rb") as file:
+            file.seek(parts[half]["start"])
+            (folder / name).write_bytes(file.read(parts[half]["size"]))
+    said("veritysetup", "verify", folder / "data", folder / "tree", root_hash)
+
+
+def test_the_life_of_a_disk_image(run: Run, publisher: Publisher, tmp_path: Path) -> None:
+    """P.11, K0.1: from its source, with the key that made it."""
+    signing = make_signing(tmp_path)
+    keys = ["--secureboot-key", str(signing.key), "--secureboot-certificate", signing.certificate]
+    repo, disk = ["--repo", tmp_path / "repo"], tmp_path / "disk.raw"
+    publisher.release(b"one")
+    first = told(run, "convert", publisher.source, *repo, "--mode", "verity", "--ukify", "builtin", *keys, "--quiet")
+    told(run, "install", *repo, "--target", disk, "--ab", "--root-size", "8M", "--esp-size", "300M", "--quiet")
+    assert [part["size"] for part in table(disk) if part["type"] == table(disk)[1]["type"]] == [8 << 20] * 2
+    found = told(run, "status", "--disk", disk)
+    (slot,) = found["slots"]
+    assert (slot["root_hash"], slot["states"], slot["signed"]) == (first["verity"]["root_hash"], ["next"], True)
+    assert [one["empty"] for one in found["free"]] == [True]
+    assert told(run, "upgrade", "--disk", disk, *repo, *keys, "--check")["outcome"] == "up to date"
+
+    publisher.release(b"two")
+    before = subprocess.run(["sha256sum", disk], check=True, capture_output=True).stdout
+    assert told(run, "upgrade", "--disk", disk, *repo, *keys, "--check")["outcome"] == "available"
+    assert subprocess.run(["sha256sum", disk], check=True, capture_output=True).stdout == before
+    status, _, errors = run("upgrade", "--disk", disk, *repo)
+    assert status == 1
+    assert "was signed when it was converted" in errors
+    assert told(run, "upgrade", "--disk", disk, *repo, *keys, "--download-only", "--quiet")["outcome"] == "downloaded"
+    assert subprocess.run(["sha256sum", disk], check=True, capture_output=True).stdout == before
+    done = told(run, "upgrade", "--disk", disk, *repo, *keys, "--quiet")
+    assert done["outcome"] == "deployed"
+    second = done["plan"]["root_hash"]
+    found = told(run, "status", "--disk", disk)
+    assert [one["root_hash"] for one in found["slots"]] == [second, slot["root_hash"]]
+    assert found["problems"] == []
+    assert found["next"] == second
+    for root_hash in (second, slot["root_hash"]):
+        verified(disk, root_hash, tmp_path)
+    assert told(run, "upgrade", "--disk", disk, *repo, *keys)["outcome"] == "up to date"
+    assert second[:12] in run("status", "--disk", disk)[1]
+
+    assert told(run, "rollback", "--disk", disk)["root_hash"] == slot["root_hash"]
+    assert told(run, "status", "--disk", disk)["next"] == slot["root_hash"]
+    assert told(run, "upgrade", "--disk", disk, *repo, *keys)["outcome"] == "rejected"
+
+    other = publisher.release(b"three", "w")
+    done = told(run, "switch", other, "--disk", disk, *repo, *keys, "--quiet")
+    found = told(run, "status", "--disk", disk)
+    assert [one["root_hash"] for one in found["slots"]] == [done["plan"]["root_hash"], slot["root_hash"]]
+    assert found["slots"][0]["source"] == other
+    verified(disk, found["next"], tmp_path)
+
+
+def test_what_such_a_machine_cannot_do_is_said(
+    run: Run, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = tmp_path / "cmdline"
+    line.write_text(f"quiet roothash={'ab' * 32}\n")
+    monkeypatch.setattr(machine, "COMMAND_LINE", line)
+    for words in (["pin", "abcd"], ["delete", "abcd"], ["reset"], ["kargs", "list"]):
+        status, _, errors = run(*words)
+        assert status == 1
+        assert "root file system is under dm-verity: it has two slots" in " ".join(errors.split()), words
+    status, _, errors = run("status")
+    assert status == 1
+    assert "partition of the root file system is not at" in " ".join(errors.split())
+    publisher.release(b"one")
+    told(run, "convert", publisher.source, "--repo", tmp_path / "repo", "--ukify", "builtin", "--quiet")
+    for words, message in (
+        (["install", "--repo", tmp_path / "repo", "--target", tmp_path / "d", "--ab"], "needs no second slot"),
+        (["install", "--repo", tmp_path / "repo", "--target", tmp_path / "d", "--root-size", "9G"], "give --ab too"),
+        (["status", "--disk", tmp_path / "none"], "there is no disk"),
+        (["upgrade", "--disk", tmp_path / "cmdline", "--keep", "3"], "--keep is not for a root file system under"),
+        (["upgrade", "--disk", tmp_path / "cmdline", "--sysroot", tmp_path], "exclude each other"),
+        (["upgrade", "--disk", tmp_path / "cmdline", "--apply"], "--disk names another one"),
+        (["status", "--disk", tmp_path / "cmdline"], "no GUID partition table"),
+    ):
+        status, _, errors = run(*words)
+        assert status == 1
+        assert message in " ".join(errors.split()), errors
