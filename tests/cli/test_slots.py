@@ -58,8 +58,9 @@ def verified(disk: Path, root_hash: str, folder: Path) -> None:
 def test_the_life_of_a_disk_image(run: Run, publisher: Publisher, tmp_path: Path) -> None:
     """P.11, K0.1: from its source, with the key that made it."""
     signing = make_signing(tmp_path)
-    keys = ["--secureboot-key", str(signing.key), "--secureboot-certificate", signing.certificate]
-    repo, disk = ["--repo", tmp_path / "repo"], tmp_path / "disk.raw"
+    keys: list[str | Path] = ["--secureboot-key", str(signing.key), "--secureboot-certificate", signing.certificate]
+    repo: list[str | Path] = ["--repo", tmp_path / "repo"]
+    disk = tmp_path / "disk.raw"
     publisher.release(b"one")
     first = told(run, "convert", publisher.source, *repo, "--mode", "verity", "--ukify", "builtin", *keys, "--quiet")
     told(run, "install", *repo, "--target", disk, "--ab", "--root-size", "8M", "--esp-size", "300M", "--quiet")
@@ -118,7 +119,7 @@ def test_what_such_a_machine_cannot_do_is_said(
     assert "partition of the root file system is not at" in " ".join(errors.split())
     publisher.release(b"one")
     told(run, "convert", publisher.source, "--repo", tmp_path / "repo", "--ukify", "builtin", "--quiet")
-    for words, message in (
+    refused: list[tuple[list[str | Path], str]] = [
         (["install", "--repo", tmp_path / "repo", "--target", tmp_path / "d", "--ab"], "needs no second slot"),
         (["install", "--repo", tmp_path / "repo", "--target", tmp_path / "d", "--root-size", "9G"], "give --ab too"),
         (["status", "--disk", tmp_path / "none"], "there is no disk"),
@@ -126,7 +127,8 @@ def test_what_such_a_machine_cannot_do_is_said(
         (["upgrade", "--disk", tmp_path / "cmdline", "--sysroot", tmp_path], "exclude each other"),
         (["upgrade", "--disk", tmp_path / "cmdline", "--apply"], "--disk names another one"),
         (["status", "--disk", tmp_path / "cmdline"], "no GUID partition table"),
-    ):
-        status, _, errors = run(*words)
+    ]
+    for arguments, message in refused:
+        status, _, errors = run(*arguments)
         assert status == 1
         assert message in " ".join(errors.split()), errors
