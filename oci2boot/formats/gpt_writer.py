@@ -99,7 +99,10 @@ def plan_identities(read: Read, size: int, identities: Mapping[int, Identity]) -
 
 
 def _counterpart(found: Copy, backup: Copy | None, sectors: int, end: int) -> tuple[int, int]:
-    """Return where the other header and its entries are, or have to be; `sectors` are those of the entries, `end` those of the disk."""
+    """Return where the other header and its entries are, or have to be, in sectors.
+
+    The entries take `sectors`, the disk has `end`.
+    """
     header = found.header
     if header.own_lba != 1:
         lba, entries_lba, fits = 1, 2, 2 + sectors <= header.first_usable_lba
