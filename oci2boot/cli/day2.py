@@ -1,7 +1,8 @@
 """A machine that lives on: status, upgrade, switch, rollback, pin, delete."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -27,7 +28,7 @@ from oci2boot.workflows import choose
 from oci2boot.workflows.deploy import DeployOptions, DeployPlan
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, parse_source
 from oci2boot.workflows.status import Status, read_status
-from oci2boot.workflows.upgrade import Mode, Upgraded, UpgradeRequest, reboot_into
+from oci2boot.workflows.upgrade import Mode, News, Upgraded, UpgradeRequest, reboot_into
 from oci2boot.workflows.upgrade import switch as run_switch
 from oci2boot.workflows.upgrade import upgrade as run_upgrade
 
@@ -47,6 +48,13 @@ Id = Annotated[str, typer.Argument(help="the start of a deployment's digest", sh
 CheckOnly = Annotated[bool, typer.Option("--check", help="only say whether there is something new")]
 DownloadOnly = Annotated[bool, typer.Option("--download-only", help="store it, and boot it another time")]
 Apply = Annotated[bool, typer.Option("--apply", help="reboot into it")]
+SoftReboot = Annotated[
+    bool,
+    typer.Option(
+        "--soft-reboot",
+        help="with --apply: restart all but the kernel, if that is the same; what the TPM measured stays as it was",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -72,6 +80,7 @@ def upgrade(
     check: CheckOnly = False,
     download_only: DownloadOnly = False,
     apply: Apply = False,
+    soft_reboot: SoftReboot = False,
     keep: Annotated[
         int | None,
         typer.Option("--keep", min=2, help="delete older deployments that are not pinned, but for so many in all"),
@@ -95,7 +104,7 @@ def upgrade(
 ) -> None:
     """Bring this machine to what its image's reference leads to now; the next boot takes it."""
     signer = signing.signing_options(key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None)
-    if found := slots.place_of(disk, sysroot, esp, keep=keep, etc=etc):
+    if found := slots.place_of(disk, sysroot, esp, keep=keep, etc=etc, soft_reboot=soft_reboot):
         slots.upgrade(
             found,
             slots.mode_of(found, check=check, download=download_only, apply=apply),
@@ -111,7 +120,7 @@ def upgrade(
     place = open_sysroot(sysroot, esp)
     request = UpgradeRequest(
         place,
-        _mode(place, check=check, download=download_only, apply=apply),
+        _mode(place, check=check, download=download_only, apply=apply, soft=soft_reboot),
         BootOptions(
             signing=signer,
             db=tuple(db or ()),
@@ -124,7 +133,7 @@ def upgrade(
         done = run_upgrade(request, report)
     _show_upgraded(done, as_json=as_json)
     if apply:
-        reboot_into(done)
+        reboot_into(place, done, soft=soft_reboot)
 
 
 def switch(
@@ -132,7 +141,9 @@ def switch(
     name: Annotated[str | None, typer.Option("--name", help="what to call it", show_default=False)] = None,
     download_only: DownloadOnly = False,
     apply: Apply = False,
+    soft_reboot: SoftReboot = False,
     etc: Etc = None,
+    dry_run: DryRun = False,
     sysroot: SysrootDir = None,
     esp: EspDir = None,
     disk: slots.DiskPath = None,
@@ -155,7 +166,7 @@ def switch(
     """Bring this machine to another image, and follow that one from then on."""
     signer = signing.signing_options(key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None)
     others = {"flow": flow, "karg": karg, "allow_missing_verity": allow_missing_verity}
-    if found := slots.place_of(disk, sysroot, esp, etc=etc, **others):
+    if found := slots.place_of(disk, sysroot, esp, etc=etc, **others, soft_reboot=soft_reboot):
         slots.switch(
             found,
             slots.mode_of(found, check=False, download=download_only, apply=apply),
@@ -163,7 +174,7 @@ def switch(
             name,
             BootOptions(signing=signer, db=tuple(db or ())),
             repo,
-            dry_run=False,
+            dry_run=dry_run,
             apply=apply,
             as_json=as_json,
             progress_json=progress_json,
@@ -182,12 +193,13 @@ def switch(
         parse_source(source), place.repository, name, options=source_options(tls_verify=tls_verify), boot=boot
     )
     options = DeployOptions(EtcPolicy.parse(tuple(etc or ())), allow_missing_verity)
-    request = UpgradeRequest(place, _mode(place, check=False, download=download_only, apply=apply), boot, options)
+    mode = _mode(place, check=False, download=download_only, apply=apply, soft=soft_reboot)
+    request = UpgradeRequest(place, mode, boot, options, dry_run)
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         done = run_switch(request, wanted, report)
     _show_upgraded(done, as_json=as_json)
     if apply:
-        reboot_into(done)
+        reboot_into(place, done, soft=soft_reboot)
 
 
 def rollback(
@@ -242,9 +254,11 @@ def _pinned(deployment: str, sysroot: Path | None, esp: Path | None, *, pinned: 
         output.out.print(f"{chosen.digest} is {'pinned' if pinned else 'not pinned'}")
 
 
-def _mode(place: Sysroot, *, check: bool, download: bool, apply: bool) -> Mode:
+def _mode(place: Sysroot, *, check: bool, download: bool, apply: bool, soft: bool) -> Mode:
     if check + download + apply > 1:
         raise Error("--check, --download-only and --apply exclude each other")
+    if soft and not apply:
+        raise Error("--soft-reboot says how, and --apply that it reboots", hint="give both")
     if apply and not place.live:
         raise Error("--apply restarts this machine, and --sysroot names another one")
     return "check" if check else "download" if download else "deploy"
@@ -253,9 +267,7 @@ def _mode(place: Sysroot, *, check: bool, download: bool, apply: bool) -> Mode:
 def _show_status(found: Status) -> None:
     rows = []
     for one in found.to_json()["deployments"]:
-        counters = ", ".join(
-            f"{entry['tries_left']} tries left" for entry in one["entries"] if entry["tries_left"] is not None
-        )
+        counters = ", ".join(filter(None, map(_counted, one["entries"])))
         signers = sorted({signer for entry in one["entries"] for signer in entry["signers"]})
         rows.append(
             (
@@ -270,10 +282,32 @@ def _show_status(found: Status) -> None:
             )
         )
     output.print_table(("STATE", "DIGEST", "SYSTEM", "SOURCE", "DEPLOYED", "VERITY", "SIGNED BY", "BOOTS"), rows)
+    output.out.print(_next_boot(found), soft_wrap=True)
     for name, digest in found.downloaded:
         output.out.print(f"downloaded: {escape(name)} {digest.hex[:12]}")
     for problem in found.problems:
         output.err.print(f"[yellow]warning:[/] {escape(problem)}")
+
+
+def _counted(entry: Mapping[str, Any]) -> str:
+    """Say what the boot loader knows of an entry. systemd, Automatic Boot Assessment."""
+    if entry["bad"]:
+        return "failed"
+    if entry["tries_left"] == 0:
+        return "put back"
+    return "" if entry["tries_left"] is None else f"{entry['tries_left']} tries left"
+
+
+def _next_boot(found: Status) -> str:
+    state = found.state
+    if state.next is None:
+        return "what boots next is none of these: another system's entry is first"
+    following = state.next.digest.hex[:12]
+    if state.booted is None:
+        return f"{following} boots next"
+    if state.next.digest == state.booted:
+        return f"{following} runs, and boots next"
+    return f"{state.booted.hex[:12]} runs, {following} boots next: restart the machine to change to it"
 
 
 def plan_facts(plan: DeployPlan) -> list[tuple[str, str]]:
@@ -297,12 +331,16 @@ def _show_upgraded(done: Upgraded, *, as_json: bool) -> None:
         output.print_facts(plan_facts(done.plan))
     text = {
         "up to date": "nothing is newer than what boots next",
-        "rejected": "the newer image is here, and was rolled back or did not boot: `oci2boot rollback ID` boots it",
-        "available": f"there is a newer image: {done.news.layers} layers, {output.size(done.news.bytes)} to fetch"
-        if done.news
-        else "",
+        "rejected": "the newer image is here, and was rolled back or did not boot: `oci2boot rollback ID` boots it, "
+        "`oci2boot status` shows its ID",
+        "available": _available(done.news) if done.news else "",
         "downloaded": "downloaded; `oci2boot upgrade` deploys it",
         "planned": "nothing was written",
         "deployed": "deployed; the next boot takes it",
     }
-    output.out.print(text[done.outcome])
+    output.out.print(text[done.outcome], soft_wrap=True)
+
+
+def _available(news: News) -> str:
+    fetch = f"{news.layers} layers, {output.size(news.bytes)} to fetch" if news.layers else "nothing to fetch"
+    return f"there is a newer image: {fetch}. --download-only stores it, and then --dry-run shows what it would change"

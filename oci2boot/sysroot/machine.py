@@ -11,6 +11,7 @@ from typing import Final
 from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import TargetError
 from oci2boot.formats.cmdline import find_composefs, find_root_hashes, split
+from oci2boot.sysroot.nextroot import mounted_digest
 from oci2boot.system.files import plain_errors
 from oci2boot.system.mounts import is_read_only, make_writable
 
@@ -87,9 +88,14 @@ def mounted_esp() -> Path | None:
 
 
 def booted_digest(sysroot: Sysroot) -> VerityDigest | None:
-    """Return the digest that this machine runs, None where it is another's physical root."""
+    """Return the digest that this machine runs, None where it is another's physical root.
+
+    After a soft reboot it is not what the kernel was started with, and the root mount says what it is.
+    """
     if not sysroot.live:
         return None
+    if mounted := mounted_digest():
+        return mounted
     with plain_errors(TargetError, f"read {COMMAND_LINE}"):
         line = COMMAND_LINE.read_bytes().decode("ascii", "backslashreplace").rstrip("\n")
     found = find_composefs(split(line))

@@ -53,7 +53,12 @@ class MachineState:
 
     def find(self, wanted: str) -> Deployment:
         """Return the deployment whose digest begins so."""
-        found = [one for one in self.deployments if one.digest.hex.startswith(wanted)] if len(wanted) >= ID_MIN else []
+        if len(wanted) < ID_MIN:
+            raise TargetError(
+                f"{wanted!r} is too short for a deployment",
+                hint=f"name it by {ID_MIN} digits or more, as `oci2boot status` shows them",
+            )
+        found = [one for one in self.deployments if one.digest.hex.startswith(wanted)]
         if len(found) != 1:
             raise TargetError(
                 f"{'several deployments begin' if found else 'no deployment begins'} with {wanted[:128]!r}",

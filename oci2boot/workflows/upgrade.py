@@ -9,7 +9,7 @@ from oci2boot.errors import StoreError, TargetError
 from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import open_source
 from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.store.images import Bootable, find_image
+from oci2boot.store.images import Bootable, find_image, saved_images
 from oci2boot.store.layers import has_layer
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir import read_boot_directory
@@ -25,6 +25,7 @@ from oci2boot.workflows.deploy import DeployOptions, DeployPlan, apply_deploymen
 from oci2boot.workflows.events import Report, Told, Warned
 from oci2boot.workflows.remembered import request_again
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
+from oci2boot.workflows.soft_reboot import soft_reboot
 from oci2boot.workflows.transition import boot_first, check_bootable, check_not_own
 
 Mode = Literal["check", "download", "deploy"]
@@ -170,16 +171,21 @@ def switch(request: UpgradeRequest, wanted: ConvertRequest, report: Report) -> U
     """Bring the machine to another image; from then on it is upgraded from there."""
     sysroot = request.sysroot
     if request.dry_run:
-        raise TargetError("a switch cannot be planned before the image is here", hint="--download-only fetches it")
+        with Repository.open(sysroot.repository) as repository:
+            return _look_at(request, wanted, read_state(sysroot), repository)
     with changing(sysroot):
         state = read_state(sysroot)
         found = convert(wanted, report)
         return _deploy_converted(request, state, found, None, report)
 
 
-def reboot_into(done: Upgraded) -> None:
-    """Restart this machine if something new was deployed."""
-    if done.outcome == "deployed":
+def reboot_into(sysroot: Sysroot, done: Upgraded, *, soft: bool = False) -> None:
+    """Restart this machine if something new was deployed; with `soft`, all of it but the kernel."""
+    if done.outcome != "deployed" or done.bootable is None:
+        return
+    if soft:
+        soft_reboot(sysroot, done.bootable.rootfs)
+    else:
         run(["systemctl", "reboot"], package="systemd")
 
 
@@ -231,6 +237,16 @@ def _look(request: UpgradeRequest, state: MachineState, repository: Repository) 
     return Upgraded("available", news, bootable)
 
 
+def _look_at(request: UpgradeRequest, wanted: ConvertRequest, state: MachineState, repository: Repository) -> Upgraded:
+    """Plan a switch to what is here already, else say what is to be fetched for it."""
+    news = _news(wanted, repository, None)
+    here = [one for one in saved_images(repository) if one.manifest and str(one.manifest) == news.manifest]
+    if not here:
+        return Upgraded("available", news)
+    plan = plan_deployment(state, repository, repository, here[0], _options(request, here[0]))
+    return Upgraded("planned", news, here[0], plan)
+
+
 def rejected(state: MachineState, news: News) -> bool:
     """Tell whether the new image is here and was put back: who upgrades unattended would boot it for ever.
 
@@ -267,6 +283,10 @@ def find_news(bootable: Bootable, given: BootOptions, repository: Repository) ->
     """Ask the source; only the manifest and config are fetched."""
     with tempfile.TemporaryDirectory(prefix="oci2boot-") as scratch:
         again = request_again(bootable, repository.path, Path(scratch), given)
+    return _news(again, repository, str(bootable.manifest))
+
+
+def _news(again: ConvertRequest, repository: Repository, known: str | None) -> News:
     if isinstance(again.source, DirectoryReference):
         return News(str(again.source), True, None)
     with open_source(again.source, again.options) as source:
@@ -274,4 +294,4 @@ def find_news(bootable: Bootable, given: BootOptions, repository: Repository) ->
         manifest = str(image.manifest_digest)
         lacking = [layer for layer in image.layers if not has_layer(repository, layer.diff_id)]
     sizes = {layer.digest: layer.size for layer in lacking}
-    return News(str(again.source), manifest != str(bootable.manifest), manifest, len(sizes), sum(sizes.values()))
+    return News(str(again.source), manifest != known, manifest, len(sizes), sum(sizes.values()))

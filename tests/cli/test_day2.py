@@ -12,6 +12,7 @@ import pytest
 from oci2boot.formats.bls import EntryName
 from oci2boot.formats.fsverity import measure
 from tests.cli.conftest import Run
+from tests.store.stored import everything
 from tests.witness import program
 from tests.workflows.machines import Machine, make_machine
 from tests.workflows.sealable import add_image, tar
@@ -111,6 +112,66 @@ def test_switch_follows_another_image(run: Run, machine: Machine) -> None:
     found = status(run, machine)
     assert [one["image"] for one in found["deployments"]] == ["other", "demo"]
     assert json.loads(run("upgrade", "--check", "--json", *places(machine))[1])["news"]["source"].endswith(":w")
+
+
+def test_a_switch_is_planned_before_it_is_made(run: Run, machine: Machine) -> None:
+    """P.11: what would be fetched, and once it is here what would change; nothing is written."""
+    machine.release({"usr/bin/other": b"another system" * 50, "etc/motd": b"another\n"}, name="w")
+    words = ["switch", f"oci:{machine.layout.path}:w", "--name", "other", "--allow-missing-verity", "-q"]
+    before = everything(machine.root), everything(machine.esp)
+    planned = json.loads(run(*words, "--dry-run", "--json", *places(machine))[1])
+    assert (planned["outcome"], planned["news"]["fetch"]["layers"], planned["plan"]) == ("available", 1, None)
+    assert "there is a newer image: 1 layers" in run(*words, "--dry-run", *places(machine))[1]
+    assert (everything(machine.root), everything(machine.esp)) == before
+    assert run(*words, "--download-only", *places(machine))[0] == 0
+    before = everything(machine.root), everything(machine.esp)
+    planned = json.loads(run(*words, "--dry-run", "--json", *places(machine))[1])
+    assert planned["outcome"] == "planned"
+    assert any("write" in step for step in planned["plan"]["boot"]["steps"])
+    assert (everything(machine.root), everything(machine.esp)) == before
+    done = json.loads(run(*words, "--json", *places(machine))[1])
+    assert done["image"]["rootfs"] == planned["image"]["rootfs"]
+
+
+def test_status_says_in_one_line_what_boots_next(run: Run, machine: Machine) -> None:
+    """P.11"""
+    first = status(run, machine)["next"][:12]
+    assert f"\n{first} boots next\n" in run("status", *places(machine))[1]
+    machine.release(SECOND)
+    run("upgrade", "-q", *places(machine))
+    second = status(run, machine)["next"][:12]
+    run("rollback", *places(machine))
+    _, out, _ = run("status", *places(machine))
+    assert f"\n{first} boots next\n" in out
+    (line,) = (line for line in out.splitlines() if second in line)
+    assert line.endswith("put back")
+    code, _, errors = run("pin", second[:3], *places(machine))
+    assert code == 1
+    assert "4 digits" in errors
+    for words, says in ((("--soft-reboot",), "--apply"), (("--apply",), "restarts this machine")):
+        code, _, errors = run("upgrade", *words, *places(machine))
+        assert code == 1
+        assert says in errors
+
+
+def test_finalize_on_the_command_line(run: Run, machine: Machine) -> None:
+    """P.10"""
+    first = status(run, machine)["next"]
+    machine.release(SECOND)
+    run("upgrade", "-q", "--etc", "stop", *places(machine))
+    etc = machine.root / "state/deploy" / first / "etc/upper"
+    (etc / "hostname").write_text("box\n")
+    code, out, _ = run("finalize", "--dry-run", "--sysroot", machine.root)
+    assert code == 0
+    assert "/etc/hostname" in out
+    (one,) = json.loads(run("finalize", "--json", "--sysroot", machine.root)[1])["deployments"]
+    assert (one["origin"], one["outcome"]) == (first, "merged")
+    (etc / "motd").write_text("mine\n")
+    code, out, errors = run("finalize", "--sysroot", machine.root)
+    assert code == 1
+    assert "/etc/motd" in errors
+    assert "finalize --etc" in errors
+    assert "left as it was" in out
 
 
 def test_install_takes_directories(run: Run, machine: Machine, tmp_path: Path) -> None:
