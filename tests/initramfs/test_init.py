@@ -1,0 +1,160 @@
+"""What the first program of a built-in initramfs makes of its command line, under each shell."""
+
+import base64
+import json
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from oci2boot.boot.roothash import pack_partition, parse_partition, sign_root_hash
+from oci2boot.boot.sign import KeySigner, load_key
+from oci2boot.digest import RootHash
+from oci2boot.rootfs.verity import Overlay
+from tests.initramfs.test_promise import SCRIPTS, SHELLS, shell
+from tests.keys import make
+
+INIT, SETUP_OVERLAYS = SCRIPTS / "init", SCRIPTS / "setup-overlays"
+HASH = "00112233445566778899aabbccddeeff" * 2
+LONG = "00112233445566778899aabbccddeeff" * 3 + "fedcba9876543210" * 2
+# UAPI group, Discoverable Partitions Specification: the first and the last 128 bits of the root hash.
+FIRST = "PARTUUID=00112233-4455-6677-8899-aabbccddeeff"
+LAST = "PARTUUID=fedcba98-7654-3210-fedc-ba9876543210"
+
+
+def plan(name: str, mode: str, line: str, folder: Path, veritytab: str | None = None) -> tuple[int, str, str]:
+    (folder / "cmdline").write_text(line + "\n")
+    table = folder / "veritytab"
+    table.unlink(missing_ok=True)
+    if veritytab is not None:
+        table.write_text(veritytab)
+    argv = [*shell(name), str(INIT), "plan", mode, str(folder / "cmdline"), str(table)]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f"roothash={HASH}", f"{FIRST} {FIRST} {HASH} init="),
+        (f'ro "roothash={LONG}" init=/sbin/other', f"{FIRST} {LAST} {LONG} init=/sbin/other"),
+        (
+            f"roothash={HASH} systemd.verity_root_data=/dev/vda2 systemd.verity_root_hash=LABEL=tree "
+            "systemd.verity_root_options=panic-on-corruption,hash-offset=4096",
+            f"/dev/vda2 LABEL=tree {HASH} --panic-on-corruption --hash-offset=4096 init=",
+        ),
+        (
+            f'roothash={HASH} x="roothash={LONG} y" '
+            "systemd.verity_root_options=root-hash-signature=/a,check-at-most-once",
+            f"{FIRST} {FIRST} {HASH} --check-at-most-once signature=/a init=",
+        ),
+    ],
+)
+def test_what_is_opened_under_dm_verity(name: str, line: str, said: str, tmp_path: Path) -> None:
+    """K1.6, K1.7, K1.8"""
+    assert plan(name, "verity", line, tmp_path) == (0, said, "")
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_a_veritytab_says_it_instead(name: str, tmp_path: Path) -> None:
+    """K1.20"""
+    table = f"# what is guarded\nother /dev/a /dev/b {LONG}\nroot {FIRST} {LAST} {HASH} restart-on-corruption\n"
+    assert plan(name, "verity", "root=/dev/mapper/root", tmp_path, table) == (
+        0,
+        f"{FIRST} {LAST} {HASH} --restart-on-corruption init=",
+        "",
+    )
+    code, _, words = plan(name, "verity", f"roothash={HASH}", tmp_path, table)
+    assert (code, "both the command line and veritytab" in words) == (1, True)
+
+
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    ("mode", "line", "why"),
+    [
+        ("verity", "quiet", "no roothash="),
+        ("verity", f"roothash={HASH} roothash={HASH}", "more than one roothash="),
+        ("verity", f'roothash={HASH} "roothash={LONG}"', "more than one roothash="),
+        ("verity", f"roothash={HASH[:-1]}", "not a root hash"),
+        ("verity", f"roothash={HASH[:-1]}X", "not a root hash"),
+        ("verity", f'roothash="{HASH[:32]} {HASH[32:]}"', "malformed"),
+        ("verity", "roothash=", "malformed"),
+        ("verity", f"roothash={HASH} root=/dev/vda2", "not what dm-verity verifies"),
+        ("verity", f"roothash={HASH} init=/a init=/b", "more than one init="),
+        ("verity", f"roothash={HASH} systemd.verity_root_options=superblock=no", "does not know"),
+        ("verity", f"roothash={HASH} systemd.verity_root_options=hash-offset=1x", "malformed"),
+        ("verity", f"roothash={HASH} composefs={'ab' * 32}", "for dm-verity"),
+        ("erofs", f"root=LABEL=x roothash={HASH}", "does not verify"),
+        ("erofs", f"root=LABEL=x composefs={'ab' * 32}", "does not verify"),
+        ("erofs", "quiet", "no root="),
+        ("composefs", f"composefs={'ab' * 32} roothash={HASH}", "for composefs"),
+        ("composefs", "root=LABEL=a root=LABEL=b", "more than one root="),
+        ("other", "root=LABEL=a", "does not know"),
+    ],
+)
+def test_what_is_refused(name: str, mode: str, line: str, why: str, tmp_path: Path) -> None:
+    """K1.6, K1.18: addons and the host of a VM can append to the command line, not choose another mode."""
+    code, said, words = plan(name, mode, line, tmp_path)
+    assert (code, said) == (1, "")
+    assert words.startswith("oci2boot: FATAL: ")
+    assert why in words
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_the_signature_is_found_in_its_partition(name: str, tmp_path: Path) -> None:
+    """K1.1: what the partition holds is what systemd-repart writes; the kernel checks it."""
+    key = make(tmp_path, "key")
+    root_hash = RootHash.parse(HASH)
+    signature = sign_root_hash(root_hash, KeySigner(key.certificate, load_key(key.key.read_bytes())))
+    partition = pack_partition(root_hash, signature, key.certificate)
+    spaced = json.dumps(json.loads(partition.rstrip(b"\0")), indent=2).encode().ljust(16384, b"\0")
+    argv = [*shell(name), str(INIT), "signature"]
+    path = {"PATH": "/usr/bin:/bin"}
+    for content in (partition, spaced):
+        done = subprocess.run([*argv, HASH], input=content, check=True, capture_output=True, env=path)
+        assert done.stdout == parse_partition(partition)[1] == signature
+    for content, wanted in ((partition, LONG), (b"\0" * 16384, HASH), (base64.b64encode(random.randbytes(99)), HASH)):
+        done = subprocess.run([*argv, wanted], input=content, check=False, capture_output=True, env=path)
+        assert (done.returncode, done.stdout) == (1, b"")
+
+
+# ---- setup-overlays
+
+
+def listed(name: str, text: str, folder: Path) -> tuple[int, str, str]:
+    (folder / "overlays").write_text(text)
+    argv = [*shell(name), str(SETUP_OVERLAYS), "list", str(folder / "overlays")]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_the_list_of_overlays(name: str, tmp_path: Path) -> None:
+    """K0.3, K0.4"""
+    assert listed(name, "", tmp_path) == (0, "", "")
+    text = "/etc persistent\n\n/var/lib/x-1.2 tmpfs"
+    assert listed(name, text, tmp_path) == (0, "/etc:persistent /var/lib/x-1.2:tmpfs", "")
+    for place in ("/etc", "/home", "/var/lib/a_b"):
+        assert listed(name, f"{Overlay.parse(place).path} tmpfs\n", tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    "line",
+    ["etc tmpfs", "/ tmpfs", "/../usr tmpfs", "/etc/. tmpfs", "//etc tmpfs", "/a,b tmpfs", "/a:b tmpfs", "/etc",
+     "/etc kept", "/etc tmpfs more", "/etc/$x tmpfs"],
+)  # fmt: skip
+def test_a_line_that_is_no_overlay_stops_the_boot(name: str, line: str, tmp_path: Path) -> None:
+    """K0.17"""
+    code, said, words = listed(name, f"/var tmpfs\n{line}\n", tmp_path)
+    assert (code, said) == (1, "")
+    assert "FATAL" in words
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_a_list_that_is_missing_stops_the_boot(name: str, tmp_path: Path) -> None:
+    argv = [*shell(name), str(SETUP_OVERLAYS), "list", str(tmp_path / "none")]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
+    assert (done.returncode, "FATAL" in done.stderr) == (1, True)
