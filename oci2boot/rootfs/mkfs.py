@@ -1,6 +1,6 @@
 """What mkfs.erofs is asked for where the image is to be compressed: it reads the tree as a tar, so no root is needed.
 
-erofs-utils, mkfs.erofs(1). From 1.7 on it reads archives; which algorithms it was built with, it says itself.
+erofs-utils, mkfs.erofs(1). From 1.8 on it reads archives and keeps their times; its algorithms, it tells.
 """
 
 import re
@@ -13,7 +13,7 @@ from uuid import UUID
 from oci2boot.errors import FormatError, ToolError
 
 PROGRAM: Final = "mkfs.erofs"
-OLDEST: Final = (1, 7)
+OLDEST: Final = (1, 8)
 NONE: Final = "none"
 
 _LEVELS: Final[Mapping[str, Sequence[range]]] = {
@@ -96,8 +96,8 @@ def check_mkfs(said: str, compression: Compression) -> None:
     if version is None or (int(version[1]), int(version[2])) < OLDEST:
         found = version[0] if version else "an unknown version"
         raise ToolError(
-            f"{PROGRAM} is {found}: it cannot read an archive",
-            hint="erofs-utils 1.7 or newer is needed, or --compression none",
+            f"{PROGRAM} is {found}: it cannot read an archive, or loses its times",
+            hint="erofs-utils 1.8 or newer is needed, or --compression none",
         )
     listed = _COMPRESSORS.search(said)
     known = set(re.findall(r"\w+", listed[1])) if listed else set(_LEVELS)
@@ -110,7 +110,7 @@ def mkfs_argv(image: Path, compression: Compression, uuid: UUID, label: str) -> 
     return [
         PROGRAM, "--quiet",
         *([f"-z{compression}", "-C65536"] if compression.algorithms else []),
-        "-T0", "--preserve-mtime",
+        "-T0", "--mkfs-time", "--preserve-mtime",
         "-U", str(uuid),
         "-L", label,
         "--tar=f",
