@@ -111,7 +111,7 @@ def check_signing(options: SigningOptions) -> None:
 
 
 def check_root_signing(options: SigningOptions) -> None:
-    """Refuse a way to sign that cannot sign a root hash: the tools sign executables only."""
+    """Refuse what cannot sign a root hash: the tools, which sign executables only, or a key that is another's."""
     if (options.key or "").startswith("pkcs11:"):
         raise SignatureError(
             "a root hash cannot be signed by a key in a token here",

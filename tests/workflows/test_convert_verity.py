@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from oci2boot.system.run import Argv
 from oci2boot.tree.model import Directory, find
 from oci2boot.workflows.convert import convert
 from oci2boot.workflows.events import Event, Warned
+from oci2boot.workflows.inspect import measured_manifest
 from oci2boot.workflows.remembered import request_again
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions, TreeOptions
 from oci2boot.workflows.sign import answer
@@ -141,6 +143,12 @@ def test_what_is_on_the_disk_is_the_tree_of_the_record(source: Reference, tmp_pa
     with Repository.open(tmp_path / "repo") as repository:
         tree = read_rootfs(repository.read_object(bootable.tree))
     assert {path.name.encode() for path in out.iterdir()} == tree.entries.keys()
+    for path in ("/etc/motd", "/usr/bin/tool", "/usr/share"):
+        inode = find(tree, path.encode())
+        assert inode
+        shown = subprocess.check_output([debian.erofs_utils("dump.erofs"), f"--path={path}", argv[2]], text=True)
+        moment = datetime.fromtimestamp(inode.meta.mtime, UTC)
+        assert f"Timestamp: {moment:%Y-%m-%d %H:%M:%S}.{inode.meta.mtime_nsec:09}" in shown
 
 
 def test_mount_points_are_there_and_told(source: Reference, tmp_path: Path) -> None:
@@ -385,6 +393,32 @@ def by_request(signing: SigningOptions, folder: Path, run: Callable[[SigningOpti
     return run(without_key(signing, response=response))
 
 
+def test_what_switches_verification_off_is_not_signed(
+    source: Reference, signing: SigningOptions, tmp_path: Path
+) -> None:
+    """K1.21: whether it is an option or a kernel argument; unsigned, for debugging, it may be"""
+    boot = replace(BUILTIN_OPTIONS, signing=signing)
+    debugging = replace(HASH_ONLY, options=("ignore-corruption",))
+    with pytest.raises(FormatError, match="switches verification off"):
+        convert_verity(source, tmp_path / "repo", debugging, boot=boot)
+    assert not (tmp_path / "repo").exists()
+    karg = ("systemd.verity_root_options=ignore-corruption",)
+    with pytest.raises(FormatError, match="switches verification off"):
+        convert_verity(source, tmp_path / "repo", HASH_ONLY, boot=replace(boot, kargs=karg))
+    words = words_of(tmp_path / "repo", convert_verity(source, tmp_path / "repo", debugging))
+    assert karg[0] in words
+
+
+def test_a_key_of_another_certificate_is_refused_before_any_work(
+    source: Reference, signing: SigningOptions, tmp_path: Path
+) -> None:
+    """K1.2"""
+    other = make_signing(tmp_path, "other")
+    with pytest.raises(SignatureError, match="does not belong to the certificate"):
+        convert_verity(source, tmp_path / "repo", VerityOptions(), replace(signing, key=other.key))
+    assert not (tmp_path / "repo").exists()
+
+
 @pytest.mark.parametrize("way", [by_command, by_request])
 def test_every_way_to_sign_gives_the_same_bytes(
     source: Reference,
@@ -430,6 +464,11 @@ def test_a_request_that_lies_about_the_root_hash_is_not_signed(
             "--verity-key",
         ),
         ({"verity": VerityOptions(), "root_signing": SigningOptions(Path("c"))}, "one way", "--sign-command"),
+        (
+            {"verity": VerityOptions(), "root_signing": SigningOptions(Path("/nowhere/c.pem"), "k")},
+            "cannot read /nowhere/c.pem",
+            "",
+        ),
         ({"boot": BootOptions(flow="sealed")}, "--flow sealed", ""),
         ({"boot": BootOptions(flow="vendor")}, "--flow vendor", ""),
         ({"boot": BootOptions(flow="type1")}, "--flow type1", ""),
@@ -438,14 +477,6 @@ def test_a_request_that_lies_about_the_root_hash_is_not_signed(
         ({"boot": BootOptions(kargs=("root=/dev/sda1",))}, "contradicts", ""),
         ({"boot": BootOptions(kargs=("a b",))}, "read back", "quotes"),
         ({"tree": TreeOptions(bootable=False)}, "--plain", ""),
-        (
-            {
-                "verity": replace(HASH_ONLY, options=("ignore-corruption",)),
-                "boot": BootOptions(signing=SigningOptions(Path("c"), "k")),
-            },
-            "switches verification off",
-            "",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(
@@ -454,7 +485,7 @@ def test_what_cannot_be_is_refused_before_any_work(
     """K0.16, K1.2, K1.21"""
     asked = {"verity": HASH_ONLY, "boot": BUILTIN_OPTIONS, **change}
     request = ConvertRequest(Reference.parse("oci:/nowhere:v"), tmp_path / "repo", **asked)
-    with pytest.raises((FormatError, SignatureError), match=said) as caught:
+    with pytest.raises(Error, match=said) as caught:
         convert(request, print)
     assert hint in (caught.value.hint or "")
     assert not (tmp_path / "repo").exists()
@@ -487,3 +518,34 @@ def test_the_next_version_is_converted_alike(source: Reference, signing: Signing
     kept = {**bootable.options, "verity": {**bootable.options["verity"], "form": "other"}}
     with pytest.raises(FormatError):
         request_again(replace(bootable, options=kept), tmp_path / "repo", tmp_path, boot)
+
+
+# ---- Debian
+
+
+@pytest.mark.demo
+def test_debian_becomes_a_disk_that_veritysetup_verifies(
+    demo_image: Callable[[str], Path], signing: SigningOptions, tmp_path: Path
+) -> None:
+    """K0.1, K0.2, K0.15, K1.1, K1.3, K1.4: kernel, initramfs, UKI and root in one run, without ukify"""
+    options = VerityOptions(compression=Compression.parse("zstd,level=3"))
+    source = Reference.parse(f"oci:{demo_image('dracut')}:latest")
+    boot = replace(BUILTIN_OPTIONS, signing=signing, initrd="builtin")
+    bootable = convert_verity(source, tmp_path / "repo", options, boot=boot)
+    verity = bootable.verity
+    assert verity
+    assert verity.ratio < 0.6
+    image, tree = (object_of(tmp_path / "repo", bootable, what) for what in ("image", "tree"))
+    subprocess.run([program("veritysetup"), "verify", image, tree, str(verity.root_hash)], check=True)
+    subprocess.run([debian.erofs_utils("fsck.erofs"), image], check=True, capture_output=True)
+    check_signature(tmp_path / "repo", bootable, signing, tmp_path)
+    found = measured_manifest("demo", tmp_path / "repo")["paths"]
+    capable = subprocess.check_output(
+        [debian.erofs_utils("dump.erofs"), "--path=/usr/bin/demo-setuid", image], text=True
+    )
+    assert re.search(r"Uid: 65534 +Gid: 12345 +Access: 0755/", capable), capable
+    assert (found["/usr/bin/demo-setuid"]["mode"], found["/usr/bin/demo-setuid"]["uid"]) == ("6755", 65534)
+    # This image's own initramfs has no systemd-veritysetup.
+    with pytest.raises(ImageError, match="has no systemd-veritysetup") as caught:
+        convert_verity(source, tmp_path / "repo", options, boot=replace(boot, initrd="image"))
+    assert "--initrd builtin" in (caught.value.hint or "")

@@ -43,7 +43,7 @@ def verity_layers(initramfs: list[cpio.Member] = INITRAMFS, **extra: bytes) -> l
         f"{modules}/config": CONFIG + KERNEL,
         **extra,
     }
-    return [*base(system), tar(CONTENT)]
+    return [*base(system), tar(CONTENT, mtime=1234567890)]
 
 
 def make_image(folder: Path, layers: list[bytes] | None = None) -> Reference:
