@@ -43,13 +43,17 @@ def enrolment(pcrs: str) -> Iterator[tuple[str, str]]:
     yield _DROPIN, f"[Unit]\nWants={_NAME}.service\n"
 
 
-# --wipe-slot: run again after a power cut, it leaves one slot.
+# A TPM may be busy for longer than the kernel waits, hence Restart=. --wipe-slot: run again after a power cut, it leaves one slot.
 _SERVICE: Final = """\
 [Unit]
 Description=Enrol the TPM to open the encrypted root partition
+StartLimitIntervalSec=10min
+StartLimitBurst=3
 
 [Service]
 Type=oneshot
+Restart=on-failure
+RestartSec=5
 KeyringMode=shared
 ImportCredential=cryptsetup.passphrase
 ExecStart=/bin/sh -c 'key=$${{CREDENTIALS_DIRECTORY-}}/cryptsetup.passphrase; \\
