@@ -43,7 +43,7 @@ def enrolment(pcrs: str) -> Iterator[tuple[str, str]]:
     yield _DROPIN, f"[Unit]\nWants={_NAME}.service\n"
 
 
-# A TPM may be busy for longer than the kernel waits, hence Restart=. --wipe-slot: run again after a power cut, it leaves one slot.
+# Restart: a TPM may be busy for longer than the kernel waits. --wipe-slot: run again after a power cut, it leaves one.
 _SERVICE: Final = """\
 [Unit]
 Description=Enrol the TPM to open the encrypted root partition
