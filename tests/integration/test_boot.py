@@ -46,6 +46,8 @@ def report(reports: Reports) -> dict[str, str]:
 
 
 def test_boots_to_the_login_prompt(report: dict[str, str]) -> None:
+    """O.10: by what the image has, without Python or a program of ours."""
+    assert report["python"] == ""
     assert report["multi-user"] == "active"
     assert report["failed-units"] == ""
 
