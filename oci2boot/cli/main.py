@@ -59,6 +59,7 @@ from oci2boot.cli.options import (
 )
 from oci2boot.cli.panels import arrange
 from oci2boot.cli.store import register as register_store
+from oci2boot.cli.sysupdate import register as register_sysupdate
 from oci2boot.cli.upkeep import register as register_upkeep
 from oci2boot.cli.verify import register as register_verify
 from oci2boot.errors import Error
@@ -331,6 +332,7 @@ register_verify(app)
 register_test(app)
 register_explain(app)
 register_export(app)
+register_sysupdate(app)
 register_config(app)
 register_etc(app)
 arrange(app)

@@ -22,7 +22,7 @@ PANELS: Final = {
             "reset",
         ),
     ),
-    "The store": ("images", "pull", "export", "mount", "fsck", "gc"),
+    "The store": ("images", "pull", "export", "sysupdate", "mount", "fsck", "gc"),
 }
 _OTHER: Final = "Further commands"
 

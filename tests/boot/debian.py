@@ -97,6 +97,16 @@ def systemd_repart() -> Path:
     return wrapped("usr/bin/systemd-repart", "systemd-repart", *libraries)
 
 
+def systemd_sysupdate() -> Path:
+    """Return systemd-sysupdate 257, which matches definitions with partitions and files without root."""
+    libraries = (
+        "libsystemd-shared", "systemd", "libssl3t64", "libacl1", "libblkid1", "libcap2", "libcrypt1", "libmount1",
+        "libpam0g", "libseccomp2", "libselinux1", "libpcre2-8-0", "libaudit1", "libcap-ng0", "zlib1g", "libzstd1",
+        "libfdisk1", "libuuid1",
+    )  # fmt: skip
+    return wrapped("usr/lib/systemd/systemd-sysupdate", "systemd-container", *libraries)
+
+
 def _dependency(name: str) -> str:
     """Return the first package that a metapackage depends on."""
     with _alone():

@@ -47,8 +47,9 @@ class Factory:
     key: Pair
 
     def make(self, number: int, size: int = 200_000, options: VerityOptions | None = None) -> Image:
-        content = file(b"usr/bin/own", b"".join((at * number).to_bytes(8, "big") for at in range(size // 8)))
-        tars = [layer(SKELETON, content, *(file(name.encode(), b"x" * 5000) for name in [BLESSER]))]
+        content = file(b"usr/bin/own", b"".join((at * (number & 0xFFFF)).to_bytes(8, "big") for at in range(size // 8)))
+        named = file(b"usr/lib/os-release", release(number))
+        tars = [layer(SKELETON, content, named, *(file(name.encode(), b"x" * 5000) for name in [BLESSER]))]
         options = options or VerityOptions()
         # The UKI has the root hash in it, which is known when all else is.
         plain = converted(self.folder / f"plain{number}", tars, options)
