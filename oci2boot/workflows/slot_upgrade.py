@@ -1,6 +1,8 @@
 """Another slot for a machine: the next version of its image, another image, or the one before."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -16,7 +18,7 @@ from oci2boot.system.run import run
 from oci2boot.workflows.convert import convert
 from oci2boot.workflows.events import Report
 from oci2boot.workflows.remembered import request_again
-from oci2boot.workflows.requests import BootOptions, ConvertRequest
+from oci2boot.workflows.requests import BootOptions
 from oci2boot.workflows.slot_deploy import SlotPlan, apply_slot, plan_slot
 from oci2boot.workflows.slots import Machine, Place, SlotState, open_machine
 from oci2boot.workflows.upgrade import Mode, News, find_news
@@ -90,7 +92,7 @@ def upgrade(request: SlotRequest, report: Report) -> SlotUpgraded:
     with open_machine(request.place, writing=not looking) as machine:
         with machine.state() as state:
             tracked = state.tracked
-            with Repository.ensure(request.repo, None) as repository:
+            with _store(request.repo) as repository:
                 news = find_news(tracked, request.given, repository)
             if not news.changed:
                 return SlotUpgraded("up to date", news, tracked)
@@ -103,6 +105,15 @@ def upgrade(request: SlotRequest, report: Report) -> SlotUpgraded:
             return _deploy(request, machine, convert(again, report), news, report)
 
 
+@contextmanager
+def _store(path: Path) -> Iterator[Repository]:
+    """Give the store, or an empty one that is gone afterwards: who only looks writes nothing."""
+    with ExitStack() as stack:
+        if not (path / "meta.json").exists():
+            path = Path(stack.enter_context(TemporaryDirectory(prefix="oci2boot-")), "composefs")
+        yield stack.enter_context(Repository.ensure(path, None))
+
+
 def switch(request: SlotRequest, source: Reference, name: str | None, report: Report) -> SlotUpgraded:
     """Bring the machine to another image, made as the one that it has; from then on it is upgraded from there."""
     if request.dry_run:
@@ -112,13 +123,7 @@ def switch(request: SlotRequest, source: Reference, name: str | None, report: Re
             tracked = state.tracked
         with TemporaryDirectory(prefix="oci2boot-") as scratch:
             again = request_again(tracked, request.repo, Path(scratch), request.given)
-            wanted = ConvertRequest(
-                **{
-                    **{key: getattr(again, key) for key in ConvertRequest.__dataclass_fields__},
-                    "source": source,
-                    "name": name,
-                }
-            )
+            wanted = replace(again, source=source, name=name)
             return _deploy(request, machine, convert(wanted, report), None, report)
 
 
