@@ -249,4 +249,4 @@ def _unpacked(path: bytes) -> bytes:
 def _compress(data: bytes, kernel: KernelFiles) -> bytes:
     if (kernel.options or {}).get("RD_ZSTD") == "y":
         return zstandard.ZstdCompressor(level=12, write_checksum=False).compress(data)
-    return gzip.compress(data, compresslevel=9, mtime=0)
+    return gzip.compress(data, compresslevel=6, mtime=0)

@@ -35,7 +35,7 @@ def image() -> tuple[Directory, Read]:
     tree = tree_of({**links, "usr/bin/sh": Path("dash")})
     reads: list[tuple[Directory, Read]] = [scan(package(name)) for name in PACKAGES]
     everything, module_read = scan(kernel()[1])
-    module_tree = Directory(everything.meta, {b"usr": everything.entries[b"usr"]})
+    module_tree = Directory(everything.meta, {name: everything.entries[name] for name in (b"usr", b"boot")})
     for part, _ in [*reads, (module_tree, module_read)]:
         tree = joined(tree, part)
     every = [module_read, *(read for _, read in reads)]
@@ -69,6 +69,16 @@ def test_an_initramfs_for_verity_is_small(built: Initrd) -> None:
     """C.19"""
     assert len(built.archive) < GOAL
     assert not [note for note in built.notes if "MiB" in note]
+
+
+def test_it_is_compressed_as_the_kernel_reads_it(built: Initrd, image: tuple[Directory, Read]) -> None:
+    """Without a configuration of the kernel it is gzip, which every one reads."""
+    tree, read = image
+    unknown = Directory(tree.meta, {name: inode for name, inode in tree.entries.items() if name != b"boot"})
+    packed = plan_initrd(unknown, read, kernel()[0], "verity", OVERLAYS).archive
+    plain = subprocess.run([program("gzip"), "-dc"], input=packed, check=True, capture_output=True).stdout
+    assert built.archive.startswith(b"\x28\xb5\x2f\xfd")
+    assert cpio.read(plain, lambda _: False) == cpio.read(built.archive, lambda _: False)
 
 
 def test_the_same_image_gives_the_same_bytes(built: Initrd, image: tuple[Directory, Read]) -> None:
