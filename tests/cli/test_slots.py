@@ -65,6 +65,7 @@ def test_the_life_of_a_disk_image(run: Run, publisher: Publisher, tmp_path: Path
     first = told(run, "convert", publisher.source, *repo, "--mode", "verity", "--ukify", "builtin", *keys, "--quiet")
     told(run, "install", *repo, "--target", disk, "--ab", "--root-size", "8M", "--esp-size", "300M", "--quiet")
     assert [part["size"] for part in table(disk) if part["type"] == table(disk)[1]["type"]] == [8 << 20] * 2
+    assert told(run, "verify", disk)["ok"]
     found = told(run, "status", "--disk", disk)
     (slot,) = found["slots"]
     assert (slot["root_hash"], slot["states"], slot["signed"]) == (first["verity"]["root_hash"], ["next"], True)
@@ -86,6 +87,7 @@ def test_the_life_of_a_disk_image(run: Run, publisher: Publisher, tmp_path: Path
     found = told(run, "status", "--disk", disk)
     assert [one["root_hash"] for one in found["slots"]] == [second, slot["root_hash"]]
     assert found["problems"] == []
+    assert told(run, "verify", disk)["ok"]
     assert found["next"] == second
     for root_hash in (second, slot["root_hash"]):
         verified(disk, root_hash, tmp_path)
