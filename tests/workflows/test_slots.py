@@ -92,10 +92,10 @@ def disk(one: Image, tmp_path: Path) -> Path:
     return one.install(tmp_path / "disk.raw", ab=True, esp_size=270 * MIB).target
 
 
-def deploy(image: Image, disk: Path, booted: Any = None) -> SlotPlan:
+def deploy(image: Image, disk: Path, booted: Any = None, esp: Path | None = None) -> SlotPlan:
     with (
         Repository.open(image.repo) as repository,
-        open_machine(Place(disk, booted=booted), writing=True) as machine,
+        open_machine(Place(disk, esp, booted), writing=True) as machine,
     ):
         with machine.state() as state:
             plan = plan_slot(state, repository, image.bootable)
@@ -275,6 +275,38 @@ def test_a_rollback_and_back_again(one: Image, two: Image, disk: Path, tmp_path:
     assert Menu(disk, tmp_path).ukis()[0].startswith("demo_2")
     assert {root_hash for _, root_hash in boots(disk, tmp_path)} == {str(one.root_hash), str(two.root_hash)}
     sound(disk)
+
+
+def test_a_running_machine_keeps_the_slot_that_it_runs_from(
+    one: Image, two: Image, three: Image, disk: Path, tmp_path: Path
+) -> None:
+    """P.11: whatever is first in the menu; its boot directory is mounted, and changed there."""
+    Menu(disk, tmp_path).files()
+    esp = (tmp_path / "esp").rename(tmp_path / "mounted")
+    before = table(disk)[0], slot_bytes(disk, 1)
+    start, size = before[0]["start"], before[0]["size"]
+    with disk.open("rb") as file:
+        file.seek(start)
+        partition = file.read(size)
+    deploy(two, disk, one.root_hash, esp)
+    deploy(three, disk, one.root_hash, esp)
+    assert slot_bytes(disk, 1) == before[1]
+    assert sorted(path.name for path in esp.glob("EFI/Linux/*.efi")) == ["demo_1.efi", "demo_3+3-0.efi"]
+    second = slot_bytes(disk, 4)
+    # It runs the new one, which nothing has blessed yet.
+    deploy(two, disk, three.root_hash, esp)
+    assert slot_bytes(disk, 4) == second
+    assert sorted(path.name[:6] for path in esp.glob("EFI/Linux/*.efi")) == ["demo_2", "demo_3"]
+    with open_machine(Place(disk, esp, three.root_hash), writing=False) as machine, machine.state() as state:
+        assert {one["title"]: one["states"] for one in state.to_json()["slots"]} == {
+            "Demo 2": ["staged"],
+            "Demo 3": ["booted"],
+        }
+    with disk.open("rb") as file:
+        file.seek(start)
+        assert file.read(size) == partition
+    with pytest.raises(TargetError, match="no boot entry of ours starts what runs"):
+        deploy(one, disk, one.root_hash, esp)
 
 
 def test_a_partition_too_small_is_said_before_the_first_byte(factory: Factory, disk: Path) -> None:
