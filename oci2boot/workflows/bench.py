@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from oci2boot.digest import VerityDigest
+from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import Error, ToolError
+from oci2boot.formats.cmdline import find_root_hashes
 from oci2boot.formats.png import lit_lines
 from oci2boot.system.files import write_atomically
 from oci2boot.system.qemu import Machine, Running, boot, credential, find_words, unit_credentials
@@ -27,6 +28,8 @@ END: Final = r"(?m:^oci2boot-end=)"
 UP: Final = f"{LOGIN}|{END}"
 PATIENCE: Final = 120.0
 """Seconds from the login prompt to the end of the report; systemd before 256 sends none."""
+
+VERITY_DEVICE: Final = "/dev/mapper/root"
 
 SCREEN_SECONDS: Final = 180.0
 """In which an empty screen may yet show something."""
@@ -51,6 +54,8 @@ for number in 4 7 11 12; do
     file=/sys/class/tpm/tpm0/pcr-sha256/$number
     [ -r $file ] && read -r line <$file && say pcr-$number "$line"
 done
+say root "$(findmnt -no FSTYPE,SOURCE /)"
+say dm-verity "$(veritysetup status root | tr '\n' ' ')"
 for stamp in InitRD Userspace; do
     say $stamp "$(systemctl show --value --property=${stamp}TimestampMonotonic)"
 done
@@ -94,14 +99,37 @@ class Booted:
         names = ((key.removeprefix("pcr-"), key) for key in self.report if key.startswith("pcr-"))
         return {number: self.report[key].lower() for number, key in names}
 
-    def lacks(self, digest: VerityDigest, *, secure: bool) -> list[str]:
+    def lacks(self, digest: VerityDigest | RootHash, *, secure: bool) -> list[str]:
         """Return what there is no sign of."""
-        missing = []
-        if not any(word.startswith("composefs") and digest.hex in word for word in self.arguments):
-            missing.append(f"a command line with {digest}")
+        if isinstance(digest, RootHash):
+            missing = list(self._lacks_verity(digest))
+        elif not any(word.startswith("composefs") and digest.hex in word for word in self.arguments):
+            missing = [f"a command line with {digest}"]
+        else:
+            missing = []
         if secure and self.report.get("secure-boot") != "1" and not find_words(SECURE, self.console):
             missing.append("Secure Boot")
         return missing
+
+    def _lacks_verity(self, root_hash: RootHash) -> Iterator[str]:
+        """Yield what there is no sign of; where a table in the initramfs has the root hash, the kernel alone tells."""
+        status = self.report.get("dm-verity", "")
+        told = {str(found) for found in find_root_hashes(self.arguments)}
+        if told.union(re.findall(r"root hash: +([0-9a-f]+)", status)) != {str(root_hash)}:
+            yield f"root hash {root_hash}"
+        if "root" in self.report and self.report["root"].split() != ["erofs", VERITY_DEVICE]:
+            yield f"EROFS on {VERITY_DEVICE} as its root"
+        if status and "verified" not in status.split():
+            yield "word that dm-verity has found no fault"
+
+    def evidence(self, digest: VerityDigest | RootHash) -> str:
+        """Return what shows that the root file system is the one that is promised."""
+        if isinstance(digest, RootHash):
+            root = self.report.get("root", "")
+            shown = f"{' on '.join(root.split())}, root hash {digest}" if root else ""
+            signed = "with signature" in self.report.get("dm-verity", "")
+            return f"{shown}, verified with its signature" if shown and signed else shown
+        return words_of(self.console, rf"root is the image [^\n]*{digest}")
 
     def times(self) -> dict[str, float]:
         """Return seconds from the kernel's start: initramfs begun, composefs mounted, root switched to, machine up."""
@@ -139,7 +167,7 @@ class Bench:
     folder: Path
     sockets: Path
     """A folder with a short name."""
-    digest: VerityDigest
+    digest: VerityDigest | RootHash
     timeout: float
     report: Report = field(repr=False)
 
@@ -161,8 +189,8 @@ class Bench:
         except ToolError as error:
             return Case("boots", False, error.message, time.monotonic() - started), None
         missing = booted.lacks(self.digest, secure=self.machine.firmware.secure)
-        said = words_of(booted.console, rf"root is the image [^\n]*{self.digest}")
-        evidence = f"it came up, but shows no {', no '.join(missing)}" if missing else said or "login prompt"
+        shown = booted.evidence(self.digest) or "login prompt"
+        evidence = f"it came up, but shows no {', no '.join(missing)}" if missing else shown
         return Case("boots", not missing, evidence, booted.seconds), booted
 
     def tampered(self, change: Tampering) -> Case:

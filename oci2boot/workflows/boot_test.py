@@ -3,29 +3,30 @@
 import os
 import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import cmp_to_key
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from oci2boot.boot.sealed import Uki, newer
 from oci2boot.boot.sign import sign_image
-from oci2boot.digest import VerityDigest
+from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import Error, FormatError
+from oci2boot.formats.iso9660 import read_volume
 from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.system.qemu import Accelerator, Firmware, Machine, choose_accelerator, find_firmware
 from oci2boot.system.swtpm import has_swtpm
 from oci2boot.target.opened import as_raw, open_disk
-from oci2boot.workflows.bench import PATIENCE, Bench, Case
-from oci2boot.workflows.esp import esp_of_fat, find_ukis
+from oci2boot.workflows.bench import PATIENCE, Bench, Booted, Case
+from oci2boot.workflows.esp import esp_of_fat
 from oci2boot.workflows.events import Report, Step, Warned
 from oci2boot.workflows.keys import enroll_in_firmware
-from oci2boot.workflows.measured import compare
+from oci2boot.workflows.measured import compare, credentials_beside
+from oci2boot.workflows.promised import Promised, find_promise
 from oci2boot.workflows.sign import open_key, read_certificate
-from oci2boot.workflows.tamper import UKI_MAX, Sign, Subject, Tampering, look_at, tamperings
+from oci2boot.workflows.tamper import Sign, Subject, Tampering, look_at, tamperings
+from oci2boot.workflows.tamper_verity import verity_tamperings
 
 MACHINES: Final = 2
 """Virtual machines at a time; each takes a processor, and a gigabyte and a half of memory."""
@@ -51,7 +52,7 @@ class BootTestRequest:
 @dataclass(frozen=True, slots=True)
 class Tested:
     disk: Path
-    digest: VerityDigest
+    digest: VerityDigest | RootHash
     secure_boot: bool
     accelerator: Accelerator
     cases: tuple[Case, ...]
@@ -113,9 +114,15 @@ def try_disk(request: BootTestRequest, report: Report) -> Tested:
 
 
 def _try_raw(request: BootTestRequest, report: Report) -> Tested:
-    path, uki = find_promise(request.disk)
-    digest = uki.about_composefs[0].digest
+    promised = find_promise(request.disk)
     secure = request.keys is not None
+    if secure and promised.uki is None:
+        raise FormatError(
+            f"{promised.path} is a type 1 entry: Secure Boot has nothing to say of its initramfs and command line",
+            hint="leave out --keys",
+        )
+    if promised.verity and promised.verity.signed and not secure:
+        report(Warned("the kernel is to demand a signature of the root hash: it has the firmware's keys by --keys"))
     firmware = find_firmware(secure=secure)
     with ExitStack() as stack:
         folder, sockets = (
@@ -126,15 +133,13 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             variables = folder / "enrolled.fd"
             enroll_in_firmware(request.keys, variables, firmware.variables)
             firmware = Firmware(firmware.code, variables, secure=True)
-        machine = Machine(request.disk, firmware, choose_accelerator(firmware))
-        bench = Bench(machine, folder, sockets, digest, request.timeout, report)
+        machine = Machine(request.disk, firmware, choose_accelerator(firmware), optical=_is_iso(request.disk))
+        bench = Bench(machine, folder, sockets, promised.digest, request.timeout, report)
         tpm = request.tpm == "yes" or (request.tpm == "auto" and has_swtpm())
         patience = request.timeout if request.tpm == "yes" else min(request.timeout, PATIENCE)
         changes: list[Tampering] = []
         if request.tamper:
-            subject = look_at(request.disk, digest, path, uki)
-            sign = _signer(request.keys, subject, report)
-            changes = list(tamperings(subject, secure_boot=secure, sign=sign))
+            changes = list(_changes(request, promised, report))
         pool = ThreadPoolExecutor(min(MACHINES, os.cpu_count() or 1))
         stack.callback(pool.shutdown, cancel_futures=True)
         first = pool.submit(bench.intact, tpm=tpm, patience=patience, screenshot=request.screenshot)
@@ -142,9 +147,7 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
         case, booted = first.result()
         cases = [case]
         if tpm and booted:
-            with open_disk(request.disk) as opened:
-                data = opened.esp().content(path, UKI_MAX)
-            cases.append(compare(booted, data, uki, secure_boot=secure, demanded=request.tpm == "yes"))
+            cases.append(_measured(request, promised, booted))
         for case in cases:
             _tell(case, report)
         for other in others:
@@ -152,13 +155,37 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             _tell(cases[-1], report)
     return Tested(
         disk=request.disk,
-        digest=digest,
+        digest=promised.digest,
         secure_boot=secure,
         accelerator=machine.accelerator,
         cases=tuple(cases),
         boot_seconds=booted.times() if booted else {},
         pcrs=booted.pcrs if booted else {},
     )
+
+
+def _is_iso(disk: Path) -> bool:
+    with open_disk(disk) as opened:
+        return read_volume(lambda offset, size: os.pread(opened.fd, size, offset)) is not None
+
+
+def _measured(request: BootTestRequest, promised: Promised, booted: Booted) -> Case:
+    demanded = request.tpm == "yes"
+    if promised.uki is None:
+        evidence = "nothing says what a type 1 entry gives: the boot loader measures it, each in its own way"
+        return Case("measured", False, evidence, booted.seconds, skipped=not demanded)
+    with open_disk(request.disk) as opened:
+        esp = esp_of_fat(opened.esp())
+        data, credentials = esp[promised.path](), credentials_beside(esp, promised.path)
+    return compare(booted, data, promised.uki, credentials, secure_boot=request.keys is not None, demanded=demanded)
+
+
+def _changes(request: BootTestRequest, promised: Promised, report: Report) -> Iterator[Tampering]:
+    subject = look_at(request.disk, promised)
+    sign = _signer(request.keys, subject, report)
+    yield from tamperings(subject, secure_boot=request.keys is not None, sign=sign)
+    if promised.verity:
+        yield from verity_tamperings(request.disk, promised.verity, report)
 
 
 def _tell(case: Case, report: Report) -> None:
@@ -169,7 +196,7 @@ def _tell(case: Case, report: Report) -> None:
 def _signer(keys: Path | None, subject: Subject, report: Report) -> Sign | None:
     """Return what signs as the disk's owner would, if there is something to sign and the key to do it."""
     if subject.addon_stub is None:
-        report(Warned("addons are not tried: neither this UKI nor the image brings what it takes to make one"))
+        report(Warned("new addons are not tried: nothing here brings what it takes to make one"))
     if keys is None:
         return None
     if not subject.signed:
@@ -180,14 +207,3 @@ def _signer(keys: Path | None, subject: Subject, report: Report) -> Sign | None:
         report(Warned(f"no signed addon is tried: {error.message}"))
         return None
     return lambda addon: sign_image(addon, signer)
-
-
-def find_promise(disk: Path) -> tuple[str, Uki]:
-    """Return the path and content of the newest UKI on a disk that promises a root file system."""
-    with open_disk(disk) as opened:
-        found = list(find_ukis(esp_of_fat(opened.esp())))
-    promising = [(path, uki) for path, uki in found if not isinstance(uki, Error) and uki.about_composefs]
-    if not promising:
-        raise FormatError(f"no UKI on {disk} promises a composefs image")
-    by_age = cmp_to_key(newer)
-    return max(promising, key=lambda found: by_age(found[1]))

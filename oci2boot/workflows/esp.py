@@ -68,9 +68,14 @@ def esp_of_directory(top: Path) -> EspFiles:
 
 
 def _limit(path: str) -> int:
-    if _ENTRY.fullmatch(path):
+    if is_entry(path):
         return bls.MAX_SIZE
     return MAX_ADDON if path.lower().endswith(_ADDON) else MAX_UKI
+
+
+def is_entry(path: str) -> bool:
+    """Say whether a file is a type 1 entry. The Boot Loader Specification, by its place and name."""
+    return bool(_ENTRY.fullmatch(path))
 
 
 def find_ukis(files: EspFiles) -> Iterator[tuple[str, Uki | Error]]:
@@ -132,7 +137,7 @@ def check_ukis(files: EspFiles, images: _Images | None, checks: Checks) -> None:
             for addon in uki.addons:
                 if decisive := addon.decisive():
                     checks.unchecked(f"addon {addon.name} of {path}", decisive)
-    for path in filter(_ENTRY.fullmatch, files):
+    for path in filter(is_entry, files):
         found = True
         name = f"entry {path}"
         with checks.attempt(name):

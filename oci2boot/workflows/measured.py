@@ -1,5 +1,6 @@
-"""What the TPM of a machine holds, compared with what its UKI and addons give."""
+"""What the TPM of a machine holds, compared with what its UKI gives, and what lies beside it."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from oci2boot.boot import pcr
@@ -7,13 +8,36 @@ from oci2boot.boot.sealed import Uki
 from oci2boot.errors import FormatError
 from oci2boot.formats import pe
 from oci2boot.workflows.bench import Booted, Case
+from oci2boot.workflows.esp import EspFiles, addons_folder
 
 ADDON_SECTIONS: Final = frozenset((b".cmdline", b".uname", b".sbat", b".sdmagic"))
 """Of an addon that brings a command line and nothing else that is measured."""
 
 
-def compare(booted: Booted, data: bytes, uki: Uki, *, secure_boot: bool, demanded: bool) -> Case:
-    """Say whether the TPM holds what this UKI (`data` are its bytes) and its addons give.
+def credentials_beside(files: EspFiles, uki: str) -> dict[str, bytes] | None:
+    """Return the credentials that the stub passes on, by name; None where it takes more than these and addons."""
+    folder, found = f"{addons_folder(uki).lower()}/", {}
+    for path, read in files.items():
+        lower = path.lower()
+        if lower.startswith("loader/credentials/"):
+            return None
+        if lower.startswith(folder) and not lower.endswith(".addon.efi"):
+            if not lower.endswith(".cred"):
+                return None
+            found[path.rpartition("/")[2]] = read()
+    return found
+
+
+def compare(
+    booted: Booted,
+    data: bytes,
+    uki: Uki,
+    credentials: Mapping[str, bytes] | None,
+    *,
+    secure_boot: bool,
+    demanded: bool,
+) -> Case:
+    """Say whether the TPM holds what this UKI (`data` are its bytes), its addons and its credentials give.
 
     Where there is nothing to compare the case is skipped, and failed if it was `demanded`.
     """
@@ -33,12 +57,12 @@ def compare(booted: Booted, data: bytes, uki: Uki, *, secure_boot: bool, demande
     if found["11"] not in expected:
         return verdict(False, f"PCR 11 is {found['11']}; this UKI gives {' or '.join(expected)}")
     evidence = f"PCR 11 is {found['11']}, which this UKI gives {expected[found['11']]}"
-    added = _added(uki, secure_boot=secure_boot)
+    added = _beside(uki, credentials, secure_boot=secure_boot)
     if added is None:
-        return verdict(True, f"{evidence}; PCR 12 depends on what addons bring")
+        return verdict(True, f"{evidence}; PCR 12 depends on what lies beside the UKI")
     if found["12"] != added:
-        return verdict(False, f"PCR 12 is {found['12']}; the addons give {added}")
-    return verdict(True, f"{evidence}; PCR 12 is {added}, which its addons give")
+        return verdict(False, f"PCR 12 is {found['12']}; what lies beside the UKI gives {added}")
+    return verdict(True, f"{evidence}; PCR 12 is {added}, which what lies beside it gives")
 
 
 def _phases(uki: bytes) -> dict[str, str]:
@@ -55,11 +79,13 @@ def _phases(uki: bytes) -> dict[str, str]:
     }
 
 
-def _added(uki: Uki, *, secure_boot: bool) -> str | None:
-    """Return the PCR 12 that the addons give; None where they bring more than words for the command line.
+def _beside(uki: Uki, credentials: Mapping[str, bytes] | None, *, secure_boot: bool) -> str | None:
+    """Return the PCR 12 that addons and credentials give; None where addons bring more than words for the command line.
 
     The stub drops those for another kernel and, under Secure Boot, those that nobody signed.
     """
+    if credentials is None:
+        return None
     lines = []
     for addon in uki.addons:
         assert isinstance(addon.file.content, bytes)
@@ -71,4 +97,4 @@ def _added(uki: Uki, *, secure_boot: bool) -> str | None:
         names = [pe.contents(addon.file.content, section) for section in headers.sections_named(b".uname")]
         if not names or names[0].rstrip(b"\0\n").decode(errors="replace") == uki.kernel_version:
             lines.append(addon.cmdline)
-    return pcr.addons_pcr(lines).hex()
+    return pcr.beside_pcr(lines, credentials).hex()

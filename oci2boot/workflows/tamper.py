@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oci2boot.boot.sealed import Uki, read_addon
+from oci2boot.boot.sealed import read_addon
 from oci2boot.boot.uki import build_addon, stub_version
 from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import FormatError
@@ -22,6 +22,7 @@ from oci2boot.target.types import ESP_TYPE, ROOT_TYPES
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.workflows.esp import addons_folder
+from oci2boot.workflows.promised import Promised
 
 IMAGE_MAX: Final = 1 << 30
 UKI_MAX: Final = 1 << 30
@@ -31,7 +32,7 @@ BLOCK: Final = 4096
 FIRMWARE: Final = r"(?i:access denied|security violation)"
 STUB: Final = r"(?i:addon[^\n]*ignoring[^\n]*(access denied|security violation))"
 INITRAMFS: Final = r"oci2boot: FATAL: promised is the image .*, found is .*"
-NO_PROMISE: Final = r"oci2boot: FATAL: no composefs argument .*"
+NO_PROMISE: Final = r"oci2boot: FATAL: no (?:composefs argument|roothash=) .*"
 TWO_PROMISES: Final = r"oci2boot: FATAL: more than one composefs argument .*"
 KERNEL: Final = r"fs-verity .*FILE CORRUPTED.*"
 INIT: Final = b"/usr/lib/systemd/systemd"
@@ -67,49 +68,60 @@ class EspAddon:
 
     @property
     def promises(self) -> bool:
-        return bool(cmdline.find_composefs(cmdline.split(self.cmdline)))
+        words = cmdline.split(self.cmdline)
+        return bool(cmdline.find_composefs(words) or cmdline.find_root_hashes(words))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageParts:
+    """Of a composefs image."""
+
+    digest: VerityDigest
+    """Of the rootfs image that is promised."""
+    init: VerityDigest
+    init_size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What there is on a disk to be tampered with."""
 
-    digest: VerityDigest
-    """Of the rootfs image that the UKI promises."""
-    uki: str
+    uki: str | None
     kernel_version: str
     loader: str | None
     addons: tuple[EspAddon, ...]
     """The UKI's own."""
     addon_stub: bytes | None
     """The image's, if the UKI takes addons."""
-    init: VerityDigest
-    init_size: int
+    image: ImageParts | None
+    """None where the root file system is under dm-verity."""
     signed: bool
 
 
-def look_at(disk: Path, digest: VerityDigest, path: str, uki: Uki) -> Subject:
+def look_at(disk: Path, promised: Promised) -> Subject:
     """Find the parts of an intact disk."""
     with open_disk(disk) as opened:
-        root = InstalledRoot(opened.root())
-        tree = read_rootfs(root.object(digest, IMAGE_MAX))
-        init = _external(tree, INIT)
-        if init is None:
-            raise FormatError("the image has no systemd to tamper with")
-        esp = opened.esp()
-        data = esp.content(path, UKI_MAX)
-        takes_addons = stub_version(data) >= STUB_OLDEST and uki.kernel_version
-        stub = _external(tree, ADDON_STUB) if takes_addons else None
+        esp, uki = opened.esp(), promised.uki
+        data = esp.content(promised.path, UKI_MAX) if uki else b""
+        image, stub = None, None
+        if isinstance(promised.digest, VerityDigest):
+            root = InstalledRoot(opened.root())
+            tree = read_rootfs(root.object(promised.digest, IMAGE_MAX))
+            init = _external(tree, INIT)
+            if init is None:
+                raise FormatError("the image has no systemd to tamper with")
+            image = ImageParts(promised.digest, init.digest, init.size)
+            takes_addons = uki and stub_version(data) >= STUB_OLDEST and uki.kernel_version
+            found = _external(tree, ADDON_STUB) if takes_addons else None
+            stub = root.object(found.digest, ADDON_MAX) if found else None
         return Subject(
-            digest=digest,
-            uki=path,
-            kernel_version=uki.kernel_version,
+            uki=promised.path if uki else None,
+            kernel_version=uki.kernel_version if uki else "",
             loader=next((name for name in sorted(esp.files) if name.upper().startswith("EFI/BOOT/BOOT")), None),
-            addons=tuple(_addons(esp, path)),
-            addon_stub=root.object(stub.digest, ADDON_MAX) if stub else None,
-            init=init.digest,
-            init_size=init.size,
-            signed=pe.parse(data).signed,
+            addons=tuple(_addons(esp, promised.path)) if uki else (),
+            addon_stub=stub,
+            image=image,
+            signed=bool(uki) and pe.parse(data).signed,
         )
 
 
@@ -132,19 +144,24 @@ def tamperings(subject: Subject, *, secure_boot: bool, sign: Sign | None) -> Ite
 
     `sign` makes what the firmware trusts; the one signed thing that must be caught all the same needs it.
     """
-    if secure_boot:
+    if secure_boot and subject.uki:
         yield Tampering("a byte of the kernel in the UKI", _edit(subject.uki, _flip_kernel), (FIRMWARE,))
         yield Tampering("the command line of the UKI", _edit(subject.uki, _flip_command_line), (FIRMWARE,))
         yield Tampering("an unsigned UKI", _edit(subject.uki, authenticode.strip), (FIRMWARE,))
         if subject.loader:
             yield Tampering("a byte of the boot loader", _edit(subject.loader, _flip_code), (FIRMWARE,))
     yield from _with_addons(subject, secure_boot, sign)
-    yield Tampering("a byte of the EROFS image", _flip_object(subject.digest, 70 * BLOCK + 1), (INITRAMFS,))
-    yield Tampering("UKI A with rootfs B", _swap_image(subject), (INITRAMFS,))
-    yield Tampering("a byte of a file", _flip_object(subject.init, 100), (KERNEL,))
-    tree = -(-subject.init_size // VERITY_ALIGNMENT) * VERITY_ALIGNMENT
-    if subject.init_size > BLOCK:
-        yield Tampering("a byte of a file's Merkle tree", _flip_object(subject.init, tree), (KERNEL,))
+    if subject.image:
+        yield from _of_image(subject.image)
+
+
+def _of_image(image: ImageParts) -> Iterator[Tampering]:
+    yield Tampering("a byte of the EROFS image", _flip_object(image.digest, 70 * BLOCK + 1), (INITRAMFS,))
+    yield Tampering("UKI A with rootfs B", _swap_image(image), (INITRAMFS,))
+    yield Tampering("a byte of a file", _flip_object(image.init, 100), (KERNEL,))
+    tree = -(-image.init_size // VERITY_ALIGNMENT) * VERITY_ALIGNMENT
+    if image.init_size > BLOCK:
+        yield Tampering("a byte of a file's Merkle tree", _flip_object(image.init, tree), (KERNEL,))
 
 
 def _with_addons(subject: Subject, secure_boot: bool, sign: Sign | None) -> Iterator[Tampering]:
@@ -157,27 +174,26 @@ def _with_addons(subject: Subject, secure_boot: bool, sign: Sign | None) -> Iter
             yield Tampering("a byte of the addon with the promise", flip, (STUB, NO_PROMISE))
         else:
             yield Tampering("a byte of an addon", flip, (STUB,), ignored=addon.cmdline.split()[0])
-    if subject.addon_stub is None:
+    if subject.addon_stub is None or subject.uki is None or subject.image is None:
         return
+    path = f"{addons_folder(subject.uki)}/{INTRUDER}"
     if secure_boot:
-        yield Tampering(
-            "an unsigned addon", _put_addon(subject, subject.addon_stub, INTRUSION, None), (STUB,), ignored=INTRUSION
-        )
+        unsigned = build_addon(subject.addon_stub, INTRUSION, subject.kernel_version)
+        yield Tampering("an unsigned addon", _put(path, unsigned), (STUB,), ignored=INTRUSION)
     if sign or not secure_boot:
-        second = f"composefs={subject.init}"
+        second = build_addon(subject.addon_stub, f"composefs={subject.image.init}", subject.kernel_version)
         yield Tampering(
             "a signed addon with a second promise" if secure_boot else "an addon with a second promise",
-            _put_addon(subject, subject.addon_stub, second, sign),
+            _put(path, sign(second) if sign else second),
             (TWO_PROMISES,),
         )
 
 
-def _put_addon(subject: Subject, stub: bytes, line: str, sign: Sign | None) -> Change:
+def _put(path: str, data: bytes) -> Change:
     def apply(disk: Path) -> None:
-        addon = build_addon(stub, line, subject.kernel_version)
         with open_disk(disk) as opened:
             start = _start(opened, {ESP_TYPE})
-        replace_on_esp(disk, start, {f"{addons_folder(subject.uki)}/{INTRUDER}": sign(addon) if sign else addon}, 0)
+        replace_on_esp(disk, start, {path: data}, 0)
 
     return apply
 
@@ -209,7 +225,8 @@ def _flip_kernel(data: bytes) -> bytes:
 def _flip_command_line(data: bytes) -> bytes:
     """Flip a bit of a digest, if there is one."""
     section = pe.parse(data).sections_named(b".cmdline")[0]
-    at = pe.contents(data, section).rfind(b"composefs")
+    line = pe.contents(data, section)
+    at = max(line.rfind(b"composefs"), line.rfind(b"roothash="))
     return _flip(data, section.pointer_to_raw_data + (at + 20 if at >= 0 else 0))
 
 
@@ -238,24 +255,29 @@ def _flip_object(digest: VerityDigest, position: int) -> Change:
             else:
                 raise FormatError(f"object {digest} has nothing at byte {position}")
             at = _start(opened, ROOT_TYPES) + physical * BLOCK + position % BLOCK
-        with disk.open("r+b") as file:
-            file.seek(at)
-            old = file.read(1)[0]
-            file.seek(at)
-            file.write(bytes([old ^ 1]))
+        flip_on_disk(disk, at)
 
     return apply
 
 
-def _swap_image(subject: Subject) -> Change:
+def flip_on_disk(disk: Path, at: int) -> None:
+    """Flip a bit of the byte at an offset."""
+    with disk.open("r+b") as file:
+        file.seek(at)
+        old = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([old ^ 1]))
+
+
+def _swap_image(image: ImageParts) -> Change:
     """Put another whole fs-verity file under the name of the promised image."""
 
     def apply(disk: Path) -> None:
         with open_disk(disk) as opened:
             start = _start(opened, ROOT_TYPES)
         for command in (
-            f"unlink {_object_path(subject.digest)}",
-            f"ln {_object_path(subject.init)} {_object_path(subject.digest)}",
+            f"unlink {_object_path(image.digest)}",
+            f"ln {_object_path(image.init)} {_object_path(image.digest)}",
         ):
             run(["debugfs", "-w", "-R", command, f"{disk}?offset={start}"], package="e2fsprogs")
 

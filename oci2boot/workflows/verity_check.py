@@ -89,7 +89,7 @@ def _check_ukis(disk: OpenedDisk, esp: EspFiles, checks: Checks) -> Iterator[Pro
         with checks.attempt(name):
             if isinstance(uki, Error):
                 raise uki
-            promises = list(_promises(path, uki, esp[path]()))
+            promises = list(promises_of(path, uki, esp[path]()))
             problems = [
                 f"it promises the root hash {promise.root_hash}, and no root partition has its GUID"
                 for promise in promises
@@ -102,7 +102,7 @@ def _check_ukis(disk: OpenedDisk, esp: EspFiles, checks: Checks) -> Iterator[Pro
             yield from promises
 
 
-def _promises(path: str, uki: Uki, data: bytes) -> Iterator[Promise]:
+def promises_of(path: str, uki: Uki, data: bytes) -> Iterator[Promise]:
     """Yield what each command line promises; `FormatError` for one that does not, or for two at once."""
     added = [word for addon in uki.addons for word in cmdline.split(addon.cmdline)]
     for line in uki.cmdlines:

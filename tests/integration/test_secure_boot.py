@@ -17,9 +17,10 @@ from oci2boot.formats import pe
 from oci2boot.formats.png import lit_lines
 from oci2boot.system.qemu import Firmware, Machine, find_firmware
 from oci2boot.workflows.bench import Bench
-from oci2boot.workflows.boot_test import BootTestRequest, find_promise, try_disk
+from oci2boot.workflows.boot_test import BootTestRequest, try_disk
 from oci2boot.workflows.events import silent
 from oci2boot.workflows.keys import enroll_in_firmware
+from oci2boot.workflows.promised import find_promise
 from oci2boot.workflows.tamper import FIRMWARE, Tampering
 from tests import vm
 from tests.boot.debian import systemd_measure
@@ -124,15 +125,15 @@ def test_what_nothing_catches_is_a_failure(disks: Disks, tmp_path: Path) -> None
     firmware, variables = find_firmware(secure=True), tmp_path / "enrolled.fd"
     enroll_in_firmware(disks.keys, variables, firmware.variables)
     machine = Machine(disks.local, Firmware(firmware.code, variables, secure=True))
-    promise = find_promise(disks.local)[1].about_composefs[0]
+    promise = find_promise(disks.local)
     bench = Bench(machine, tmp_path, tmp_path, promise.digest, BOOT_SECONDS, silent)
     changes = [
         Tampering("nothing at all", lambda _: None, (FIRMWARE,)),
-        Tampering("an argument that counts", lambda _: None, ("login:",), ignored=str(promise)),
+        Tampering("an argument that counts", lambda _: None, ("login:",), ignored=promise.argument),
     ]
     with ThreadPoolExecutor(len(changes)) as pool:
         refused, ignored = pool.map(bench.tampered, changes)
     assert not refused.ok
     assert "as if nothing had happened" in refused.evidence
     assert not ignored.ok
-    assert f"came up with {promise}" in ignored.evidence
+    assert f"came up with {promise.argument}" in ignored.evidence

@@ -2,7 +2,7 @@
 
 import pytest
 
-from oci2boot.digest import VerityDigest
+from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.system.qemu import find_words
 from oci2boot.workflows.bench import LOGIN, UP, Booted, words_of
 from oci2boot.workflows.tamper import FIRMWARE, STUB, TWO_PROMISES
@@ -55,6 +55,36 @@ def test_what_a_machine_does_not_show_it_lacks() -> None:
     assert booted(CONSOLE.replace("enabled", "disabled")).lacks(DIGEST, secure=False) == []
     missing = booted("demo login: ", cmdline="rw", **{"secure-boot": "0"}).lacks(DIGEST, secure=True)
     assert missing == [f"a command line with {DIGEST}", "Secure Boot"]
+
+
+ROOT_HASH = RootHash.parse("3e3cfc9b264cbf9daf5df97c9ae7ca52e15a423ff35171eba428f4950c3af8b2")
+SALT = "11e301a9412e8474a61ae52e8b97be9edd6c9c10313fbfc41cc08726fe21ccc2"
+STATUS = (
+    "/dev/mapper/root is active and is in use.   type:        VERITY   status:      verified (with signature)"
+    f"   hash type:   1   salt:        {SALT}   mode:        readonly   root hash:   {ROOT_HASH}"
+)
+
+
+def lacks_verity(cmdline: str, root: str = "erofs /dev/mapper/root", status: str = "") -> list[str]:
+    found = booted("", cmdline=cmdline, root=root, **{"dm-verity": status})
+    return found.lacks(ROOT_HASH, secure=False)
+
+
+def test_a_machine_under_dm_verity_shows_its_root_hash_and_device() -> None:
+    """K0.1: as veritysetup 2.7 and findmnt say it."""
+    assert lacks_verity(f"ro roothash={ROOT_HASH}") == []
+    assert lacks_verity(f"ro roothash={ROOT_HASH}", status=STATUS) == []
+    assert lacks_verity("ro", status=STATUS) == [], "a table in the initramfs"
+    lacking = [f"root hash {ROOT_HASH}"]
+    assert lacks_verity("ro") == lacking
+    assert lacks_verity(f"ro roothash={SALT}") == lacking
+    assert lacks_verity(f"ro roothash={SALT}", status=STATUS) == lacking
+    assert lacks_verity(f"ro roothash={ROOT_HASH} roothash={SALT}") == lacking
+    assert lacks_verity("ro", status=STATUS.replace(str(ROOT_HASH), "none")) == lacking
+    for root in ("", "ext4 /dev/mapper/root", "erofs /dev/vda2"):
+        assert lacks_verity(f"roothash={ROOT_HASH}", root) == ["EROFS on /dev/mapper/root as its root"]
+    corrupted = lacks_verity("ro", status=STATUS.replace("verified (with signature)", "corrupted"))
+    assert corrupted == ["word that dm-verity has found no fault"]
 
 
 def test_times_are_in_the_order_of_the_boot() -> None:

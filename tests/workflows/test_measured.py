@@ -1,16 +1,19 @@
 """PCRs compared: what systemd-measure says of a UKI, and what a machine would say."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
+from oci2boot.boot.pcr import beside_pcr
 from oci2boot.boot.sealed import Uki
 from oci2boot.errors import Error
 from oci2boot.formats import pe
 from oci2boot.workflows.bench import Booted, Case
 from oci2boot.workflows.esp import find_ukis
-from oci2boot.workflows.measured import compare
+from oci2boot.workflows.measured import compare, credentials_beside
 from tests.boot.test_pcr import measured
 from tests.workflows.sealable import addon, uki
 
@@ -38,9 +41,16 @@ def found(*addons: bytes) -> Uki:
     return one
 
 
-def compared(of: Uki, *, secure_boot: bool = False, demanded: bool = False, **pcrs: str) -> Case:
+def compared(
+    of: Uki,
+    *,
+    credentials: Mapping[str, bytes] | None = MappingProxyType({}),
+    secure_boot: bool = False,
+    demanded: bool = False,
+    **pcrs: str,
+) -> Case:
     report = {"cmdline": LINE, **{name.replace("_", "-"): value for name, value in pcrs.items()}}
-    return compare(Booted("", report, 42.0), uki(LINE), of, secure_boot=secure_boot, demanded=demanded)
+    return compare(Booted("", report, 42.0), uki(LINE), of, credentials, secure_boot=secure_boot, demanded=demanded)
 
 
 def test_what_the_uki_gives_is_found_in_the_phase_it_was_measured_in(by_phase: dict[str, str]) -> None:
@@ -70,6 +80,26 @@ def test_an_addon_is_measured_into_pcr_12_unless_the_stub_drops_it(by_phase: dic
     assert compared(found(addon("debug")), pcr_11=value, pcr_12=given).ok
     assert not compared(found(addon("debug")), pcr_11=value, pcr_12=ZERO).ok
     assert compared(found(addon("debug")), secure_boot=True, pcr_11=value, pcr_12=ZERO).ok, "nobody signed it"
+
+
+def test_credentials_are_measured_as_the_stub_passes_them_on(by_phase: dict[str, str]) -> None:
+    """C.33: and nothing is said of PCR 12 where something else lies beside the UKI."""
+    value, folder = by_phase["enter-initrd:leave-initrd"], "EFI/Linux/os.efi.extra.d"
+    files = {
+        "EFI/Linux/os.efi": lambda: b"",
+        f"{folder}/a.addon.efi": lambda: b"",
+        f"{folder}/b.cred": lambda: b"secret",
+        "EFI/Linux/other.efi.extra.d/c.cred": lambda: b"",
+    }
+    beside = credentials_beside(files, "EFI/Linux/os.efi")
+    assert beside == {"b.cred": b"secret"}
+    given = beside_pcr([], beside).hex()
+    assert compared(found(), credentials=beside, pcr_11=value, pcr_12=given).ok
+    assert not compared(found(), credentials=beside, pcr_11=value, pcr_12=ZERO).ok
+    for path in (f"{folder}/x.confext.raw", "loader/credentials/x.cred"):
+        assert credentials_beside({**files, path: lambda: b""}, "EFI/Linux/os.efi") is None
+    case = compared(found(), credentials=None, pcr_11=value, pcr_12="12" * 32)
+    assert (case.ok, case.evidence.partition("; ")[2]) == (True, "PCR 12 depends on what lies beside the UKI")
 
 
 def test_without_a_tpm_nothing_is_said_unless_it_was_demanded() -> None:
