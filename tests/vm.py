@@ -32,6 +32,7 @@ REPORT = r"""
 exec >/dev/ttyS1 2>&1
 say() { printf '%s=%s\n' "$1" "$(eval "$2" 2>&1 | tr '\n' ';')"; }
 say multi-user 'systemctl is-active multi-user.target'
+say getty 'systemctl is-active serial-getty@ttyS0.service'
 say failed-units 'systemctl list-units --failed --plain --no-legend'
 say python 'command -v python3; command -v oci2boot'
 say root 'findmnt -no FSTYPE,SOURCE,OPTIONS /'

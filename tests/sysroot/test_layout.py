@@ -31,7 +31,8 @@ def test_upper_directories_have_the_labels_of_what_they_stand_for() -> None:
     assert isinstance(upper, Directory)
     assert lower
     assert (upper.meta, upper.entries) == (lower.meta, {})
-    for path in (b"/state/overlays", b"/state/overlays/etc", b"/state/overlays/srv", b"/state/overlays/etc/work", b"/state/deploy"):
+    overlays = (b"/state/overlays", b"/state/overlays/etc", b"/state/overlays/srv", b"/state/overlays/etc/work")
+    for path in (*overlays, b"/state/deploy"):
         inode = find(state, path)
         assert inode
         assert inode.meta.xattrs == {SELINUX_XATTR: b"root_t\0"}
