@@ -120,9 +120,9 @@ class Menu:
 
     def ukis(self) -> list[str]:
         """Return the names in the order of systemd-boot: what has tries left or none counted first, then by version."""
-        names = [
-            path.rpartition("/")[2] for path in self.files() if path.startswith("EFI/Linux/") and path.count("/") == 2
-        ]
+        found = [path.split("/")[2:] for path in self.files() if path.startswith("EFI/Linux/")]
+        # systemd-boot lists what ends in .efi; what is not complete does not.
+        names = [words[0] for words in found if len(words) == 1 and words[0].endswith(".efi")]
 
         def key(name: str) -> tuple[bool, int]:
             return "+0" in name, -int(name.removeprefix("demo_").partition(".")[0].partition("+")[0])
