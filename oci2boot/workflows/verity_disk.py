@@ -1,6 +1,5 @@
 """What goes onto a disk whose root file system is under dm-verity: its partitions, and what the machine may write."""
 
-
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import StoreError
 from oci2boot.rootfs.reader import read_rootfs
