@@ -34,8 +34,8 @@ from oci2boot.tree.model import Directory, Symlink
 
 Mode = Literal["composefs", "verity", "erofs"]
 """What the initramfs can boot, and nothing else: `erofs` is a root file system that nothing guards."""
-InitrdName = Literal["image", "builtin"]
-"""The initramfs that the image brings, or one made of the image's files."""
+InitrdName = Literal["image", "builtin", "dracut"]
+"""The initramfs that the image brings, one made of the image's files, or one that the image's dracut makes now."""
 
 GOAL: Final = 10 << 20
 """Bytes of an initramfs for dm-verity, without firmware."""

@@ -53,6 +53,8 @@ class PayloadOptions:
     initrd: InitrdName = "image"
     initrd_tools: tuple[str, ...] = ()
     """Programs of the image that a built-in initramfs has besides, for debugging."""
+    initramfs: bytes | None = None
+    """Takes the place of the one that the image brings."""
     stub: bool = True
     """Whether a UKI is to be built; without one, kernel and initramfs stay files."""
 
@@ -134,8 +136,10 @@ def _initramfs(
         notes = (*support.notes, *built.notes)
         added = glue.Glue(None, b"", built.arguments, built.modules, built.programs, notes, built.configuration)
         return (built.archive,), added
-    assert kernel.initramfs
-    initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
+    initramfs = options.initramfs
+    if initramfs is None:
+        assert kernel.initramfs
+        initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
     found = cpio.read(initramfs, glue.keep)
     if isinstance(root, VerityRoot):
         added = plan_verity_glue(tree, read, found, support, root)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from oci2boot import __version__
+from oci2boot.cli import dracut, output, seal, signing
 from oci2boot.cli import keys as key_commands
-from oci2boot.cli import output, seal, signing
 from oci2boot.cli import uki as uki_commands
 from oci2boot.cli import verity_options as dm_verity
 from oci2boot.cli.boot_test import register as register_test
@@ -65,6 +65,7 @@ from oci2boot.cli.verify import register as register_verify
 from oci2boot.errors import Error
 from oci2boot.workflows.convert import convert as run_convert
 from oci2boot.workflows.digest import measure, write_initramfs
+from oci2boot.workflows.dracut import dracut_options
 from oci2boot.workflows.inspect import inspect as run_inspect
 from oci2boot.workflows.inspect import measured_manifest
 from oci2boot.workflows.manage import forget, list_images
@@ -132,6 +133,11 @@ def convert(
     uki_limit: UkiLimit = None,
     initrd: Initrd = "image",
     initrd_tool: InitrdTools = None,
+    dracut_install: dracut.Install = None,
+    dracut_add_driver: dracut.AddDrivers = None,
+    dracut_force_driver: dracut.ForceDrivers = None,
+    dracut_module: dracut.Modules = None,
+    dracut_filesystem: dracut.FileSystems = None,
     allow_missing_verity: AllowMissingVerity = False,
     db: Db = None,
     loader: LoaderName = "systemd-boot",
@@ -198,6 +204,9 @@ def convert(
             parse_size(uki_limit) if uki_limit else None,
             initrd,
             tuple(initrd_tool or ()),
+            dracut_options(
+                initrd, dracut_install, dracut_add_driver, dracut_force_driver, dracut_module, dracut_filesystem
+            ),
         )
         if boot and bootable
         else None,

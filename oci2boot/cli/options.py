@@ -105,8 +105,12 @@ Console = Annotated[
     typer.Option("--console", help="serial, or a terminal as the kernel calls it: ttyS1,115200", show_default=False),
 ]
 Initrd = Annotated[
-    Literal["image", "builtin"],
-    typer.Option("--initrd", help="the initramfs that the image brings, or a small one made of the image's files"),
+    Literal["image", "builtin", "dracut"],
+    typer.Option(
+        "--initrd",
+        help="the initramfs that the image brings, a small one made of the image's files, "
+        "or one that dracut of the image makes now, in the image's root",
+    ),
 ]
 InitrdTools = Annotated[
     list[str] | None,

@@ -23,6 +23,7 @@ from oci2boot.formats.os_release import MAX_SIZE, parse
 from oci2boot.store.images import Flow, OciRecord
 from oci2boot.system.run import find_program, run
 from oci2boot.tree.model import Directory, find
+from oci2boot.workflows.dracut import build_dracut
 from oci2boot.workflows.events import Report, Told, Warned
 from oci2boot.workflows.requests import BootOptions, SigningOptions
 from oci2boot.workflows.root import Read
@@ -72,7 +73,8 @@ def type1_files(
     """Take the kernel and its initramfs as files, and write the menu entry that boots them."""
     if options.loader in ("direct", "shim"):
         raise ImageError(f"--loader {options.loader} starts UKIs, --flow type1 makes none")
-    payload = type1_payload(tree, read, karg, payload_options(architecture, version, options))
+    made = with_dracut(payload_options(architecture, version, options), tree, karg, options, read, report)
+    payload = type1_payload(tree, read, karg, made)
     for note in payload.notes:
         report(Warned(note))
     return BootFiles(payload.kernel_version, payload.cmdline, payload.files, "type1", frozenset(payload.files))
@@ -119,7 +121,8 @@ def build_payload(
     report: Report,
 ) -> BootPayload:
     """Build a UKI of the image's kernel, initramfs and stub, by ukify or our own builder."""
-    plan = plan_payload(tree, read, root, payload_options(architecture, version, options))
+    made = with_dracut(payload_options(architecture, version, options), tree, root, options, read, report)
+    plan = plan_payload(tree, read, root, made)
     payload = finish_payload(plan, _run_ukify(plan, options.ukify, report))
     for note in payload.notes:
         report(Warned(note))
@@ -138,6 +141,22 @@ def payload_options(architecture: str, version: str, options: BootOptions) -> Pa
         initrd=options.initrd,
         initrd_tools=options.initrd_tools,
     )
+
+
+def with_dracut(
+    made: PayloadOptions,
+    tree: Directory,
+    root: ComposefsArg | VerityRoot,
+    options: BootOptions,
+    read: Read,
+    report: Report,
+) -> PayloadOptions:
+    """Have the image's dracut make the initramfs, where that is asked for."""
+    if options.initrd != "dracut":
+        return made
+    guarded = isinstance(root, VerityRoot) and root.guarded
+    initramfs = build_dracut(tree, read, options.kernel, made.version, options.dracut, guarded, report)
+    return replace(made, initramfs=initramfs)
 
 
 def _summary(payload: BootPayload) -> str:

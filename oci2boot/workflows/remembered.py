@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from oci2boot.boot.dracut import DracutOptions
 from oci2boot.boot.initrd import InitrdName
 from oci2boot.boot.loader import EnrollMode, LoaderName
 from oci2boot.errors import FormatError, TargetError
@@ -48,6 +49,7 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
             "size_limit": boot.size_limit,
             "initrd": boot.initrd,
             "initrd_tools": list(boot.initrd_tools),
+            "dracut": boot.dracut.to_json(),
             "db": [to_pem("CERTIFICATE", certificate.der).decode() for certificate in read_trusted(list(boot.db))],
         }
     return found
@@ -123,4 +125,5 @@ def _boot_options(kept: Mapping[str, Any], scratch: Path) -> BootOptions:
         size_limit=int(kept["size_limit"]) if kept.get("size_limit") else None,
         initrd=initrd,
         initrd_tools=tuple(map(str, kept.get("initrd_tools", ()))),
+        dracut=DracutOptions.parse(**kept.get("dracut", {})),
     )

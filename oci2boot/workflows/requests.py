@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from oci2boot.boot.dracut import DracutOptions
 from oci2boot.boot.initrd import InitrdName
 from oci2boot.boot.loader import TIMEOUT, EnrollMode, LoaderName
 from oci2boot.boot.sign import SignTool
@@ -84,6 +85,8 @@ class BootOptions:
     initrd: InitrdName = "image"
     initrd_tools: tuple[str, ...] = ()
     """Programs of the image that a built-in initramfs has besides."""
+    dracut: DracutOptions = field(default_factory=DracutOptions)
+    """For `initrd` of dracut."""
 
 
 @dataclass(frozen=True, slots=True)
