@@ -54,7 +54,7 @@ done
 ln -s /proc/self/fd dev/fd
 mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs run
 # As switch_root does: what lay beneath cannot be reached, not by leaving the chroot either.
-mount --move . /
+mount --no-mtab --move . /
 exec setpriv --no-new-privs --bounding-set=-all,+sys_chroot,+dac_override --inh-caps=-all chroot . "$@"
 """
 """For sh in namespaces of its own: make the image's root the only one, and drop what could undo that."""
