@@ -277,7 +277,6 @@ def test_the_image_of_the_containerfile_boots_under_secure_boot(
     oci2boot("install", "--target", disk, "--repo", repo, home=tmp_path, demote=False)
     assert read_uki(disk, tmp_path)[1] == uki
     tested = try_disk(BootTestRequest(disk, keys, timeout=BOOT_SECONDS), silent)
-    (case,) = tested.cases
-    assert case.ok, case.evidence
+    assert {case.name: case.evidence for case in tested.cases if not case.ok} == {}
     assert re.findall(rb"composefs=([0-9a-f]{64})", uki) == [str(tested.digest).encode()]
-    assert str(tested.digest) in case.evidence
+    assert str(tested.digest) in tested.cases[0].evidence
