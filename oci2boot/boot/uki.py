@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.names import MAX_UKI
 from oci2boot.errors import DigestError, FormatError, ImageError, LimitError, ToolError
 from oci2boot.formats import pe
-
-MAX_UKI: Final = (1 << 32) - (1 << 20)
-"""Offsets in a PE file have 32 bits."""
 
 UKIFY_OLDEST: Final = (255, 0)
 UKIFY_BAD: Final = ((257, 0), (257, 1))

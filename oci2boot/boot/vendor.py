@@ -9,6 +9,7 @@ from typing import Final
 
 from oci2boot.boot import glue
 from oci2boot.boot.files import Read, show
+from oci2boot.boot.names import ADDON
 from oci2boot.boot.payload import EFI_NAMES, find_efi_program
 from oci2boot.boot.sealed import Uki, named_ukis, newer
 from oci2boot.boot.uki import build_addon, stub_version
@@ -17,7 +18,7 @@ from oci2boot.formats import cpio, pe
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.model import Directory
 
-ADDON: Final = "composefs.addon.efi"
+PROMISE: Final = f"composefs{ADDON}"
 STUB_OLDEST: Final = 255
 """Earlier ones measure addons otherwise, and look for them under a name with the boot counter in it."""
 

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from oci2boot.boot import pcr
+from oci2boot.boot.names import addons_folder
 from oci2boot.boot.sealed import Uki
 from oci2boot.errors import FormatError
 from oci2boot.formats import pe
 from oci2boot.workflows.trial.report import Booted, Case
-from oci2boot.workflows.verify.esp import EspFiles, addons_folder
+from oci2boot.workflows.verify.esp import EspFiles
 
 ADDON_SECTIONS: Final = frozenset((b".cmdline", b".uname", b".sbat", b".sdmagic"))
 """Of an addon that brings a command line and nothing else that is measured."""
