@@ -16,6 +16,8 @@ ADDON: Final = ".addon.efi"
 EXTRA: Final = ".extra.d"
 """Behind the name of a UKI: the folder of its companions."""
 CREDENTIAL: Final = ".cred"
+RECORD: Final = "oci2boot.json"
+"""Beside a UKI with a root hash: says that it is ours, and where its image is from. systemd-stub passes it over."""
 
 MAX_UKI: Final = 2 << 30
 """Bytes; of any EFI program that is read whole."""

@@ -20,6 +20,8 @@ UKIFY_BAD: Final = ((257, 0), (257, 1))
 STUB_LARGE: Final = 258
 """Stubs from this version on need ukify 257.9."""
 UKIFY_FOR_LARGE_STUB: Final = (257, 9)
+STUB_WITH_ADDONS: Final = 255
+"""Earlier ones measure each addon alone, and look for them under a name with the boot counter in it."""
 
 _SCN_CODE, _SCN_INITIALIZED_DATA, _SCN_READ = 0x20, 0x40, 0x40000000
 _NX_COMPAT: Final = 0x0100

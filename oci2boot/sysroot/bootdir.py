@@ -19,7 +19,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from oci2boot.boot.names import EXTRA, GLOBAL_ADDONS, LINUX, MAX_ADDONS, MAX_UKI, addons_folder, is_addon, is_program
+from oci2boot.boot.names import (
+    EXTRA,
+    GLOBAL_ADDONS,
+    LINUX,
+    MAX_ADDONS,
+    MAX_UKI,
+    RECORD,
+    addons_folder,
+    is_addon,
+    is_program,
+)
 from oci2boot.boot.sealed import read_addon, read_head
 from oci2boot.boot.type1 import ENTRIES, FILES
 from oci2boot.digest import RootHash
@@ -35,8 +45,6 @@ MAX_ENTRIES: Final = 1024
 MAX_CONF: Final = 64 << 10
 
 LOADER_CONF: Final = "loader/loader.conf"
-RECORD: Final = "oci2boot.json"
-"""Beside a UKI with a root hash: says that it is ours, and where its image is from. systemd-stub passes it over."""
 TEMPORARY: Final = ".oci2boot-"
 """Begins the name of a file that is not complete yet; it ends neither in `.efi` nor in `.conf`."""
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from oci2boot.boot.names import EXTRA, LINUX, MAX_UKI, PROGRAM, is_addon, is_program
+from oci2boot.boot.names import EXTRA, LINUX, MAX_UKI, PROGRAM, RECORD, is_addon, is_program
 from oci2boot.boot.type1 import ENTRIES, FILES
 from oci2boot.errors import FormatError, LimitError, TargetError
 from oci2boot.formats import bls, cmdline, pe, version
 from oci2boot.formats.bls import EntryName, Type1
 from oci2boot.sysroot.bootdir import (
     LOADER_CONF,
-    RECORD,
     TEMPORARY,
     BootDirectory,
     BootEntry,
