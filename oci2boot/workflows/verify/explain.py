@@ -217,16 +217,16 @@ class _Opener:
             merged = _merged(repository, bootable.manifest, lambda text: self._report(Warned(text)))
             bench = Workbench(merged, own, read, rename)
         else:
-            tree = read_rootfs(repository.read_object(bootable.tree, IMAGE_MAX))
+            tree = read_rootfs(repository.read_object(bootable.root.tree, IMAGE_MAX))
             own = replace(AS_IT_STANDS, hash=own.hash, erofs_version=own.erofs_version)
             bench = Workbench(tree, own, read, rename)
-        return Side(bootable.name, "converted image", (bootable.tree,), bench)
+        return Side(bootable.name, "converted image", (bootable.root.tree,), bench)
 
 
 def _own_rules(bootable: Bootable, algorithm: Hash) -> Rules:
     selinux: list[Selinux] = ["libselinux", "composefs-rs"]
     for version, xattrs, labels in product(VERSIONS, get_args(Xattrs), selinux):
-        if (version, xattrs, labels) == (bootable.erofs_version, bootable.xattrs, bootable.selinux_rules):
+        if (version, xattrs, labels) == (bootable.root.erofs_version, bootable.xattrs, bootable.selinux_rules):
             return Rules(version, algorithm, "bootable", xattrs, labels)
     raise FormatError(f"{bootable.name} was converted by rules that are not known here")
 

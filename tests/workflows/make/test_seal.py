@@ -116,8 +116,8 @@ def test_the_uki_is_in_a_layer_of_its_own_over_the_same_layers(layout: Layout, o
 def test_a_sealed_image_is_taken_as_it_is(layout: Layout, repo: Path, out: Path, sealed: SealedImage) -> None:
     """D.14: the digest of the final image is the digest of the base."""
     bootable = converted(repo, f"oci:{out}:sealed")
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", sealed.rootfs)
-    assert str(bootable.rootfs) == str(converted(repo, f"oci:{layout.path}:base").rootfs)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", sealed.rootfs)
+    assert str(bootable.root.image) == str(converted(repo, f"oci:{layout.path}:base").root.image)
 
 
 def test_cfsctl_boots_a_sealed_image(out: Path, sealed: SealedImage, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_directory_becomes_a_sealed_image(layout: Layout, repo: Path, tmp_path
     run(program("umoci"), "unpack", "--rootless", "--image", f"{layout.path}:base", tmp_path / "bundle")
     sealed = sealed_to(repo, f"dir:{tmp_path}/bundle/rootfs", f"oci:{tmp_path}/layout:x")
     bootable = converted(repo, f"oci:{tmp_path}/layout:x")
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", sealed.rootfs)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", sealed.rootfs)
 
 
 def test_a_layer_that_can_be_read_in_two_ways_is_not_sealed(repo: Path, tmp_path: Path) -> None:
@@ -384,11 +384,11 @@ def test_the_rootfs_image_may_come_along(layout: Layout, repo: Path, sealed: Sea
     told: list[Event] = []
     request = ConvertRequest(Reference.parse(f"oci:{out}:x"), tmp_path / "other", name="x")
     bootable = convert(request, told.append)
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", shipped.rootfs)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", shipped.rootfs)
     assert "the rootfs image that the image brings along is the one made here" in [
         event.text for event in told if isinstance(event, Told)
     ]
-    assert (tmp_path / "other/objects" / bootable.rootfs.path).read_bytes() == image
+    assert (tmp_path / "other/objects" / bootable.root.image.path).read_bytes() == image
 
     damaged = Layout(tmp_path / "damaged")
     add_image(damaged, [*base(), tar({name: image[:-1] + b"x"})], "x")
@@ -397,7 +397,7 @@ def test_the_rootfs_image_may_come_along(layout: Layout, repo: Path, sealed: Sea
     resealed = sealed_to(repo, f"oci:{damaged.path}:x", f"oci:{damaged.path}:again")
     with last_layer(damaged.path, "again") as archive:
         assert f"boot/composefs/.wh.{shipped.rootfs}.erofs" in archive.getnames()
-    assert converted(repo, f"oci:{damaged.path}:again").rootfs.hex == resealed.rootfs
+    assert converted(repo, f"oci:{damaged.path}:again").root.image.hex == resealed.rootfs
 
 
 def test_the_kernel_may_leave_usr(layout: Layout, repo: Path, sealed: SealedImage, tmp_path: Path) -> None:

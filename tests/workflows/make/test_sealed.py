@@ -84,7 +84,7 @@ def converted(layout: Layout, repos: Path) -> Convert:
 
 
 def esp(repos: Path, bootable: Bootable, path: str) -> bytes:
-    with Repository.open(repos / bootable.rootfs.algorithm) as repository:
+    with Repository.open(repos / bootable.root.image.algorithm) as repository:
         return repository.read_object(bootable.esp[path])
 
 
@@ -96,8 +96,8 @@ def test_a_uki_with_cfsctls_argument_is_installed_byte_for_byte(
     """C.2, C.35, issue: all formats and hashes that an argument may name, and both spellings."""
     made = uki(f"rw quiet {karg(version, algorithm, old)}")
     bootable = converted({"boot/EFI/Linux/os.efi": made}, hash_name=algorithm)
-    assert (bootable.flow, bootable.erofs_version) == ("sealed", version)
-    assert bootable.rootfs.hex in karg(version, algorithm)
+    assert (bootable.flow, bootable.root.erofs_version) == ("sealed", version)
+    assert bootable.root.image.hex in karg(version, algorithm)
     assert esp(repos, bootable, "EFI/Linux/os.efi") == made
     assert {"EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"} < set(bootable.esp)
     assert bootable.cmdline == f"rw quiet {karg(version, algorithm, old)}"
@@ -117,7 +117,7 @@ def test_an_image_sealed_by_the_recipe_of_composefs_rs_is_taken(
     (bundle / "rootfs/boot/EFI/Linux/os.efi").write_bytes(uki(said))
     source = Reference.parse(f"dir:{bundle}/rootfs")
     bootable = convert(ConvertRequest(source, repos / "sha256", name="theirs"), silent)
-    assert (bootable.flow, bootable.erofs_version, bootable.cmdline) == ("sealed", version, said)
+    assert (bootable.flow, bootable.root.erofs_version, bootable.cmdline) == ("sealed", version, said)
 
 
 def test_an_image_without_a_sealed_uki_gets_one_built_here(converted: Convert) -> None:
@@ -125,7 +125,7 @@ def test_an_image_without_a_sealed_uki_gets_one_built_here(converted: Convert) -
     assert bootable.flow == "local"
     assert "EFI/Linux/os.efi" not in bootable.esp
     assert bootable.cmdline
-    assert bootable.cmdline.endswith(f"composefs={bootable.rootfs}")
+    assert bootable.cmdline.endswith(f"composefs={bootable.root.image}")
 
 
 def test_a_stale_uki_is_refused_with_both_digests(karg: Karg, converted: Convert) -> None:
@@ -237,7 +237,7 @@ def test_a_pair_of_formats_and_hashes_is_legitimate(karg: Karg, converted: Conve
     """composefs-rs 0.9 writes `composefs.digest=` once for each."""
     line = f"{karg(2, 'sha256', True)} {karg(1, 'sha512')} {karg(1)}"
     bootable = converted({"boot/EFI/Linux/os.efi": uki(line)})
-    assert bootable.rootfs.hex == karg().rpartition(":")[2]
+    assert bootable.root.image.hex == karg().rpartition(":")[2]
 
 
 @pytest.mark.parametrize(
