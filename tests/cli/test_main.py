@@ -11,9 +11,8 @@ import pytest
 from oci2boot.cli import options
 from oci2boot.errors import Error
 from tests.cli.conftest import Run
-from tests.witness import program
+from tests.witness import VECTORS, program
 
-VECTORS = Path(__file__).parents[3] / "shared/vectors"
 EXPECTED = json.loads((VECTORS / "oci.json").read_text())
 PLAIN = f"oci:{VECTORS}/oci/boot-sysroot:v"
 DIGESTS = EXPECTED["boot-sysroot"]["composefs-rs 0.9"]

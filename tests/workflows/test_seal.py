@@ -121,7 +121,7 @@ def test_a_sealed_image_is_taken_as_it_is(layout: Layout, repo: Path, out: Path,
 
 
 def test_cfsctl_boots_a_sealed_image(out: Path, sealed: SealedImage, tmp_path: Path) -> None:
-    """Issue, proof: `prepare-boot` checks the argument in the UKI against the digest that it computes itself."""
+    """`prepare-boot` checks the argument in the UKI against the digest that it computes itself."""
     repo, boot = tmp_path / "cfs/repo", tmp_path / "boot"
     boot.mkdir()
     repo.parent.mkdir()
@@ -203,7 +203,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_sealed_image_survives_registries_and_skopeo(
     layout: Layout, repo: Path, registry: str, sealed: SealedImage
 ) -> None:
-    """Issue, proof: from a registry, to it, and copied on by skopeo."""
+    """From a registry, to it, and copied on by skopeo."""
     push(f"oci:{layout.path}:base", f"docker://{registry}/os/base:1")
     steps: list[Event] = []
     pushed = sealed_to(repo, f"docker://{registry}/os/base:1", f"docker://{registry}/os/base:2", report=steps.append)
