@@ -7,7 +7,7 @@ import typer
 
 from oci2boot.cli import output
 from oci2boot.cli.options import AsJson, ProgressJson, Quiet
-from oci2boot.workflows.boot_test import BootTestRequest, Tested, UseTpm, try_disk
+from oci2boot.workflows.trial.boot import BootTestRequest, Tested, UseTpm, try_disk
 
 
 def register(app: typer.Typer) -> None:

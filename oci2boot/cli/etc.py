@@ -10,9 +10,9 @@ from oci2boot.cli.day2 import DryRun, Etc, SysrootDir
 from oci2boot.cli.options import AsJson, Quiet
 from oci2boot.sysroot.etc import EtcPolicy
 from oci2boot.sysroot.machine import open_sysroot
-from oci2boot.workflows.etc import changed_etc
-from oci2boot.workflows.finalize import check_finalized
-from oci2boot.workflows.finalize import finalize as run_finalize
+from oci2boot.workflows.machine.etc import changed_etc
+from oci2boot.workflows.machine.finalize import check_finalized
+from oci2boot.workflows.machine.finalize import finalize as run_finalize
 
 _OUTCOMES = {
     "merged": "its /etc has this machine's latest changes",

@@ -18,8 +18,8 @@ from oci2boot.cli.options import (
     repo_path,
     source_options,
 )
-from oci2boot.workflows.explain import Explained, ExplainRequest
-from oci2boot.workflows.explain import explain as run_explain
+from oci2boot.workflows.verify.explain import Explained, ExplainRequest
+from oci2boot.workflows.verify.explain import explain as run_explain
 
 _HELP = "a digest, a kernel argument, a converted image, a source, a dump file, a rootfs image, a UKI, or a disk"
 

@@ -17,7 +17,7 @@ from oci2boot.cli.options import (
     source_options,
 )
 from oci2boot.oci.reference import Reference
-from oci2boot.workflows.export import export as run_export
+from oci2boot.workflows.make.export import export as run_export
 
 
 def register(app: typer.Typer) -> None:

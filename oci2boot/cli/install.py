@@ -23,14 +23,14 @@ from oci2boot.cli.options import (
 from oci2boot.errors import Error
 from oci2boot.sysroot.etc import EtcPolicy
 from oci2boot.sysroot.tpm2 import DEFAULT_PCRS
-from oci2boot.workflows.convert import convert as run_convert
-from oci2boot.workflows.deploy import DeployOptions
-from oci2boot.workflows.events import Report
-from oci2boot.workflows.first_boot import read_first_boot, read_secret
-from oci2boot.workflows.install import install as run_install
-from oci2boot.workflows.manage import list_images
+from oci2boot.workflows.images import list_images
+from oci2boot.workflows.install.disk import install as run_install
+from oci2boot.workflows.machine.deployments import DeployOptions
+from oci2boot.workflows.machine.directories import install_boot_directory, install_directories
+from oci2boot.workflows.make.convert import convert as run_convert
+from oci2boot.workflows.make.first_boot import read_first_boot, read_secret
+from oci2boot.workflows.progress import Report
 from oci2boot.workflows.requests import ConvertRequest, InstallRequest, parse_source
-from oci2boot.workflows.upgrade import install_boot_directory, install_directories
 
 
 def register(app: typer.Typer) -> None:

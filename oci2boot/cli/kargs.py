@@ -8,7 +8,7 @@ from oci2boot.cli import output, signing
 from oci2boot.cli.day2 import DryRun, EspDir, SysrootDir
 from oci2boot.cli.options import AsJson, Quiet
 from oci2boot.sysroot.machine import open_sysroot
-from oci2boot.workflows.local_kargs import LocalArguments, add_arguments, list_arguments, remove_arguments
+from oci2boot.workflows.machine.kargs import LocalArguments, add_arguments, list_arguments, remove_arguments
 
 app = typer.Typer(name="kargs", no_args_is_help=True, help="This machine's own kernel arguments, in a signed addon.")
 

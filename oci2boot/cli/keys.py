@@ -9,8 +9,8 @@ import typer
 from oci2boot.cli import output
 from oci2boot.cli.options import AsJson
 from oci2boot.errors import Error, FormatError
-from oci2boot.workflows import keys as workflow
-from oci2boot.workflows.sign import answer as answer_request
+from oci2boot.workflows.keys import generate as workflow
+from oci2boot.workflows.keys.signing import answer as answer_request
 
 app = typer.Typer(name="keys", no_args_is_help=True, help="Make Secure Boot keys, enrol them, and sign for others.")
 

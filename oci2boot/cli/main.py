@@ -63,12 +63,11 @@ from oci2boot.cli.sysupdate import register as register_sysupdate
 from oci2boot.cli.upkeep import register as register_upkeep
 from oci2boot.cli.verify import register as register_verify
 from oci2boot.errors import Error
-from oci2boot.workflows.convert import convert as run_convert
-from oci2boot.workflows.digest import measure, write_initramfs
-from oci2boot.workflows.dracut import dracut_options
-from oci2boot.workflows.inspect import inspect as run_inspect
-from oci2boot.workflows.inspect import measured_manifest
-from oci2boot.workflows.manage import forget, list_images
+from oci2boot.workflows.images import forget, list_images
+from oci2boot.workflows.make.canonical import RULES
+from oci2boot.workflows.make.convert import convert as run_convert
+from oci2boot.workflows.make.digest import measure, write_initramfs
+from oci2boot.workflows.make.initramfs import dracut_options
 from oci2boot.workflows.requests import (
     BootOptions,
     ConvertRequest,
@@ -76,7 +75,8 @@ from oci2boot.workflows.requests import (
     TreeOptions,
     parse_source,
 )
-from oci2boot.workflows.root import RULES
+from oci2boot.workflows.verify.inspect import inspect as run_inspect
+from oci2boot.workflows.verify.inspect import measured_manifest
 
 app = typer.Typer(
     name="oci2boot",

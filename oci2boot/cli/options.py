@@ -10,7 +10,7 @@ import typer
 from oci2boot.errors import Error, FormatError
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.source import SourceOptions
-from oci2boot.workflows.manage import list_images
+from oci2boot.workflows.images import list_images
 
 TRANSPORTS: Final = ("oci", "oci-archive", "docker-archive", "containers-storage", "dir")
 

@@ -25,8 +25,8 @@ from oci2boot.errors import Error
 from oci2boot.store.fsck import Checked
 from oci2boot.store.images import Bootable
 from oci2boot.store.reach import GarbagePlan
-from oci2boot.workflows.events import Event, Report, Step, Told, Warned
-from oci2boot.workflows.install import Installed
+from oci2boot.workflows.install.disk import Installed
+from oci2boot.workflows.progress import Event, Report, Step, Told, Warned
 
 _UNWRAPPED = 1000
 """Columns where nobody looks: lines stay whole for grep."""

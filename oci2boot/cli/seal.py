@@ -28,9 +28,9 @@ from oci2boot.cli.options import (
     source_options,
 )
 from oci2boot.oci.reference import Reference
+from oci2boot.workflows.make.seal import SealedImage
+from oci2boot.workflows.make.seal import seal as run_seal
 from oci2boot.workflows.requests import BootOptions, SealRequest, TreeOptions, parse_source
-from oci2boot.workflows.seal import SealedImage
-from oci2boot.workflows.seal import seal as run_seal
 
 Destination = Annotated[
     str, typer.Argument(help="REGISTRY/REPO:TAG (or with docker://), oci:DIR:TAG, oci-archive:FILE", show_default=False)

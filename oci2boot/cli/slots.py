@@ -12,11 +12,11 @@ from oci2boot.cli import output
 from oci2boot.cli.options import repo_path
 from oci2boot.errors import Error
 from oci2boot.oci.reference import Reference
-from oci2boot.workflows import slot_upgrade
+from oci2boot.workflows.machine import slot_upgrade
+from oci2boot.workflows.machine.slot_upgrade import SlotRequest, SlotUpgraded
+from oci2boot.workflows.machine.slots import Place, find_place, open_machine
+from oci2boot.workflows.machine.upgrade import Mode
 from oci2boot.workflows.requests import BootOptions
-from oci2boot.workflows.slot_upgrade import SlotRequest, SlotUpgraded
-from oci2boot.workflows.slots import Place, find_place, open_machine
-from oci2boot.workflows.upgrade import Mode
 
 DiskPath = Annotated[
     Path | None,

@@ -21,8 +21,8 @@ from oci2boot.cli.options import (
     repo_path,
     source_options,
 )
-from oci2boot.workflows.mount import mount as run_mount
-from oci2boot.workflows.pull import pull as run_pull
+from oci2boot.workflows.machine.mount import mount as run_mount
+from oci2boot.workflows.make.pull import pull as run_pull
 from oci2boot.workflows.requests import parse_source
 
 

@@ -7,7 +7,7 @@ import typer
 
 from oci2boot.cli import output
 from oci2boot.cli.options import AsJson, ProgressJson, Quiet, Repo, complete_name, repo_path
-from oci2boot.workflows.sysupdate import DEFINITIONS, Packing, Suffix, SysupdateRequest, publish
+from oci2boot.workflows.install.sysupdate import DEFINITIONS, Packing, Suffix, SysupdateRequest, publish
 
 
 def register(app: typer.Typer) -> None:

@@ -25,10 +25,10 @@ from oci2boot.cli.options import (
 )
 from oci2boot.errors import Error
 from oci2boot.oci.manifest import Platform
-from oci2boot.workflows import uki as workflow
-from oci2boot.workflows import uki_build, uki_config
+from oci2boot.workflows.keys import executables as workflow
+from oci2boot.workflows.make import uki_build, uki_config
 from oci2boot.workflows.requests import BootOptions, TreeOptions
-from oci2boot.workflows.uki_objects import list_objects
+from oci2boot.workflows.verify.uki_objects import list_objects
 
 app = typer.Typer(name="uki", no_args_is_help=True, help="Build, sign, verify and look into UKIs and addons.")
 ADDON_STUB = Path("/usr/lib/systemd/boot/efi/addonx64.efi.stub")

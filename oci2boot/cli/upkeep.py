@@ -12,12 +12,12 @@ from oci2boot.cli.day2 import DryRun, EspDir, SysrootDir
 from oci2boot.cli.options import AsJson, Quiet, Repo, repo_path
 from oci2boot.errors import Error
 from oci2boot.sysroot.machine import LIVE, Sysroot, open_sysroot
-from oci2boot.workflows.collect import collect_garbage
-from oci2boot.workflows.manage import check_store
-from oci2boot.workflows.repair import repair as repair_store
-from oci2boot.workflows.repair import repair_machine
+from oci2boot.workflows.images import check_store
+from oci2boot.workflows.machine.collect import collect_garbage
+from oci2boot.workflows.machine.repair import repair as repair_store
+from oci2boot.workflows.machine.repair import repair_machine
+from oci2boot.workflows.machine.reset import reset as run_reset
 from oci2boot.workflows.requests import BootOptions
-from oci2boot.workflows.reset import reset as run_reset
 
 
 def register(app: typer.Typer) -> None:

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from oci2boot.cli import output
 from oci2boot.cli.options import AsJson, ProgressJson, Quiet
-from oci2boot.workflows.first_boot import read_secret
-from oci2boot.workflows.verify import Verified, VerifyRequest
-from oci2boot.workflows.verify import verify as run_verify
+from oci2boot.workflows.make.first_boot import read_secret
+from oci2boot.workflows.verify.disk import Verified, VerifyRequest
+from oci2boot.workflows.verify.disk import verify as run_verify
 
 _COLOURS = {"ok": "green", "failed": "bold red", "not checked": "yellow"}
 

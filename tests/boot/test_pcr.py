@@ -11,7 +11,7 @@ from oci2boot.boot.pcr import addons_pcr, after, beside_pcr, by_phase, count_pro
 from oci2boot.boot.uki import UkiParts, build_uki
 from oci2boot.errors import FormatError
 from oci2boot.formats import pe
-from oci2boot.workflows.uki import describe
+from oci2boot.workflows.keys.executables import describe
 from tests.boot.debian import systemd_measure
 from tests.witness import program
 from tests.workflows.sealable import OS_RELEASE, kernel, profiles, stub, with_sections

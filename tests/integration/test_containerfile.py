@@ -17,8 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from oci2boot.workflows.boot_test import BootTestRequest, try_disk
-from oci2boot.workflows.events import silent
+from oci2boot.workflows.progress import silent
+from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
 from tests.conftest import ROOT, Initramfs
 from tests.keys import Pair, openssl
 from tests.vm import BOOT_SECONDS, oci2boot, read_uki

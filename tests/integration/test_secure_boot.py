@@ -16,12 +16,12 @@ import pytest
 from oci2boot.formats import pe
 from oci2boot.formats.png import lit_lines
 from oci2boot.system.qemu import Firmware, Machine, find_firmware
-from oci2boot.workflows.bench import Bench
-from oci2boot.workflows.boot_test import BootTestRequest, try_disk
-from oci2boot.workflows.events import silent
-from oci2boot.workflows.keys import enroll_in_firmware
-from oci2boot.workflows.promised import find_promise
-from oci2boot.workflows.tamper import FIRMWARE, Tampering
+from oci2boot.workflows.keys.generate import enroll_in_firmware
+from oci2boot.workflows.progress import silent
+from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
+from oci2boot.workflows.trial.report import Bench
+from oci2boot.workflows.trial.tamper import FIRMWARE, Tampering
+from oci2boot.workflows.verify.promised import find_promise
 from tests import vm
 from tests.boot.debian import systemd_measure
 from tests.conftest import Initramfs

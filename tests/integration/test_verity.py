@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from oci2boot.system.qemu import Firmware, Machine, boot, find_firmware
-from oci2boot.workflows.keys import enroll_in_firmware
+from oci2boot.workflows.keys.generate import enroll_in_firmware
 from tests import vm
 from tests.boot import debian
 from tests.conftest import Initramfs

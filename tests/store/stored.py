@@ -15,7 +15,7 @@ from oci2boot.store.layers import stage_layer
 from oci2boot.store.repository import Repository
 from oci2boot.tree.merge import merge
 from oci2boot.tree.prepare import prepare_for_boot
-from oci2boot.workflows.verity import build_verity, verity_record
+from oci2boot.workflows.make.dm_image import build_verity, verity_record
 from tests.tarballs import END, directory, file
 
 SKELETON = b"".join(directory(name) for name in (b"usr/", b"usr/bin/", b"etc/", b"boot/", b"sysroot/", b"var/"))

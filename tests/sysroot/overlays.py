@@ -19,7 +19,7 @@ from oci2boot.sysroot.etc import EtcPolicy, diff_etc, plan_etc
 from oci2boot.sysroot.etc_overlay import view
 from oci2boot.sysroot.etc_upper import write_upper
 from oci2boot.tree.model import Directory
-from oci2boot.workflows.etc import read_upper
+from oci2boot.workflows.machine.etc import read_upper
 from tests.sysroot.etc_model import LONG, NAMES, Flat, changed, flat, merge, random_tree
 
 OPTIONS: Final = ("", "redirect_dir=on", "redirect_dir=on,metacopy=on")

@@ -13,8 +13,8 @@ from oci2boot.errors import DigestError, LimitError, TargetError
 from oci2boot.formats.fsverity import measure
 from oci2boot.sysroot.etc_upper import write_upper
 from oci2boot.tree.model import Directory, File, Metadata
-from oci2boot.workflows import etc
-from oci2boot.workflows.etc import read_upper
+from oci2boot.workflows.machine import etc
+from oci2boot.workflows.machine.etc import read_upper
 from tests.boot.debian import PROJECT
 from tests.witness import program
 

@@ -11,7 +11,7 @@ from oci2boot.errors import Error, FormatError, TargetError
 from oci2boot.formats.file_contexts.policy import Policy
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
 from oci2boot.tree.model import SELINUX_XATTR, Directory, File, Inode, Metadata, Symlink, walk
-from oci2boot.workflows.first_boot import read_first_boot, read_secret
+from oci2boot.workflows.make.first_boot import read_first_boot, read_secret
 from tests.witness import program
 
 SSHD = b"Port 22\nInclude /etc/ssh/sshd_config.d/*.conf\n"

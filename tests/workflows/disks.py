@@ -10,8 +10,8 @@ from pathlib import Path
 
 from oci2boot.store.images import Bootable, save
 from oci2boot.store.repository import Repository
-from oci2boot.workflows.events import silent
-from oci2boot.workflows.install import install
+from oci2boot.workflows.install.disk import install
+from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import InstallRequest
 from tests.store.stored import SKELETON, Stored, layer, store_image
 from tests.tarballs import directory, file, hard_link, pax, symlink

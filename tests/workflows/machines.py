@@ -6,11 +6,12 @@ from pathlib import Path
 from oci2boot.oci.reference import Reference
 from oci2boot.store.images import Bootable
 from oci2boot.sysroot.machine import Sysroot, open_sysroot
-from oci2boot.workflows.convert import convert
-from oci2boot.workflows.deploy import DeployOptions, DeployPlan
-from oci2boot.workflows.events import silent
+from oci2boot.workflows.machine.deployments import DeployOptions, DeployPlan
+from oci2boot.workflows.machine.directories import install_directories
+from oci2boot.workflows.machine.upgrade import Upgraded, UpgradeRequest, upgrade
+from oci2boot.workflows.make.convert import convert
+from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
-from oci2boot.workflows.upgrade import Upgraded, UpgradeRequest, install_directories, upgrade
 from tests.oci.layouts import Layout
 from tests.workflows import sealable
 from tests.workflows.sealable import add_image, tar

@@ -14,13 +14,13 @@ from oci2boot.oci.source import SourceOptions
 from oci2boot.store.images import Bootable, remove_image
 from oci2boot.store.reach import collect
 from oci2boot.store.repository import Repository
-from oci2boot.workflows import mount
-from oci2boot.workflows.convert import convert
-from oci2boot.workflows.events import silent
-from oci2boot.workflows.inspect import inspect
-from oci2boot.workflows.pull import Pulled, pull
+from oci2boot.workflows.machine import mount
+from oci2boot.workflows.make.convert import convert
+from oci2boot.workflows.make.pull import Pulled, pull
+from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
-from oci2boot.workflows.uki_objects import list_objects
+from oci2boot.workflows.verify.inspect import inspect
+from oci2boot.workflows.verify.uki_objects import list_objects
 from tests.oci.layouts import Layout
 from tests.store.stored import everything
 from tests.witness import program

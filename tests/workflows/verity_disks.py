@@ -16,8 +16,8 @@ from oci2boot.store.images import Bootable, save
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
 from oci2boot.store.verity import VerityRecord
-from oci2boot.workflows.events import silent
-from oci2boot.workflows.install import Installed, install
+from oci2boot.workflows.install.disk import Installed, install
+from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import InstallRequest
 from tests.keys import Pair
 from tests.store.stored import Stored, store_image

@@ -6,8 +6,8 @@ from oci2boot.formats import cpio
 from oci2boot.oci.reference import Reference
 from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
-from oci2boot.workflows.convert import convert
-from oci2boot.workflows.events import Report, silent
+from oci2boot.workflows.make.convert import convert
+from oci2boot.workflows.progress import Report, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
 from tests.boot.test_glue import SYSTEMD
 from tests.oci.layouts import Layout

@@ -1,0 +1,1 @@
+"""Keys, signatures, and the executables that carry them."""

@@ -1,0 +1,87 @@
+"""The first image of a machine whose file systems are mounted as directories, or one more beside what is there."""
+
+import tempfile
+from pathlib import Path
+
+from oci2boot.errors import StoreError, TargetError
+from oci2boot.rootfs.reader import read_rootfs
+from oci2boot.store.images import Bootable, find_image
+from oci2boot.store.repository import Repository
+from oci2boot.sysroot.bootdir import read_boot_directory
+from oci2boot.sysroot.bootdir_apply import apply_boot
+from oci2boot.sysroot.bootdir_steps import BootPlan
+from oci2boot.sysroot.machine import Sysroot, changing
+from oci2boot.sysroot.state import MachineState, read_state
+from oci2boot.workflows.install.beside import boot_first, check_bootable, check_not_own
+from oci2boot.workflows.machine.deployments import (
+    DeployOptions,
+    DeployPlan,
+    apply_deployment,
+    plan_boot_files,
+    plan_deployment,
+)
+from oci2boot.workflows.progress import Report, Warned
+
+
+def install_directories(
+    repo: Path,
+    name: str | None,
+    root: Path,
+    esp: Path,
+    options: DeployOptions,
+    report: Report,
+    *,
+    dry_run: bool = False,
+    nvram: bool = True,
+) -> DeployPlan:
+    """Install a converted image into mounted file systems: the physical root at `root`, the ESP at `esp`.
+
+    Run again, or on a machine that has another image, it makes one more deployment. What else is there stays: the root
+    may be that of the system that runs, whose firmware then gets an entry.
+    """
+    for path in (root, esp):
+        if not path.is_dir():
+            raise TargetError(f"{path} is not a directory", hint="make and mount the file systems first")
+    with Repository.open(repo) as source:
+        bootable = find_image(source, name)
+        sysroot = Sysroot(root.resolve(), esp.resolve())
+        check_not_own(sysroot.root)
+        check_bootable(sysroot.root, sysroot.boot_directory(), bootable, report)
+        if dry_run and not (sysroot.repository / "meta.json").exists():
+            # What a repository there would be like is known only once there is one.
+            with tempfile.TemporaryDirectory(prefix=".oci2boot-", dir=root) as scratch:
+                plan = _deploy(Sysroot(Path(scratch), esp.resolve()), source, bootable, options, report, dry_run=True)
+        else:
+            plan = _deploy(sysroot, source, bootable, options, report, dry_run=dry_run)
+        if nvram:
+            boot_first(sysroot.root, sysroot.boot_directory(), bootable, report, dry_run=dry_run)
+    return plan
+
+
+def install_boot_directory(
+    repo: Path, name: str | None, esp: Path, report: Report, *, dry_run: bool = False
+) -> tuple[Bootable, BootPlan]:
+    """Write boot files alone; where their rootfs image lies is somebody else's business."""
+    with Repository.open(repo) as source:
+        bootable = find_image(source, name)
+        if not bootable.esp:
+            raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
+        state = MachineState(Sysroot(repo.parent, esp.resolve()), read_boot_directory(esp), (), None)
+        tree = read_rootfs(source.read_object(bootable.rootfs))
+        plan = plan_boot_files(state, source, bootable, tree)
+        for problem in plan.problems:
+            report(Warned(problem))
+        if not dry_run:
+            apply_boot(plan, esp)
+    return bootable, plan
+
+
+def _deploy(
+    sysroot: Sysroot, source: Repository, bootable: Bootable, options: DeployOptions, report: Report, *, dry_run: bool
+) -> DeployPlan:
+    with changing(sysroot), Repository.ensure(sysroot.repository, source.algorithm) as target:
+        state = read_state(sysroot)
+        plan = plan_deployment(state, source, target, bootable, options)
+        if not dry_run:
+            apply_deployment(plan, state, source, target, report)
+    return plan

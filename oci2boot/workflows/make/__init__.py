@@ -1,0 +1,1 @@
+"""A container image becomes something that boots: layers, tree, digest, boot files."""

@@ -1,0 +1,108 @@
+"""A source becomes a bootable image in the store: fetch, merge, label, digest, boot files."""
+
+from dataclasses import replace
+
+from oci2boot.boot.sealed import find_sealable
+from oci2boot.boot.uki_layer import check_shipped
+from oci2boot.boot.vendor import choose_vendor
+from oci2boot.rootfs.composefs import build_rootfs
+from oci2boot.store.images import Bootable, check_name, save
+from oci2boot.store.repository import Repository
+from oci2boot.workflows.keys.signing import check_signing
+from oci2boot.workflows.make.again import remembered
+from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, tell_size
+from oci2boot.workflows.make.convert_verity import check_verity_request, convert_verity
+from oci2boot.workflows.make.payload import (
+    BootFiles,
+    local_files,
+    os_release_of,
+    signed_files,
+    type1_files,
+    version_of,
+    with_loader,
+)
+from oci2boot.workflows.make.sealed import (
+    Digests,
+    candidates,
+    check_signatures,
+    find_sealed,
+    sealed_files,
+    vendor_files,
+)
+from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack
+from oci2boot.workflows.progress import Report, Told, Warned
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
+
+
+def convert(request: ConvertRequest, report: Report) -> Bootable:
+    """Store an image and what boots it. Run again, it fetches and writes only what is new."""
+
+    def warn(text: str) -> None:
+        report(Warned(text))
+
+    name = check_name(request.name or request.source.name)
+    if request.boot and request.boot.signing:
+        check_signing(request.boot.signing)
+    if request.verity:
+        check_verity_request(request, request.verity)
+    with Repository.ensure(request.repo, request.hash) as repository:
+        unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer)
+        if request.verity:
+            return convert_verity(request, request.verity, name, unpacked, repository, report)
+        read = object_reader(repository)
+        tree = canonical_tree(unpacked.system, request.tree, read, warn)
+        rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
+        digests = Digests(unpacked.system, read, tree, rootfs, request.tree)
+        report(Told(tell_size(rootfs)))
+        rules, files = request.tree, BootFiles()
+        if request.boot:
+            rules, files = _choose_payload(unpacked, digests, request.boot, read, report)
+            check_signatures(files, request.boot.db)
+            files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
+            files = signed_files(files, request.boot.signing, report)
+            rootfs = digests.rootfs(rules, repository.algorithm)
+        if check_shipped(unpacked.tree, read, rootfs.digest):
+            report(Told("the rootfs image that the image brings along is the one made here"))
+        bootable = Bootable(
+            name=name,
+            source=str(request.source),
+            rules=RULES,
+            rootfs=rootfs.digest,
+            erofs_version=rootfs.version,
+            selinux_rules=rules.selinux_rules,
+            xattrs=rules.xattrs,
+            manifest=unpacked.oci.manifest_digest if unpacked.oci else None,
+            architecture=unpacked.architecture,
+            title=os_release_of(tree, read).get("PRETTY_NAME", name),
+            kernel=files.kernel,
+            cmdline=files.cmdline,
+            flow=files.flow,
+            options=remembered(request),
+        )
+        return save(repository, bootable, rootfs.image, files.esp or {}, unpacked.oci)
+
+
+def _choose_payload(
+    unpacked: Unpacked, digests: Digests, options: BootOptions, read: Read, report: Report
+) -> tuple[TreeOptions, BootFiles]:
+    """Return what boots the image, and the rules of the digest that it promises."""
+    tree, architecture = unpacked.tree, unpacked.architecture
+    if options.flow in ("auto", "sealed"):
+        ukis = candidates(find_sealable(tree, read), unpacked.uki_layers)
+        if sealed := find_sealed(ukis, digests, options, unpacked.uki_layers):
+            _warn_of_arguments(options, report)
+            return digests.rules_of(sealed.variant), sealed_files(sealed, read, architecture, report)
+    karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)
+    if options.flow == "vendor":
+        uki = choose_vendor(find_sealable(tree, read), options.uki)
+        _warn_of_arguments(options, report)
+        return digests.rules, vendor_files(uki, tree, read, architecture, karg, options, report)
+    version = version_of(tree, unpacked.oci)
+    if options.flow == "type1":
+        return digests.rules, type1_files(tree, architecture, version, karg, options, read, report)
+    return digests.rules, local_files(tree, architecture, version, karg, options, read, report)
+
+
+def _warn_of_arguments(options: BootOptions, report: Report) -> None:
+    if options.kargs or options.console:
+        report(Warned("the image's UKI is taken as it is, without --karg and --console; `uki addon` adds to it"))

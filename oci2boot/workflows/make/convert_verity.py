@@ -1,0 +1,139 @@
+"""The mode `verity`: the same tree as one EROFS image under dm-verity, and a UKI with its root hash."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from oci2boot.boot.roothash import pack_partition
+from oci2boot.boot.verity import VerityRoot, signature_path
+from oci2boot.errors import FormatError, SignatureError, ToolError
+from oci2boot.formats import cmdline
+from oci2boot.rootfs.composefs import build_rootfs
+from oci2boot.rootfs.mkfs import PROGRAM, check_mkfs
+from oci2boot.rootfs.verity import VerityOptions, VerityRootfs, check_sealed, merge_arguments, plain_word
+from oci2boot.store.images import Bootable, save
+from oci2boot.store.objects import ObjectBatch
+from oci2boot.store.repository import Repository
+from oci2boot.system.run import find_program, said_by
+from oci2boot.workflows.keys.signing import check_root_signing, read_certificate, sign_files, sign_root
+from oci2boot.workflows.make.again import remembered
+from oci2boot.workflows.make.canonical import RULES, canonical_tree
+from oci2boot.workflows.make.dm_image import build_verity, verity_record
+from oci2boot.workflows.make.payload import BootFiles, local_files, os_release_of, signed_files, version_of, with_loader
+from oci2boot.workflows.make.unpack import Unpacked, object_reader
+from oci2boot.workflows.progress import Report, Warned
+from oci2boot.workflows.requests import BootOptions, ConvertRequest
+
+
+def check_verity_request(request: ConvertRequest, options: VerityOptions) -> None:
+    """Refuse what cannot be, before anything is fetched."""
+    if not request.tree.bootable:
+        raise FormatError("--plain and --mode verity: a root partition holds the form that boots", hint="leave one out")
+    if request.boot:
+        _check_boot(request.boot)
+    if options.signature:
+        if request.root_signing is None:
+            raise SignatureError(
+                "the root hash is to be signed, and there is no key",
+                hint="--secureboot-key and --secureboot-certificate name one; --no-verity-signature does without",
+            )
+        check_root_signing(request.root_signing)
+    if _sealed(request, options):
+        check_sealed(options.options)
+    if options.compression.algorithms:
+        if not find_program(PROGRAM):
+            raise ToolError(f"{PROGRAM} is not installed", hint="install erofs-utils, or --compression none")
+        check_mkfs(said_by([PROGRAM, "--version"]), options.compression)
+
+
+def _check_boot(boot: BootOptions) -> None:
+    if boot.flow not in ("auto", "local"):
+        raise FormatError(
+            f"--flow {boot.flow} and --mode verity: the root hash is in no UKI but one that is built here",
+            hint="leave --flow out",
+        )
+    if boot.karg_style != "composefs":
+        raise FormatError("--karg-style is of --mode composefs", hint="--verity-karg says how the root hash is told")
+    if boot.allow_missing_verity:
+        raise FormatError("--allow-missing-verity is of --mode composefs", hint="--no-verity leaves dm-verity out")
+    cmdline.join(boot.kargs)
+    # What the image's own values are is not known yet, only that these contradict each of them.
+    merge_arguments([word for word in boot.kargs if plain_word(word).startswith(("root=", "composefs"))], ["roothash="])
+
+
+def _sealed(request: ConvertRequest, options: VerityOptions) -> bool:
+    return options.signature or bool(request.boot and request.boot.signing)
+
+
+def convert_verity(
+    request: ConvertRequest,
+    options: VerityOptions,
+    name: str,
+    unpacked: Unpacked,
+    repository: Repository,
+    report: Report,
+) -> Bootable:
+    """Store the image's root file system as a partition's content, and what boots it."""
+    read = object_reader(repository)
+    places = [overlay.path.encode() for overlay in options.overlays]
+    tree = canonical_tree(unpacked.system, request.tree, read, lambda text: report(Warned(text)), places)
+    listed = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
+    root = build_verity(tree, options, listed.digest, repository, report)
+    for note in _notes(root, options):
+        report(Warned(note))
+    signature = None
+    if options.signature and root.root_hash and request.root_signing:
+        signature = sign_root(root.root_hash, request.root_signing, report)
+    files = BootFiles()
+    if request.boot:
+        version = version_of(unpacked.tree, unpacked.oci)
+        verity_root = VerityRoot(root, options, _sealed(request, options))
+        files = local_files(unpacked.tree, unpacked.architecture, version, verity_root, request.boot, read, report)
+        if signature:
+            files = _with_signature(files, signature)
+        files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
+    files = _sign(files, root, request, report)
+    signed = None
+    if signature and root.root_hash and request.root_signing:
+        with ObjectBatch(repository) as batch:
+            certificate = read_certificate(request.root_signing.certificate)
+            signed = batch.add(pack_partition(root.root_hash, signature, certificate))
+    bootable = Bootable(
+        name=name,
+        source=str(request.source),
+        rules=RULES,
+        rootfs=root.image.digest,
+        erofs_version=listed.version,
+        selinux_rules=request.tree.selinux_rules,
+        xattrs=request.tree.xattrs,
+        manifest=unpacked.oci.manifest_digest if unpacked.oci else None,
+        architecture=unpacked.architecture,
+        title=os_release_of(tree, read).get("PRETTY_NAME", name),
+        kernel=files.kernel,
+        cmdline=files.cmdline,
+        options=remembered(request),
+        verity=verity_record(root, options, listed.digest, signed),
+    )
+    return save(repository, bootable, listed.image, files.esp or {}, unpacked.oci)
+
+
+def _notes(root: VerityRootfs, options: VerityOptions) -> Iterator[str]:
+    if root.area and root.area.data_blocks * root.area.parameters.data_block < root.image.size:
+        yield f"--verity-blocks {options.blocks}: the machine cannot read what lies behind these blocks"
+    if root.root_hash is None:
+        yield "nothing guards the root file system: whoever can write to the disk changes it unseen"
+
+
+def _with_signature(files: BootFiles, signature: bytes) -> BootFiles:
+    assert files.esp
+    (uki,) = files.esp
+    return replace(files, esp={**files.esp, signature_path(uki): signature})
+
+
+def _sign(files: BootFiles, root: VerityRootfs, request: ConvertRequest, report: Report) -> BootFiles:
+    """Sign the boot files; who is asked for these signatures is asked for that of the root hash at the same time."""
+    signing = request.boot.signing if request.boot else None
+    asked = request.root_signing and request.root_signing.request
+    if asked and request.root_signing != signing:
+        assert request.root_signing
+        sign_files({}, request.root_signing, report, root.root_hash)
+    return signed_files(files, signing, report, root.root_hash if asked and signing == request.root_signing else None)

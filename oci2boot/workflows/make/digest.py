@@ -1,0 +1,172 @@
+"""The digest of a tree, with nothing stored: of an image, a directory or a dump file."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from oci2boot.digest import External, Hash, VerityDigest
+from oci2boot.errors import SourceError, TargetError
+from oci2boot.formats import cpio, fsverity
+from oci2boot.formats.tar import Entry, read_tar
+from oci2boot.oci.directory import scan
+from oci2boot.oci.manifest import Layer
+from oci2boot.oci.reference import DirectoryReference, DumpfileReference, Reference
+from oci2boot.oci.source import SourceOptions, open_source
+from oci2boot.rootfs.composefs import Rootfs, build_rootfs
+from oci2boot.store.layers import PIECE, MeasuredTar
+from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.tree.dumpfile import parse_dumpfile, write_dumpfile
+from oci2boot.tree.model import Directory, File, walk
+from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, reader
+from oci2boot.workflows.make.layers import each_layer
+from oci2boot.workflows.make.unpack import marked_layers, merge_system
+from oci2boot.workflows.progress import Report, Warned
+from oci2boot.workflows.requests import DigestRequest, KargStyle
+
+MAX_DUMPFILE: Final = 1 << 30
+DIGEST_FILE: Final = b"usr/lib/composefs/rootfs.digest"
+"""In an initramfs: setup-root takes it for the promise, which the command line then may only repeat."""
+KEPT: Final = (b"etc/selinux/", b"usr/share/selinux/", b"usr/etc/selinux/")
+"""What is read besides its digest: the policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    tree: Directory
+    rootfs: Rootfs
+    request: DigestRequest
+
+    def karg(self, style: KargStyle) -> str:
+        return str(karg_of(self.rootfs, style))
+
+    def dumpfile(self) -> bytes:
+        return b"".join(write_dumpfile(self.tree))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "digest": str(self.rootfs.digest),
+            "hash": self.rootfs.digest.algorithm,
+            "erofs_version": self.rootfs.version,
+            "bootable": self.request.tree.bootable,
+            "rules": RULES,
+            "selinux_rules": self.request.tree.selinux_rules,
+            "xattrs": self.request.tree.xattrs,
+            "inodes": self.rootfs.inodes,
+            "image_size": len(self.rootfs.image),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A source's tree before any rule: its /boot not emptied, nothing labelled."""
+
+    tree: Directory
+    read: Read
+    """Reads what a policy may consist of."""
+
+
+def measure(request: DigestRequest, report: Report) -> Measured:
+    """Compute a digest. A dump file is taken as it stands; all else goes through the canonical rules."""
+
+    def warn(text: str) -> None:
+        report(Warned(text))
+
+    if isinstance(request.source, DumpfileReference):
+        tree = parse_dumpfile(read_dumpfile(request.source.path), request.hash)
+    else:
+        gathered = gather(request.source, request.hash, request.options, report, request.uki_layer)
+        tree = canonical_tree(gathered.tree, request.tree, gathered.read, warn)
+    return Measured(tree, build_rootfs(tree, request.tree.erofs_version, request.hash), request)
+
+
+def write_initramfs(measured: Measured, path: Path) -> None:
+    """Write what makes an initramfs the promise; something else than a UKI's signature must vouch for it then."""
+    archive = cpio.write([cpio.file(DIGEST_FILE, f"{measured.rootfs.digest}\n".encode())])
+    with plain_errors(TargetError, f"write {path}"):
+        write_atomically(path, archive)
+
+
+def read_dumpfile(path: Path) -> bytes:
+    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
+        data = file.read(MAX_DUMPFILE + 1)
+    if len(data) > MAX_DUMPFILE:
+        raise SourceError(f"{path} is larger than {MAX_DUMPFILE} bytes")
+    return data
+
+
+def gather(
+    source: Reference, algorithm: Hash, options: SourceOptions, report: Report, uki_layer: int | None = None
+) -> Gathered:
+    """Read a directory or the layers of an image; contents are measured by `algorithm` and not stored."""
+    if isinstance(source, DirectoryReference):
+        return _gather_directory(source.path, algorithm)
+    return _gather_image(source, algorithm, options, report, uki_layer)
+
+
+def _gather_directory(root: Path, algorithm: Hash) -> Gathered:
+    def keep(pieces: Iterator[bytes]) -> VerityDigest:
+        hasher = fsverity.Hasher(algorithm)
+        for piece in pieces:
+            hasher.update(piece)
+        return hasher.digest()
+
+    scanned = scan(root, keep)
+    return Gathered(scanned, reader(file_reader(root, scanned)))
+
+
+def file_reader(root: Path, scanned: Directory) -> Callable[[External], bytes]:
+    """Return a function that reads a file of a scanned directory again, by its digest."""
+    paths = {
+        inode.content.digest: path
+        for path, inode in walk(scanned)
+        if isinstance(inode, File) and isinstance(inode.content, External)
+    }
+
+    def read(content: External) -> bytes:
+        path = root / os.fsdecode(paths[content.digest][1:])
+        with plain_errors(SourceError, f"read {path}"):
+            data = path.read_bytes()
+        if fsverity.measure(data, content.digest.algorithm) != content.digest:
+            raise SourceError(f"{path} changed while it was read", hint="stop what writes there, and try again")
+        return data
+
+    return read
+
+
+def _gather_image(
+    reference: Reference, algorithm: Hash, options: SourceOptions, report: Report, uki_layer: int | None
+) -> Gathered:
+    kept: dict[VerityDigest, bytes] = {}
+
+    def work(layer: Layer, read: Callable[[int], bytes]) -> list[Entry]:
+        return list(_measured(read, algorithm, kept))
+
+    def read_kept(content: External) -> bytes:
+        if content.digest not in kept:
+            raise SourceError(
+                "the SELinux policy of the image lies in an unusual place", hint="`convert` reads it there"
+            )
+        return kept[content.digest]
+
+    def warn(text: str) -> None:
+        report(Warned(text))
+
+    with open_source(reference, options) as source:
+        image = source.fetch()
+        marked = marked_layers(image, uki_layer)
+        entries = each_layer(source, image.layers, work, report)
+    _, system = merge_system([entries[layer.diff_id] for layer in image.layers], marked, warn)
+    return Gathered(system, reader(read_kept))
+
+
+def _measured(read: Callable[[int], bytes], algorithm: Hash, kept: dict[VerityDigest, bytes]) -> Iterator[Entry]:
+    """Yield the entries of a tar, its bodies measured and, but for the policy's, dropped."""
+    tar = MeasuredTar(read, algorithm)
+    for entry in read_tar(tar):
+        if isinstance(entry.content, External) and entry.path.startswith(KEPT):
+            kept[entry.content.digest] = tar.last
+        yield entry
+    while tar.take(PIECE):
+        pass

@@ -1,0 +1,205 @@
+"""UKIs of the image itself: the sealed flow finds the one that promises the image, by any rules and format that its
+arguments may mean; the vendor flow adds the promise.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from oci2boot.boot.layers import UkiLayers
+from oci2boot.boot.payload import machine_of
+from oci2boot.boot.sealed import Sealed, Uki, Variant, choose_sealed, named_ukis
+from oci2boot.boot.vendor import ADDON, vendor_addon
+from oci2boot.digest import External, Hash
+from oci2boot.errors import ImageError, SignatureError
+from oci2boot.formats import authenticode
+from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.formats.file_contexts.specs import Rules
+from oci2boot.formats.fsverity import measure
+from oci2boot.rootfs.composefs import Rootfs, build_rootfs
+from oci2boot.tree.contents import renamed
+from oci2boot.tree.model import Directory, File
+from oci2boot.tree.prepare import Xattrs
+from oci2boot.workflows.keys.signing import read_trusted
+from oci2boot.workflows.make.canonical import Read, canonical_tree
+from oci2boot.workflows.make.payload import BootFiles
+from oci2boot.workflows.progress import Report, Told, Warned
+from oci2boot.workflows.requests import BootOptions, ErofsVersion, TreeOptions
+
+VERSIONS: Final[tuple[ErofsVersion, ...]] = (1, 2, 0)
+SELINUX_RULES: Final[tuple[Rules, ...]] = ("libselinux", "composefs-rs")
+XATTRS: Final[tuple[Xattrs, ...]] = ("allowlist-only", "keep-user")
+
+
+class Digests:
+    """The digests of one image under every rule there is, each computed when it is asked for."""
+
+    def __init__(self, merged: Directory, read: Read, tree: Directory, asked: Rootfs, rules: TreeOptions) -> None:
+        """Take the merged tree, and what is known already: its form `tree` by the rules that the user asked for."""
+        self.asked = asked
+        self.rules = rules
+        self._merged = merged
+        self._read = read
+        self._trees = {(rules.selinux_rules, rules.xattrs, asked.digest.algorithm): tree}
+        self._contents: dict[External, External] = {}
+        self._rootfs = {(rules, asked.digest.algorithm): asked}
+
+    @property
+    def algorithm(self) -> Hash:
+        """The store's, by which the tree names contents."""
+        return self.asked.digest.algorithm
+
+    def rules_of(self, variant: Variant) -> TreeOptions:
+        return replace(
+            self.rules,
+            erofs_version=variant.version,
+            selinux_rules=variant.selinux_rules,
+            xattrs=variant.xattrs,
+        )
+
+    def rootfs(self, options: TreeOptions, algorithm: Hash) -> Rootfs:
+        found = self._rootfs.get((options, algorithm))
+        if found is None:
+            tree = self._tree(options, algorithm)
+            found = self._rootfs[options, algorithm] = build_rootfs(tree, options.erofs_version, algorithm)
+        return found
+
+    def variant_of(self, argument: ComposefsArg) -> Variant | None:
+        """Return the rules by which this image is what the argument promises."""
+        for options in self._every_rule(argument):
+            rootfs = self.rootfs(options, argument.digest.algorithm)
+            if rootfs.digest == argument.digest:
+                return Variant(rootfs.digest, rootfs.version, options.selinux_rules, options.xattrs)
+        return None
+
+    def _every_rule(self, argument: ComposefsArg) -> Iterator[TreeOptions]:
+        """Yield what was asked for first."""
+        asked = self.rules
+        versions = (argument.version,) if argument.version else dict.fromkeys((asked.erofs_version, *VERSIONS))
+        for xattrs in dict.fromkeys((asked.xattrs, *XATTRS)):
+            for rules in dict.fromkeys((asked.selinux_rules, *SELINUX_RULES)):
+                for version in versions:
+                    yield replace(asked, erofs_version=version, selinux_rules=rules, xattrs=xattrs)
+
+    def _tree(self, options: TreeOptions, algorithm: Hash) -> Directory:
+        key = (options.selinux_rules, options.xattrs, algorithm)
+        if key not in self._trees:
+            if algorithm == self.algorithm:
+                self._trees[key] = canonical_tree(self._merged, options, self._read, lambda _: None)
+            else:
+                self._trees[key] = renamed(self._tree(options, self.algorithm), self._measured)
+        return self._trees[key]
+
+    def _measured(self, file: File) -> External:
+        assert isinstance(file.content, External)
+        found = self._contents.get(file.content)
+        if found is None:
+            other: Hash = "sha512" if self.algorithm == "sha256" else "sha256"
+            found = self._contents[file.content] = External(measure(self._read(file), other), file.size)
+        return found
+
+
+def candidates(ukis: Sequence[Uki], layers: UkiLayers) -> Sequence[Uki]:
+    """Return all, or those of the layer that the user named."""
+    for number, mark in layers.marked.items():
+        if mark == "--uki-layer":
+            found = [uki for uki in ukis if layers.origins.get(uki.path) == number]
+            if not found:
+                raise ImageError(f"layer {number} has no UKI", hint="`oci2boot inspect SOURCE` lists the layers")
+            return found
+    return ukis
+
+
+def find_sealed(ukis: Sequence[Uki], digests: Digests, options: BootOptions, layers: UkiLayers) -> Sealed | None:
+    """Return the UKI to install and the rules of its digest; None where the image is not sealed, and need not be."""
+    if options.flow == "auto" and not any(uki.sealed for uki in named_ukis(ukis, options.uki)):
+        return None
+    arguments = dict.fromkeys(argument for uki in ukis for argument in uki.about_composefs)
+    return choose_sealed(
+        ukis,
+        {argument: variant for argument in arguments if (variant := digests.variant_of(argument))},
+        digests.asked.digest,
+        name=options.uki,
+        allow_insecure=options.allow_missing_verity,
+        above=layers.above,
+    )
+
+
+def sealed_files(sealed: Sealed, read: Read, architecture: str, report: Report) -> BootFiles:
+    """Return the files of the EFI system partition: the UKI and its addons byte for byte."""
+    uki, variant = sealed.uki, sealed.variant
+    for note in sealed.notes:
+        report(Warned(note))
+    report(
+        Told(
+            f"{uki.name} promises this image: digest {variant.digest}, "
+            f"EROFS format {variant.version}, SELinux rules {variant.selinux_rules}"
+        )
+    )
+    theirs = uki_files(uki, architecture, read)
+    _warn_of_addons(uki, report)
+    return BootFiles(
+        kernel=uki.kernel_version,
+        cmdline=uki.cmdline,
+        esp=theirs,
+        flow="sealed",
+        finished=frozenset(theirs),
+    )
+
+
+def vendor_files(
+    uki: Uki, merged: Directory, read: Read, architecture: str, karg: ComposefsArg, options: BootOptions, report: Report
+) -> BootFiles:
+    """Return the files of the EFI system partition: the vendor's byte for byte, and the addon, yet to be signed."""
+    if options.signing is None:
+        raise ImageError(
+            "the vendor flow makes an addon, which must be signed", hint="--secureboot-key and --secureboot-certificate"
+        )
+    addon, notes = vendor_addon(merged, read, uki, karg)
+    for note in notes:
+        report(Warned(note))
+    report(Told(f"{uki.name} is its vendor's; {ADDON} brings {karg}"))
+    theirs = uki_files(uki, architecture, read)
+    _warn_of_addons(uki, report)
+    path = f"{uki.esp_path}.extra.d/{ADDON}"
+    if path in theirs:
+        raise ImageError(f"the image has an addon {ADDON} of its own")
+    return BootFiles(
+        kernel=uki.kernel_version,
+        cmdline=f"{uki.cmdline} {karg}".strip(),
+        esp={**theirs, path: addon},
+        flow="vendor",
+        finished=frozenset(theirs),
+    )
+
+
+def _warn_of_addons(uki: Uki, report: Report) -> None:
+    """Name what addons may do by their signature, and the digest does not prevent."""
+    for addon in uki.addons:
+        if decisive := addon.decisive():
+            report(Warned(f"addon {addon.name}: {decisive}"))
+
+
+def check_signatures(files: BootFiles, db: Sequence[Path]) -> None:
+    """Refuse what the image brought if firmware with these certificates in db would: an addon it would only ignore."""
+    anchors = read_trusted(list(db))
+    for path in sorted(files.finished) if db else ():
+        assert files.esp
+        found = authenticode.verify(files.esp[path], anchors)
+        if not any(signature.anchor for signature in found):
+            signers = ", ".join(signature.signer.subject for signature in found)
+            raise SignatureError(
+                f"{path} is signed by {signers}, and by none of the --db certificates"
+                if found
+                else f"{path} is unsigned"
+            )
+
+
+def uki_files(uki: Uki, architecture: str, read: Read) -> dict[str, bytes]:
+    """Return the UKI and what the stub finds beside it, by path on the ESP."""
+    if uki.machine != machine_of(architecture):
+        raise ImageError(f"the image is for {machine_of(architecture)}, its UKI {uki.name} for {uki.machine}")
+    path = uki.esp_path
+    # All of them beside the one UKI: those of loader/addons are not for other systems on the same ESP.
+    return {path: read(uki.file), **{f"{path}.extra.d/{addon.name}": read(addon.file) for addon in uki.addons}}

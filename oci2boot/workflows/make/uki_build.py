@@ -1,0 +1,133 @@
+"""UKIs and addons built from files that lie about: the step of a Containerfile that seals the image it is in."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from oci2boot.boot.payload import MAX_EFI_PROGRAM
+from oci2boot.boot.uki import build_addon
+from oci2boot.digest import Hash
+from oci2boot.errors import FormatError, ImageError, LimitError, TargetError
+from oci2boot.formats import cmdline as kernel_cmdline
+from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.oci.image import host_platform
+from oci2boot.oci.reference import DirectoryReference
+from oci2boot.oci.source import SourceOptions
+from oci2boot.rootfs.composefs import Rootfs, build_rootfs
+from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.tree.model import Directory
+from oci2boot.workflows.keys.executables import read_executable
+from oci2boot.workflows.keys.signing import sign_files
+from oci2boot.workflows.make.canonical import Read, canonical_tree, karg_of
+from oci2boot.workflows.make.digest import gather
+from oci2boot.workflows.make.payload import build_payload, version_of
+from oci2boot.workflows.progress import Report, Warned
+from oci2boot.workflows.requests import BootOptions, SigningOptions, TreeOptions
+
+UKI_DIRECTORY: Final = "boot/EFI/Linux"
+"""Within a root file system."""
+ADDON_SUFFIX: Final = ".addon.efi"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    rootfs: Path
+    output: Path | None = None
+    """A file, or a directory that is there; by default `UKI_DIRECTORY` of the root file system."""
+    hash: Hash = "sha256"
+    architecture: str | None = None
+    """As OCI says it; by default this machine's."""
+    tree: TreeOptions = field(default_factory=TreeOptions)
+    boot: BootOptions = field(default_factory=BootOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltUki:
+    path: Path
+    digest: str
+    cmdline: str
+    kernel: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": str(self.path), "digest": self.digest, "cmdline": self.cmdline, "kernel": self.kernel}
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRoot:
+    """A root file system, and what goes into its UKI besides its files."""
+
+    tree: Directory
+    """Its /boot not emptied."""
+    read: Read
+    rootfs: Rootfs
+    karg: ComposefsArg
+    architecture: str
+    version: str
+
+
+def measure_root(request: BuildRequest, report: Report) -> MeasuredRoot:
+    source = gather(DirectoryReference(request.rootfs), request.hash, SourceOptions(), report)
+    tree = canonical_tree(source.tree, request.tree, source.read, lambda text: report(Warned(text)))
+    rootfs = build_rootfs(tree, request.tree.erofs_version, request.hash)
+    return MeasuredRoot(
+        source.tree,
+        source.read,
+        rootfs,
+        karg_of(rootfs, request.boot.karg_style),
+        request.architecture or host_platform().architecture,
+        version_of(tree, None),
+    )
+
+
+def build(request: BuildRequest, report: Report) -> BuiltUki:
+    """Measure a root file system and write the UKI that promises it; /boot does not count, so the UKI may go there."""
+    root = measure_root(request, report)
+    payload = build_payload(root.tree, root.architecture, root.version, root.karg, request.boot, root.read, report)
+    name = payload.uki_path.rpartition("/")[2]
+    files = {name: payload.uki}
+    if request.boot.signing:
+        files = sign_files(files, request.boot.signing, report)
+    path = request.output or request.rootfs / UKI_DIRECTORY
+    with plain_errors(TargetError, f"write {path}"):
+        if request.output is None:
+            path.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            path /= name
+        write_atomically(path, files[name])
+    return BuiltUki(path, str(root.rootfs.digest), payload.cmdline, payload.kernel_version)
+
+
+def write_addon(
+    stub: Path,
+    cmdline: str,
+    uname: str,
+    output: Path,
+    signing: SigningOptions | None,
+    report: Report,
+    *,
+    force: bool = False,
+) -> None:
+    """Write an addon for the UKIs of one kernel. Arguments that decide what is booted take `force`."""
+    if not output.name.endswith(ADDON_SUFFIX) or output.name.startswith(".") or not output.name.isascii():
+        raise FormatError(
+            f"systemd-stub passes over an addon named {output.name!r}", hint=f"name it something{ADDON_SUFFIX}"
+        )
+    words = kernel_cmdline.split(cmdline)
+    line = kernel_cmdline.join(words)
+    decisive = [word for word in words if word.lstrip('"').lower().startswith("composefs")]
+    decisive += kernel_cmdline.find_decisive(words)
+    if decisive and not force:
+        raise ImageError(
+            f"an addon with {decisive[0]} would change what every UKI of this kernel boots",
+            hint="the UKI's own command line is the place for it; --force takes it all the same",
+        )
+    if not line or not uname.isascii() or not uname.isprintable() or not uname:
+        raise FormatError("an addon needs kernel arguments, and the version of the kernel that it is for")
+    data = read_executable(stub)
+    if len(data) > MAX_EFI_PROGRAM:
+        raise LimitError(f"{stub} is larger than {MAX_EFI_PROGRAM} bytes")
+    files = {output.name: build_addon(data, line, uname)}
+    if signing:
+        files = sign_files(files, signing, report)
+    with plain_errors(TargetError, f"write {output}"):
+        write_atomically(output, files[output.name])

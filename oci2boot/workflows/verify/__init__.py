@@ -1,0 +1,1 @@
+"""What an image, a disk or a UKI is, and whether it is intact."""

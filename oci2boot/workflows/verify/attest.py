@@ -1,0 +1,111 @@
+"""What an attester compares a machine with: the manifest of its files, and what its TPM will hold."""
+
+import hashlib
+import re
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from oci2boot.boot import pcr
+from oci2boot.digest import VerityDigest
+from oci2boot.errors import Error, FormatError, StoreError
+from oci2boot.formats import pe
+from oci2boot.rootfs.reader import read_rootfs
+from oci2boot.store.images import Bootable
+from oci2boot.store.repository import Repository
+from oci2boot.system.files import plain_errors
+from oci2boot.system.run import run
+from oci2boot.tree.model import File, Sparse
+from oci2boot.workflows.verify.manifest import Manifest, pack
+
+PCRS_FORMAT: Final = "oci2boot-pcrs-1"
+HOOK_SECONDS: Final = 600
+_EXECUTABLE: Final = re.compile(r"[^/]+(?:/[^/]+)*\.efi", re.IGNORECASE)
+_ADDON: Final = ".addon.efi"
+_CREDENTIAL: Final = ".cred"
+_EXTRA: Final = ".extra.d/"
+
+
+def image_manifest(repository: Repository, bootable: Bootable) -> Manifest:
+    """Measure every path of a converted image."""
+    tree = read_rootfs(repository.read_object(bootable.tree))
+    hashes: dict[VerityDigest, str] = {}
+
+    def sha256(file: File) -> str:
+        if isinstance(file.content, bytes):
+            return hashlib.sha256(file.content).hexdigest()
+        if isinstance(file.content, Sparse):
+            raise StoreError(f"{bootable.name} has a file that is all hole")
+        digest = file.content.digest
+        if digest not in hashes:
+            path = repository.object_path(digest)
+            with plain_errors(StoreError, f"read {path}"), path.open("rb") as content:
+                hashes[digest] = hashlib.file_digest(content, "sha256").hexdigest()
+        return hashes[digest]
+
+    return Manifest.of(tree, bootable, sha256)
+
+
+def expected_pcrs(repository: Repository, bootable: Bootable) -> dict[str, Any]:
+    """Return PCR 11 and 12 of each UKI of an image, as systemd-stub and systemd-pcrphase extend them.
+
+    PCR 11 is named by the phases passed, and PCR 12 is what lies beside the UKI; `problem` says why one is not known.
+    """
+    ukis = []
+    for path, digest in sorted(bootable.esp.items()):
+        if not _EXECUTABLE.fullmatch(path) or path.lower().endswith(_ADDON):
+            continue
+        data = repository.read_object(digest)
+        if not pe.parse(data).sections_named(b".linux"):
+            continue
+        try:
+            value = pcr.uki_pcr(data)
+            values = {
+                "11": {"": value.hex(), **dict(pcr.by_phase(value))},
+                "12": _beside(repository, bootable, path).hex(),
+            }
+            ukis.append({"path": path, "sha256": values})
+        except FormatError as error:
+            ukis.append({"path": path, "problem": error.message})
+    return {"format": PCRS_FORMAT, "ukis": ukis}
+
+
+def _beside(repository: Repository, bootable: Bootable, uki: str) -> bytes:
+    """Return PCR 12 as what lies beside a UKI leaves it."""
+    lines: list[str] = []
+    credentials: dict[str, bytes] = {}
+    folder = uki + _EXTRA
+    for path, digest in sorted(bootable.esp.items()):
+        name = path.removeprefix(folder)
+        if name == path:
+            continue
+        data = repository.read_object(digest)
+        if name.lower().endswith(_CREDENTIAL):
+            credentials[name] = data
+        elif name.lower().endswith(_ADDON):
+            lines += [
+                pe.contents(data, section).partition(b"\0")[0].decode(errors="replace")
+                for section in pe.parse(data).sections_named(b".cmdline")
+            ]
+        else:
+            raise FormatError(f"PCR 12 is not known with {path}")
+    return pcr.beside_pcr(lines, credentials)
+
+
+def run_attest_hook(command: str, repository: Repository, bootable: Bootable, manifest: dict[str, Any]) -> None:
+    """Run a command with the paths of the manifest and of the expected PCRs behind it; where it fails, so do we."""
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:
+        raise FormatError(f"--attest-hook is not a command: {error}") from error
+    if not argv:
+        raise FormatError("--attest-hook is empty")
+    with tempfile.TemporaryDirectory(prefix="oci2boot-") as folder:
+        paths = Path(folder, "manifest.json"), Path(folder, "pcrs.json")
+        for path, document in zip(paths, (manifest, expected_pcrs(repository, bootable)), strict=True):
+            path.write_bytes(pack(document))
+        try:
+            run([*argv, *paths], timeout=HOOK_SECONDS)
+        except Error as error:
+            raise type(error)(f"--attest-hook: {error.message}", hint=error.hint) from error

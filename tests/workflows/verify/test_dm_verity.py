@@ -1,0 +1,215 @@
+"""`verify` on disks under dm-verity: what is intact passes, and whatever is changed is told."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from oci2boot.boot.roothash import sign_root_hash
+from oci2boot.boot.sign import KeySigner, load_key
+from oci2boot.errors import FormatError
+from oci2boot.rootfs.verity import SIGNATURE_NAME, VerityOptions
+from oci2boot.workflows.progress import silent
+from oci2boot.workflows.verify.disk import Verified, VerifyRequest, verify
+from oci2boot.workflows.verify.explain import ExplainRequest, explain
+from oci2boot.workflows.verify.inspect import measured_manifest
+from tests.boot import debian
+from tests.keys import Pair, make
+from tests.store.stored import layer
+from tests.tarballs import file, symlink
+from tests.target.disks import said
+from tests.workflows.disks import flipped
+from tests.workflows.install.test_verity_disk import EMBEDDED, TARS
+from tests.workflows.sealable import kernel, uki
+from tests.workflows.verity_disks import UKI, Image, converted, table
+
+
+@pytest.fixture(autouse=True)
+def erofs_utils(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put Debian 13's fsck.erofs first on PATH."""
+    monkeypatch.setenv("PATH", str(debian.erofs_utils("fsck.erofs").parent), prepend=":")
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make(tmp_path_factory.mktemp("keys"), "db")
+
+
+def signed_files(key: Pair, image: Image, words: str) -> Mapping[str, bytes]:
+    signer = KeySigner(key.certificate, load_key(key.key.read_bytes()))
+    return {
+        UKI: uki(words),
+        f"{UKI}.extra.d/{SIGNATURE_NAME}": sign_root_hash(image.root_hash, signer),
+        "EFI/BOOT/BOOTX64.EFI": kernel(),
+    }
+
+
+@pytest.fixture(scope="module")
+def image(key: Pair, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    repo = tmp_path_factory.mktemp("store") / "repo"
+    plain = converted(repo, TARS, VerityOptions(), key)
+    files = signed_files(key, plain, f"quiet roothash={plain.root_hash} dm_verity.require_signatures=1")
+    return converted(repo, TARS, VerityOptions(), key, esp=files)
+
+
+@pytest.fixture(scope="module")
+def disk(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return image.install(tmp_path_factory.mktemp("disk") / "disk.raw").target
+
+
+def looked_at(disk: Path, *db: Path) -> Verified:
+    return verify(VerifyRequest(disk, db=db), silent)
+
+
+def failures(disk: Path, *db: Path) -> dict[str, str]:
+    return {check.name: check.evidence for check in looked_at(disk, *db).checks if check.state == "failed"}
+
+
+def start(disk: Path, name: str) -> int:
+    (found,) = (part["start"] for part in table(disk) if part["name"] == name)
+    return int(found)
+
+
+def test_a_fresh_disk_is_intact(image: Image, disk: Path) -> None:
+    """K0.10: everything that can be checked is, and what cannot is named."""
+    verified = looked_at(disk)
+    assert [check for check in verified.checks if check.state == "failed"] == []
+    found = {check.name: (check.state, check.evidence) for check in verified.checks}
+    root_hash = image.root_hash
+    assert found[f"UKI {UKI}"] == ("ok", f"it promises {root_hash}")
+    blocks = image.record.data_blocks
+    assert found[f"root file system {root_hash}"] == (
+        "ok",
+        f"{blocks} blocks of 4096 bytes hashed, and the whole hash tree",
+    )
+    assert found["partition 2"] == ("ok", f"EROFS of {image.record.data_size} bytes, and zeros")
+    assert found["EROFS"][0] == "ok"
+    assert found["read-only attributes"] == ("ok", "2 partitions")
+    assert found["boot files"] == ("ok", "3 files are what was installed")
+    assert [found[name][0] for name in ("/etc", "/var", "signature partition 4")] == ["not checked"] * 3
+
+
+def test_the_signature_of_the_root_hash_is_held_to_db(disk: Path, key: Pair, tmp_path: Path) -> None:
+    """K1.1"""
+    found = {check.name: check for check in looked_at(disk, key.path).checks}
+    for name in ("signature partition 4", f"signature {UKI}.extra.d/{SIGNATURE_NAME}"):
+        assert found[name].state == "ok"
+        assert "CN=db" in found[name].evidence
+    told = failures(disk, make(tmp_path, "other").path)
+    assert "who is not trusted" in told["signature partition 4"]
+
+
+@pytest.mark.parametrize("name", ["root", "root-verity"])
+def test_one_flipped_byte_is_found(name: str, image: Image, disk: Path) -> None:
+    """K0.9, K0.10: in data and tree alike."""
+    offset = image.record.data_size // 2 if name == "root" else 4096 + 40
+    with flipped(disk, start(disk, name) + offset):
+        told = failures(disk)
+    what = f"root file system {image.root_hash}"
+    assert set(told) - {"EROFS"} == {what}
+    assert ("promised is" if name == "root" else "level 0 of the hash tree") in told[what]
+    assert failures(disk) == {}
+
+
+CHANGES = {
+    "superblock": ("root-verity", 3, "root file system", "no dm-verity superblock"),
+    "behind": ("root", -1, "partition 2", "something behind the file system"),
+    "signature": ("root-verity-sig", 20, "partition 4", ""),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_other_places_are_looked_at_too(change: tuple[str, int, str, str], disk: Path) -> None:
+    """K1.10"""
+    name, offset, check, words = change
+    size = next(part["size"] for part in table(disk) if part["name"] == name)
+    with flipped(disk, start(disk, name) + offset % size, 0x40):
+        ((told, evidence),) = failures(disk).items()
+    assert told.startswith(check)
+    assert words in evidence
+
+
+def test_the_table_is_held_to_what_it_was(image: Image, tmp_path: Path) -> None:
+    disk = image.install(tmp_path / "disk.raw").target
+    said("sgdisk", "--attributes=3:clear:60", disk)
+    assert failures(disk) == {"partition 3": "it has no read-only attribute"}
+    said("sgdisk", "--attributes=3:set:60", "--partition-guid=3:R", disk)
+    told = failures(disk)
+    assert f"no hash partition has the GUID {image.root_hash.hash_uuid}" in told[f"root file system {image.root_hash}"]
+
+
+LINES = {
+    "none": ("quiet", "no root hash: signed, it boots any root file system"),
+    "another": (f"roothash={'ab' * 32}", "no root partition has its GUID"),
+    "two": ("roothash={0} roothash={0}", "2 root hashes"),
+    "debug": ("roothash={0} systemd.verity_root_options=ignore-corruption", "a remark in the log"),
+    "unsigned": ("roothash={0} dm_verity.require_signatures=1", "the kernel is to demand it, and it is not there"),
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_a_uki_that_promises_something_else_is_told(line: tuple[str, str], tmp_path: Path) -> None:
+    words, evidence = line
+    image = converted(tmp_path / "repo", TARS, VerityOptions())
+    changed = converted(tmp_path / "repo", TARS, VerityOptions(), words=words.format(image.root_hash))
+    told = failures(changed.install(tmp_path / "disk.raw").target)
+    assert any(evidence in one for one in told.values()), told
+
+
+def test_an_embedded_tree_is_checked(tmp_path: Path) -> None:
+    """K1.9"""
+    image = converted(tmp_path / "repo", TARS, EMBEDDED)
+    offset = image.record.data_size
+    words = f"roothash={image.root_hash} systemd.verity_root_options=hash-offset={offset}"
+    disk = converted(tmp_path / "repo", TARS, EMBEDDED, words=words).install(tmp_path / "disk.raw").target
+    assert failures(disk) == {}
+    for at in (100, offset + 4096 + 40):
+        with flipped(disk, start(disk, "root") + at):
+            assert f"root file system {image.root_hash}" in failures(disk)
+
+
+def test_what_is_not_guarded_is_named(tmp_path: Path) -> None:
+    """K1.13, K0.5"""
+    part = converted(tmp_path / "1", TARS, VerityOptions(blocks=100)).install(tmp_path / "1.raw").target
+    assert failures(part) == {}
+    evidence = [check.evidence for check in looked_at(part).checks if check.state == "not checked"]
+    assert any("only the first 409600 of the" in one for one in evidence)
+    none = converted(tmp_path / "2", TARS, VerityOptions(verity=False)).install(tmp_path / "2.raw").target
+    assert "no UKI here has a root hash" in failures(none)["root file system"]
+
+
+def manifest_of(image: Image, target: Path) -> Path:
+    target.write_text(json.dumps(measured_manifest("demo", image.repo)))
+    return target
+
+
+def compared(disk: Path, manifest: Path) -> dict[str, str]:
+    checks = verify(VerifyRequest(disk, against=manifest), silent).checks
+    assert any(check.name.startswith("manifest") for check in checks)
+    return {check.name: check.evidence for check in checks if check.state == "failed" and "manifest" in check.name}
+
+
+def test_a_disk_is_what_its_manifest_describes(image: Image, disk: Path, tmp_path: Path) -> None:
+    """K0.10: on a fresh disk, and on none that was changed in any way."""
+    manifest = manifest_of(image, tmp_path / "manifest.json")
+    assert compared(disk, manifest) == {}
+    verified = verify(VerifyRequest(disk, against=manifest), silent)
+    assert [check.state for check in verified.checks if check.name == "manifest contents"] == ["ok"]
+    with flipped(disk, start(disk, "root") + image.erofs.index(b"inline")):
+        assert {"manifest root hash", "manifest /etc/inline"} <= compared(disk, manifest).keys()
+
+
+def test_another_disk_differs_file_by_file(disk: Path, tmp_path: Path) -> None:
+    """K0.10"""
+    parts = [file(b"usr/bin/tool", b"other"), file(b"usr/bin/more", b""), symlink(b"etc/link", b"inline")]
+    other = converted(tmp_path / "repo", [*TARS, layer(*parts)], VerityOptions())
+    told = compared(disk, manifest_of(other, tmp_path / "manifest.json"))
+    assert f"the manifest is of the root hash {other.root_hash}" in told.pop("manifest root hash")
+    assert set(told) == {"manifest /usr/bin/tool", "manifest /usr/bin/more", "manifest /etc/link"}
+    assert told["manifest /etc/link"] == "path: symlink in the manifest, absent here"
+
+
+def test_explain_says_what_it_is(disk: Path, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="EROFS that fills a partition"):
+        explain(ExplainRequest(str(disk), str(disk), tmp_path), silent)
