@@ -121,6 +121,7 @@ def test_fsck_fails_where_the_store_is_damaged(run: Run, tmp_path: Path) -> None
 
 
 def test_progress_is_there_for_programs(run: Run) -> None:
+    """P.12"""
     errors = run("convert", PLAIN, "--no-boot", "--progress-json")[2]
     events = [json.loads(line) for line in errors.splitlines()]
     assert {"step", "told"} <= {event["event"] for event in events}

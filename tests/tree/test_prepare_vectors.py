@@ -57,7 +57,7 @@ OTHER_LABELS = {
 """Layouts that get other labels by the rules of libselinux than by those of composefs-rs, with the reason."""
 
 NO_BOOT = 'Error: Directory entry "boot" does not exist'
-"""composefs-rs wants /boot and /sysroot in the image; we make the mount points and say so (issue 3, section 3)."""
+"""composefs-rs wants /boot and /sysroot in the image; we make the mount points and say so."""
 
 
 @dataclass

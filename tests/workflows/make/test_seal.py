@@ -98,7 +98,7 @@ def last_layer(layout: Path, tag: str) -> tarfile.TarFile:
 
 
 def test_the_uki_is_in_a_layer_of_its_own_over_the_same_layers(layout: Layout, out: Path, sealed: SealedImage) -> None:
-    """C.2, C.6, C.13, C.27, C.29"""
+    """C.2, C.6, C.13, C.27, C.29, O.7"""
     (old, old_config), (new, new_config) = documents(layout.path, "base"), documents(out, "sealed")
     assert new["layers"][:-1] == old["layers"]
     assert new["layers"][-1]["annotations"] == {"io.oci2boot.uki.v1": sealed.karg}

@@ -93,7 +93,7 @@ def esp(repos: Path, bootable: Bootable, path: str) -> bytes:
 def test_a_uki_with_cfsctls_argument_is_installed_byte_for_byte(
     version: int, algorithm: str, old: bool, karg: Karg, converted: Convert, repos: Path
 ) -> None:
-    """C.2, C.35, issue: all formats and hashes that an argument may name, and both spellings."""
+    """C.2, C.35: all formats and hashes that an argument may name, and both spellings."""
     made = uki(f"rw quiet {karg(version, algorithm, old)}")
     bootable = converted({"boot/EFI/Linux/os.efi": made}, hash_name=algorithm)
     assert (bootable.flow, bootable.erofs_version) == ("sealed", version)
