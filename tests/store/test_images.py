@@ -19,7 +19,7 @@ from oci2boot.store.repository import STAGING, Repository
 from oci2boot.store.roots import DmVerityRoot
 from tests.store.stored import everything, layer, store_image, system
 from tests.tarballs import entries, file
-from tests.witness import program
+from tests.witness import VECTORS, program
 
 
 def cfsctl(repository: Path, *words: str) -> str:
@@ -113,7 +113,7 @@ def test_a_record_that_contradicts_itself_is_refused(damage: dict[str, object], 
 
 
 def test_a_store_that_cfsctl_filled_is_ours(tmp_path: Path) -> None:
-    layout = Path(__file__).parents[3] / "shared/vectors/oci/boot-sysroot"
+    layout = VECTORS / "oci/boot-sysroot"
     repo = tmp_path / "repo"
     subprocess.run([program("cfsctl"), "init", "--algorithm", "fsverity-sha256-12", "--insecure", repo], check=True)
     cfsctl(repo, "oci", "pull", f"oci:{layout}:v", "theirs")

@@ -98,7 +98,7 @@ def last_layer(layout: Path, tag: str) -> tarfile.TarFile:
 
 
 def test_the_uki_is_in_a_layer_of_its_own_over_the_same_layers(layout: Layout, out: Path, sealed: SealedImage) -> None:
-    """C.2, C.6, C.13, C.27, C.29"""
+    """C.2, C.6, C.13, C.27, C.29, O.7"""
     (old, old_config), (new, new_config) = documents(layout.path, "base"), documents(out, "sealed")
     assert new["layers"][:-1] == old["layers"]
     assert new["layers"][-1]["annotations"] == {"io.oci2boot.uki.v1": sealed.karg}
@@ -121,7 +121,7 @@ def test_a_sealed_image_is_taken_as_it_is(layout: Layout, repo: Path, out: Path,
 
 
 def test_cfsctl_boots_a_sealed_image(out: Path, sealed: SealedImage, tmp_path: Path) -> None:
-    """Issue, proof: `prepare-boot` checks the argument in the UKI against the digest that it computes itself."""
+    """`prepare-boot` checks the argument in the UKI against the digest that it computes itself."""
     repo, boot = tmp_path / "cfs/repo", tmp_path / "boot"
     boot.mkdir()
     repo.parent.mkdir()
@@ -203,7 +203,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_sealed_image_survives_registries_and_skopeo(
     layout: Layout, repo: Path, registry: str, sealed: SealedImage
 ) -> None:
-    """Issue, proof: from a registry, to it, and copied on by skopeo."""
+    """From a registry, to it, and copied on by skopeo."""
     push(f"oci:{layout.path}:base", f"docker://{registry}/os/base:1")
     steps: list[Event] = []
     pushed = sealed_to(repo, f"docker://{registry}/os/base:1", f"docker://{registry}/os/base:2", report=steps.append)

@@ -93,7 +93,7 @@ def esp(repos: Path, bootable: Bootable, path: str) -> bytes:
 def test_a_uki_with_cfsctls_argument_is_installed_byte_for_byte(
     version: int, algorithm: str, old: bool, karg: Karg, converted: Convert, repos: Path
 ) -> None:
-    """C.2, C.35, issue: all formats and hashes that an argument may name, and both spellings."""
+    """C.2, C.35: all formats and hashes that an argument may name, and both spellings."""
     made = uki(f"rw quiet {karg(version, algorithm, old)}")
     bootable = converted({"boot/EFI/Linux/os.efi": made}, hash_name=algorithm)
     assert (bootable.flow, bootable.root.erofs_version) == ("sealed", version)
@@ -163,7 +163,7 @@ def test_of_several_the_newest_version_is_taken(karg: Karg, converted: Convert, 
 
 
 def test_every_profile_must_promise_this_image(karg: Karg, converted: Convert) -> None:
-    """Issue, "Multi-profile UKIs: every profile"; facts: what reads no profiles takes the base's arguments."""
+    """Whoever reads no profiles takes the base's arguments."""
     good = f"rw {karg()}"
     stale = "composefs=" + "ab" * 32
 
@@ -253,7 +253,7 @@ def test_a_pair_of_formats_and_hashes_is_legitimate(karg: Karg, converted: Conve
     ],
 )
 def test_contradictory_quoted_and_malformed_arguments_are_refused(line: str, karg: Karg, converted: Convert) -> None:
-    """Issue, bad input: the readers of such a line do not agree."""
+    """The readers of such a line do not agree."""
     made = uki(line.replace("{karg}", karg()).replace("{digest}", karg().rpartition(":")[2]))
     with pytest.raises(Error, match=r"/boot/EFI/Linux/os\.efi"):
         converted({"boot/EFI/Linux/os.efi": made})
@@ -328,7 +328,7 @@ def test_the_loader_that_was_asked_for_is_on_the_esp(karg: Karg, converted: Conv
 def test_a_vendors_uki_gets_its_digest_from_a_signed_addon(
     karg: Karg, converted: Convert, repos: Path, tmp_path: Path
 ) -> None:
-    """Issue, 3: its bytes untouched; sbverify accepts the addon, which is for this kernel alone."""
+    """Its bytes are untouched; sbverify accepts the addon, which is for this kernel alone."""
     vendor_key, vendor = make_key(tmp_path, "vendor")
     key, certificate = make_key(tmp_path, "ours")
     glue = cpio.file(b"usr/lib/composefs/composefs-setup-root", b"")
