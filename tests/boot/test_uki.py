@@ -195,7 +195,7 @@ def test_an_old_stub_takes_ukify(inputs: Inputs) -> None:
         build_uki(stub[:at] + old + stub[at + len(old) :], inputs.parts())
 
 
-# Printed by the ukify of Ubuntu 24.04, Debian 13, Fedora 41; versions that facts and NEWS call bad.
+# Printed by the ukify of Ubuntu 24.04, Debian 13, Fedora 41. The bad ones below are too old, or systemd's NEWS says so.
 @pytest.mark.parametrize(
     "version", ["ukify 255 (255.4-1ubuntu8)", "ukify 257 (257.13-1~deb13u1)", "ukify 256 (256.7-1.fc41)", "ukify 262.1"]
 )

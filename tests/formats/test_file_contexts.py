@@ -24,9 +24,10 @@ from oci2boot.formats.file_contexts.specs import Rules, parse_policy_type, parse
 from tests.debian_policy import debian_policy
 from tests.formats.libselinux import selabel
 from tests.formats.policies import KINDS, Files, PolicyMaker, sample
+from tests.witness import VECTORS
 
 REG, DIR, LNK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
-VECTORS = json.loads((Path(__file__).parent.parent / "vectors/file_contexts.json").read_text())
+CASES = json.loads((VECTORS / "file_contexts.json").read_text())["cases"]
 
 
 def parse(files: Files) -> Policy:
@@ -100,7 +101,7 @@ def test_labels_follow_libselinux(files: dict[str, bytes], path: bytes, kind: in
     assert parse(named).label(path, kind) == wanted
 
 
-@pytest.mark.parametrize("case", VECTORS["cases"], ids=range(len(VECTORS["cases"])))
+@pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 def test_made_up_policies_give_the_labels_of_libselinux_3_11(case: dict[str, Any]) -> None:
     """P.4, where old versions differ."""
     made = parse({name: text.encode() for name, text in case["files"].items()})

@@ -30,9 +30,8 @@ from tests.oci.registries import (
     sign_token,
     skopeo_digest,
 )
-from tests.witness import program
+from tests.witness import VECTORS, program
 
-VECTORS = Path(__file__).parents[2] / "../shared/vectors"
 INSECURE = SourceOptions(tls_verify=False)
 
 

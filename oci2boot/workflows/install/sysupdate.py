@@ -99,7 +99,7 @@ def publish(request: SysupdateRequest, report: Report) -> Published:
 
 
 def _image_version(repository: Repository, bootable: Bootable) -> str | None:
-    tree = read_rootfs(repository.read_object(bootable.tree))
+    tree = read_rootfs(repository.read_object(bootable.root.tree))
     release = os_release_of(tree, reader(lambda content: repository.read_object(content.digest)))
     return release.get("IMAGE_VERSION")
 

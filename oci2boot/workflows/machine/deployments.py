@@ -88,14 +88,15 @@ def plan_deployment(
     """Find out everything that is to be done; nothing is written."""
     if not bootable.esp:
         raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
+    rootfs = bootable.composefs.image
     check_verity(target, bootable, allow_missing=options.allow_missing_verity)
     content = image_content(source, bootable.name)
-    tree = read_rootfs(source.read_object(bootable.rootfs))
+    tree = read_rootfs(source.read_object(rootfs))
     boot = plan_boot_files(state, source, bootable, tree)
     current = state.current
     esp = {uncounted(boot.paths[path]): str(digest) for path, digest in bootable.esp.items()}
-    there = next((one for one in state.deployments if one.digest == bootable.rootfs), None)
-    fresh = current is None or current.digest != bootable.rootfs
+    there = next((one for one in state.deployments if one.digest == rootfs), None)
+    fresh = current is None or current.digest != rootfs
     merged = there.merged if there and not fresh else None
     etc: EtcPlan | None = None
     upper: Upper | None = None
@@ -105,10 +106,10 @@ def plan_deployment(
     if fresh:
         if current is not None:
             upper = read_upper(state.sysroot.deployments / current.digest.hex / "etc/upper", current.digest.algorithm)
-            old, new = image_etc(target, current.digest), image_etc(source, bootable.rootfs)
+            old, new = image_etc(target, current.digest), image_etc(source, rootfs)
             etc = plan_etc(old, new, upper.tree, options.etc)
             new_etc = etc.upper
-            merged = MergedEtc(current.digest, options.etc, fingerprint(new_etc, bootable.rootfs))
+            merged = MergedEtc(current.digest, options.etc, fingerprint(new_etc, rootfs))
         elif options.first_boot:
             read = reader(lambda content: source.read_object(content.digest))
             new_etc, new_var = with_first_boot(options.first_boot, tree, load_policy(tree, read), read)
@@ -172,7 +173,7 @@ def apply_deployment(
     plan: DeployPlan, state: MachineState, source: Repository, target: Repository, report: Report
 ) -> None:
     """Do it: objects, then names and references, then state, then the boot directory."""
-    sysroot, rootfs = state.sysroot, plan.bootable.rootfs
+    sysroot, rootfs = state.sysroot, plan.bootable.composefs.image
     for note in (*(plan.upper.notes if plan.upper else ()), *plan.boot.problems):
         report(Warned(note))
     if plan.etc:

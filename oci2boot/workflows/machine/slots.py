@@ -13,6 +13,7 @@ from oci2boot.digest import RootHash
 from oci2boot.errors import Error, FormatError, TargetError
 from oci2boot.formats.gpt import Gpt
 from oci2boot.store.images import Bootable
+from oci2boot.store.roots import DmVerityRoot
 from oci2boot.sysroot.bootdir import MAX_CONF, BootDirectory, BootEntry, mapped, read_boot_directory
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
@@ -164,7 +165,7 @@ class Machine:
                 except (Error, OSError) as error:
                     problems.append(f"{entry.record}: {error}")
             image = images.get(entry.path)
-            embedded = bool(image and image.verity and image.verity.place == "embedded")
+            embedded = bool(image and isinstance(image.root, DmVerityRoot) and image.root.place == "embedded")
             if len(entry.root_hashes) != 1:
                 continue
             found = find_slot(gpt, entry.root_hashes[0], signed, embedded=embedded)

@@ -127,7 +127,7 @@ def read_status(sysroot: Sysroot) -> Status:
                 problems.append(f"deployment {one.digest}: its rootfs image is not in the repository")
             if not state.entries_of(one.digest):
                 problems.append(f"deployment {one.digest}: no boot entry starts it")
-        downloaded = [(image.name, image.rootfs) for image in saved_images(repository) if image.rootfs not in deployed]
+        downloaded = [(one.name, one.root.image) for one in saved_images(repository) if one.root.image not in deployed]
         secure = repository.secure
     if state.booted and state.booted not in deployed:
         problems.append(f"what runs, {state.booted}, has no state here")

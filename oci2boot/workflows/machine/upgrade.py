@@ -120,7 +120,7 @@ def reboot_into(sysroot: Sysroot, done: Upgraded, *, soft: bool = False) -> None
     if done.outcome != "deployed" or done.bootable is None:
         return
     if soft:
-        soft_reboot(sysroot, done.bootable.rootfs)
+        soft_reboot(sysroot, done.bootable.composefs.image)
     else:
         run(["systemctl", "reboot"], package="systemd")
 
@@ -132,7 +132,7 @@ def _deploy_converted(
         return Upgraded("downloaded", news, bootable)
     with Repository.open(state.sysroot.repository) as repository:
         following = state.next
-        if following and following.digest == bootable.rootfs and _same_boot_files(following, bootable):
+        if following and following.digest == bootable.composefs.image and _same_boot_files(following, bootable):
             report(Told("this is the image that boots next already"))
             return Upgraded("up to date", news, bootable)
         plan = plan_deployment(state, repository, repository, bootable, _options(request, bootable))

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from oci2boot.boot.discover import UKI_DIRECTORY
 from oci2boot.boot.layers import ANNOTATION
+from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.uki_layer import kernel_layer, shipped_path, uki_layer
 from oci2boot.digest import OciDigest
 from oci2boot.errors import DigestError
@@ -112,7 +113,9 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
 
         karg = karg_of(rootfs, request.boot.karg_style)
         version = version_of(image, base.unpacked.oci)
-        payload = build_payload(image, base.unpacked.architecture, version, karg, request.boot, read, report)
+        payload = build_payload(
+            image, base.unpacked.architecture, version, ComposefsPromise(karg), request.boot, read, report
+        )
         path = UKI_DIRECTORY + b"/" + payload.uki_path.rpartition("/")[2].encode()
         files = {payload.uki_path: payload.uki}
         if request.boot.signing:

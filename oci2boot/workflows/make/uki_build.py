@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from oci2boot.boot.names import ADDON, LINUX
 from oci2boot.boot.payload import MAX_EFI_PROGRAM
+from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.uki import build_addon
 from oci2boot.digest import Hash
 from oci2boot.errors import FormatError, ImageError, LimitError, TargetError
@@ -82,7 +83,9 @@ def measure_root(request: BuildRequest, report: Report) -> MeasuredRoot:
 def build(request: BuildRequest, report: Report) -> BuiltUki:
     """Measure a root file system and write the UKI that promises it; /boot does not count, so the UKI may go there."""
     root = measure_root(request, report)
-    payload = build_payload(root.tree, root.architecture, root.version, root.karg, request.boot, root.read, report)
+    payload = build_payload(
+        root.tree, root.architecture, root.version, ComposefsPromise(root.karg), request.boot, root.read, report
+    )
     name = payload.uki_path.rpartition("/")[2]
     files = {name: payload.uki}
     if request.boot.signing:

@@ -27,7 +27,7 @@ HOOK_SECONDS: Final = 600
 
 def image_manifest(repository: Repository, bootable: Bootable) -> Manifest:
     """Measure every path of a converted image."""
-    tree = read_rootfs(repository.read_object(bootable.tree))
+    tree = read_rootfs(repository.read_object(bootable.root.tree))
     hashes: dict[VerityDigest, str] = {}
 
     def sha256(file: File) -> str:

@@ -187,7 +187,7 @@ def test_upper_directories_begin_as_the_image_has_the_place(disk: Path, image: I
             ".",
             "..",
         }
-    record = json.loads(debugfs(state, f"cat /state/deploy/{image.bootable.rootfs.hex}/oci2boot.json"))
+    record = json.loads(debugfs(state, f"cat /state/deploy/{image.bootable.root.image.hex}/oci2boot.json"))
     assert record["verity"]["root_hash"] == str(image.root_hash)
 
 
@@ -308,7 +308,7 @@ def test_encryption_is_refused(image: Image, tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["rootfs", "hash_object", "signature_object"])
 def test_a_damaged_object_never_gets_onto_a_disk(what: str, key: Pair, tmp_path: Path) -> None:
     image = converted(tmp_path / "repo", TARS, VerityOptions(), key)
-    digest = image.bootable.rootfs if what == "rootfs" else getattr(image.record, what)
+    digest = image.bootable.root.image if what == "rootfs" else getattr(image.record, what)
     with Repository.open(image.repo) as repository:
         victim = repository.object_path(digest)
     victim.chmod(0o644)

@@ -16,6 +16,7 @@ from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
+from oci2boot.store.roots import DmVerityRoot
 from oci2boot.system.run import Argv
 from oci2boot.workflows.requests import SigningOptions
 from oci2boot.workflows.verify.attest import expected_pcrs
@@ -46,9 +47,9 @@ def signed(repo: Path, signing: SigningOptions, tmp_path_factory: pytest.TempPat
 def test_the_manifest_has_the_root_hash_and_every_path(repo: Path, signed: Bootable, tmp_path: Path) -> None:
     """K0.6; sha256sum's and fsverity's answers"""
     found = measured_manifest("demo", repo)
-    assert signed.verity
-    assert found["dm-verity"] == {"root hash": str(signed.verity.root_hash), "hash": "sha256"}
-    assert found["rootfs"]["fs-verity"] == str(signed.tree)
+    assert isinstance(signed.root, DmVerityRoot)
+    assert found["dm-verity"] == {"root hash": str(signed.root.root_hash), "hash": "sha256"}
+    assert found["rootfs"]["fs-verity"] == str(signed.root.tree)
     assert found["rules"] == "canonical-1"
     assert found["image"] == str(signed.manifest)
     content = CONTENT["usr/bin/tool"]
@@ -61,16 +62,16 @@ def test_the_manifest_has_the_root_hash_and_every_path(repo: Path, signed: Boota
     assert measured_manifest("demo", repo) == found
     (tmp_path / "manifest.json").write_text(json.dumps(found))
     read = read_manifest(tmp_path / "manifest.json")
-    assert (read.root_hash, read.rules) == (signed.verity.root_hash, "canonical-1")
+    assert (read.root_hash, read.rules) == (signed.root.root_hash, "canonical-1")
 
 
 def test_inspect_tells_mode_root_hash_and_ratio(repo: Path, signed: Bootable) -> None:
     """K0.15"""
     found = inspect("demo", repo, SourceOptions())
-    assert signed.verity
+    assert isinstance(signed.root, DmVerityRoot)
     assert found["mode"] == "verity"
-    assert found["verity"]["root_hash"] == str(signed.verity.root_hash)
-    image = repo / "objects" / signed.rootfs.path
+    assert found["verity"]["root_hash"] == str(signed.root.root_hash)
+    image = repo / "objects" / signed.root.image.path
     assert found["verity"]["data_size"] == image.stat().st_size
     assert found["ratio"] == round(image.stat().st_size / found["verity"]["raw_size"], 4)
     assert found["verity"]["signature_object"]

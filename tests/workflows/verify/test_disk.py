@@ -239,7 +239,7 @@ def test_a_damaged_file_system_is_one_failed_check(demo: Demo) -> None:
 
 
 def test_an_object_without_its_flag_is_caught(demo: Demo, tmp_path: Path) -> None:
-    """Facts, boot.md A: the bytes are right, and the kernel would not hold to them."""
+    """The bytes are right, and the kernel would not hold to them."""
     copy = copied(demo, tmp_path)
     debugfs(copy, f"sif /composefs/objects/{measure(SMALL).path} flags 0x80000")
     assert failures(seen(copy.disk)) == {
