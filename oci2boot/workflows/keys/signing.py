@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -80,7 +81,7 @@ def sign_files(
     """
     certificate = read_certificate(options.certificate)
     certificate.public_key()
-    if certificate.expired():
+    if certificate.expired(datetime.now(UTC)):
         when = f"{certificate.not_after:%Y-%m-%d}"
         report(Warned(f"the certificate of {certificate.subject} expired on {when}; firmware does not mind"))
     images = {name: data for name, data in files.items() if is_program(name)}
