@@ -17,7 +17,7 @@ from oci2boot.oci.manifest import OCI_INDEX, REF_NAME, Descriptor, parse_layout_
 from oci2boot.oci.outgoing import ImageDestination, Open, checked, pack_json, to_json
 from oci2boot.oci.reference import ArchiveReference, LayoutReference, Reference, RegistryReference
 from oci2boot.oci.source import SourceOptions
-from oci2boot.system.files import atomic_file, plain_errors, write_atomically
+from oci2boot.system.files import atomic_file, plain_errors, read_all, write_atomically
 
 _MARKER: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -84,12 +84,12 @@ class LayoutDestination(ImageDestination):
             write_atomically(path, _index([*kept, _tagged(descriptor, tag)]))
 
     def _listed(self, path: Path) -> list[Any]:
+        what = f"index.json of {self._reference}"
         try:
             with path.open("rb") as file:
-                data = file.read(MAX_DOCUMENT + 1)
+                data = read_all(file, MAX_DOCUMENT, what)
         except FileNotFoundError:
             return []
-        what = f"index.json of {self._reference}"
         parse_layout_index(data, what)
         manifests = parse_object(data, what)["manifests"]
         assert isinstance(manifests, list)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from oci2boot.digest import Hash, VerityDigest
-from oci2boot.errors import DigestError, FormatError, LimitError, StoreError
+from oci2boot.errors import DigestError, FormatError, StoreError
 from oci2boot.formats import fsverity
 from oci2boot.formats.splitstream import SplitStream
 from oci2boot.system import verity
@@ -25,6 +25,7 @@ from oci2boot.system.files import (
     is_temporary,
     make_directories,
     plain_errors,
+    read_all,
     replace_symlink,
     sync_directory,
     write_atomically,
@@ -122,12 +123,9 @@ class Repository:
         path = self.object_path(digest)
         try:
             with path.open("rb") as file:
-                # As much memory is asked for as is to be read: not the limit, where a small machine reads a small file.
-                data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+                data = read_all(file, limit, f"object {digest}", size=os.fstat(file.fileno()).st_size)
         except FileNotFoundError as error:
             raise StoreError(f"object {digest} is missing from {self.path}", hint="run `oci2boot fsck`") from error
-        if len(data) > limit:
-            raise LimitError(f"object {digest} has more than {limit} bytes")
         if (found := fsverity.measure(data, digest.algorithm)) != digest:
             raise DigestError(f"object {digest} is damaged: it measures {found}", hint="run `oci2boot fsck`")
         return data
@@ -241,7 +239,7 @@ def _create(path: Path, algorithm: Hash) -> None:
 def _read_meta(path: Path) -> tuple[Hash, bool]:
     """Return (hash, may be written)."""
     with path.open("rb") as file:
-        data = file.read(MAX_META + 1)
+        data = read_all(file, MAX_META, path)
     try:
         meta: Any = json.loads(data)
         version, algorithm = meta["version"], meta["algorithm"]
