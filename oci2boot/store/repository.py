@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from oci2boot.digest import Hash, VerityDigest
-from oci2boot.errors import DigestError, FormatError, StoreError
+from oci2boot.errors import DigestError, FormatError, LimitError, StoreError
 from oci2boot.formats import fsverity
 from oci2boot.formats.splitstream import SplitStream
 from oci2boot.system import verity
@@ -26,6 +26,7 @@ from oci2boot.system.files import (
     make_directories,
     plain_errors,
     read_all,
+    read_limited,
     replace_symlink,
     sync_directory,
     write_atomically,
@@ -238,15 +239,13 @@ def _create(path: Path, algorithm: Hash) -> None:
 
 def _read_meta(path: Path) -> tuple[Hash, bool]:
     """Return (hash, may be written)."""
-    with path.open("rb") as file:
-        data = read_all(file, MAX_META, path)
     try:
-        meta: Any = json.loads(data)
+        meta: Any = json.loads(read_limited(path, MAX_META, StoreError))
         version, algorithm = meta["version"], meta["algorithm"]
         features = meta.get("features", {})
         unknown = set(features.get("incompatible", []))
         read_only = set(features.get("read-only-compatible", [])) - {V1_EROFS}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (LimitError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path} is damaged") from error
     if version != 1 or unknown:
         raise StoreError(f"{path} is of a newer version: {', '.join(map(str, unknown)) or version}")
