@@ -12,7 +12,7 @@ from oci2boot.boot.roothash import pack_partition, parse_partition, sign_root_ha
 from oci2boot.boot.sign import KeySigner, load_key
 from oci2boot.digest import RootHash
 from oci2boot.rootfs.verity import Overlay
-from tests.initramfs.test_promise import SCRIPTS, SHELLS, shell
+from tests.initramfs.scripts import SCRIPTS, SHELLS, shell
 from tests.keys import make
 
 INIT, SETUP_OVERLAYS = SCRIPTS / "init", SCRIPTS / "setup-overlays"

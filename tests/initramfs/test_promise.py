@@ -10,22 +10,11 @@ from oci2boot.errors import FormatError
 from oci2boot.formats import cmdline
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.tree.model import Directory, File, Metadata
-from tests.boot.debian import PROJECT, package
 from tests.formats.test_cmdline import REFUSED
+from tests.initramfs.scripts import SCRIPTS, SETUP_ROOT, SHELLS, shell
 from tests.witness import program
 
-SCRIPTS = PROJECT / "oci2boot/initramfs"
-SETUP_ROOT = SCRIPTS / "setup-root"
 A, B = "ab" * 32, "0f" * 64
-
-
-def shell(name: str) -> list[str]:
-    if name == "busybox":
-        return [str(package("busybox-static") / "usr/bin/busybox"), "ash"]
-    return [program(name), *(["--posix"] if name == "bash" else [])]
-
-
-SHELLS = ("dash", "bash", "busybox")
 
 
 def promise(name: str, line: str, tmp_path: Path) -> tuple[int, str, str]:
@@ -109,5 +98,5 @@ def test_the_witness_is_the_image_that_the_rootfs_writer_writes(digest: VerityDi
 
 def test_shellcheck_finds_nothing() -> None:
     scripts = [path for path in SCRIPTS.rglob("*") if path.is_file() and path.read_bytes().startswith(b"#!")]
-    assert {"init", "setup-root", "setup-overlays"} <= {path.name for path in scripts}
+    assert {"init", "setup-root", "setup-overlays", "grow"} <= {path.name for path in scripts}
     subprocess.run([program("shellcheck"), *scripts], check=True)
