@@ -30,8 +30,8 @@ ROOT_LABEL: Final = "oci2boot"
 """Of the root file system, for an initramfs that does not find it by partition type; ext4 has 16 bytes for it."""
 
 PLACE: Final = b"usr/lib/oci2boot/"
-SETUP_ROOT: Final = ("setup-root", "grow")
-"""The scripts by which a composefs image becomes the root file system."""
+SETUP_ROOT: Final = ("setup-root", "grow", "witness-sha256", "witness-sha512")
+"""The files by which a composefs image becomes the root file system."""
 OWN: Final = PLACE + b"setup-root"
 GLUE: Final[Mapping[bytes, str]] = {
     OWN: "oci2boot",
@@ -118,7 +118,7 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
         return Glue(brought)
     kind = _kind(initramfs)
     archive = Archive(initramfs)
-    add_scripts(archive, SETUP_ROOT)
+    add_own(archive, SETUP_ROOT)
     configuration = RootConfiguration()
     for path, content in configuration_files(tree, read):
         configuration = configuration.with_file(path, content)
@@ -140,9 +140,11 @@ def script(name: str) -> bytes:
     return resources.files("oci2boot.initramfs").joinpath(name).read_bytes()
 
 
-def add_scripts(archive: Archive, names: Iterable[str]) -> None:
+def add_own(archive: Archive, names: Iterable[str]) -> None:
+    """Add scripts of ours, which can be run, and the files that they read."""
     for name in names:
-        archive.add(cpio.file(PLACE + name.encode(), script(name), 0o755))
+        content = script(name)
+        archive.add(cpio.file(PLACE + name.encode(), content, 0o755 if content.startswith(b"#!") else 0o644))
 
 
 def _kind(initramfs: Mapping[bytes, cpio.Found]) -> Kind:

@@ -21,7 +21,7 @@ from oci2boot.boot.glue import (
     ROOT_LABEL,
     SETUP_ROOT,
     Archive,
-    add_scripts,
+    add_own,
     check_growth,
     unpack_module,
 )
@@ -120,7 +120,7 @@ def plan_initrd(
     for path in (b"dev", b"proc", b"sys", b"run", b"sysroot", b"tmp"):
         archive.add(cpio.directory(path))
     archive.add(cpio.symlink(b"init", PLACE + b"init"))
-    add_scripts(archive, ("init", "setup-overlays", *SETUP_ROOT))
+    add_own(archive, ("init", "setup-overlays", *SETUP_ROOT))
     archive.add(cpio.file(MODE_FILE, mode.encode() + b"\n"))
     for path, content in files.items():
         archive.add(cpio.file(path, content))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from oci2boot.boot.files import Read
-from oci2boot.boot.glue import Archive, Glue, add_modules, add_programs, add_scripts, wire_systemd
+from oci2boot.boot.glue import Archive, Glue, add_modules, add_own, add_programs, wire_systemd
 from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, Mode, overlays_file
 from oci2boot.boot.kernel import KernelSupport
 from oci2boot.errors import FormatError, ImageError
@@ -101,13 +101,13 @@ def plan_verity_glue(
             name = path.rpartition(b"/")[2].decode()
             raise ImageError(f"the image's initramfs has no {name}", hint=BUILTIN_HINT)
     archive = Archive(initramfs)
-    add_scripts(archive, ["setup-root"])
+    add_own(archive, ["setup-root"])
     for path, content in initramfs_files(root).items():
         archive.add(cpio.file(path, content))
     overlaid = bool(root.options.overlays)
     programs, notes = add_programs(archive, tree, read, [b"blkid"]) if overlaid else ((), ())
     if overlaid:
-        add_scripts(archive, ["setup-overlays", "grow"])
+        add_own(archive, ["setup-overlays", "grow"])
     modules = add_modules(archive, tree, read, support)
     wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
     return Glue(None, archive.pack(), (), modules, programs, notes)

@@ -1,17 +1,18 @@
 """What setup-root reads and writes before it mounts anything, under each shell that an initramfs may have."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from oci2boot.digest import External, VerityDigest
+from oci2boot.digest import External, Hash, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.formats import cmdline
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.tree.model import Directory, File, Metadata
 from tests.formats.test_cmdline import REFUSED
-from tests.initramfs.scripts import SCRIPTS, SETUP_ROOT, SHELLS, shell
+from tests.initramfs.scripts import SCRIPTS, SETUP_ROOT, SHELLS, shell, witness_template
 from tests.witness import program
 
 A, B = "ab" * 32, "0f" * 64
@@ -94,6 +95,19 @@ def test_the_witness_is_the_image_that_the_rootfs_writer_writes(digest: VerityDi
     """The writer is held to composefs-rs's bytes by the vectors."""
     tree = Directory(Metadata(0o755), {b"image": File(Metadata(0o444), External(digest, 1))})
     assert witness("dash", digest) == build_rootfs(tree, 2, digest.algorithm).image
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_the_template_of_the_witness_is_the_writers(algorithm: Hash) -> None:
+    assert (SCRIPTS / f"witness-{algorithm}").read_text() == witness_template(algorithm)
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_without_a_template_nothing_is_checked_and_the_boot_stops(name: str, tmp_path: Path) -> None:
+    argv = [*shell(name), str(shutil.copy(SETUP_ROOT, tmp_path)), "witness", "sha256", A]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "FATAL: the initramfs has no witness-sha256" in done.stderr
 
 
 def test_shellcheck_finds_nothing() -> None:
