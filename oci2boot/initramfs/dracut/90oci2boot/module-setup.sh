@@ -1,7 +1,7 @@
 #!/bin/bash
 # dracut module, for /usr/lib/dracut/modules.d/90oci2boot/. The image also has setup-root, grow and both witnesses in
-# /usr/lib/oci2boot/, and oci2boot-setup-root.service in /usr/lib/systemd/system/. Installed means included: it has no off
-# switch.
+# /usr/lib/oci2boot/, and oci2boot-setup-root.service in /usr/lib/systemd/system/. Installed means included: it has no
+# off switch.
 
 check() {
     require_binaries mount umount mkdir cat ln || return 1
