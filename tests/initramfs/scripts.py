@@ -15,6 +15,8 @@ SETUP_ROOT = SCRIPTS / "setup-root"
 SHELLS = ("dash", "bash", "busybox")
 BESIDE = re.compile(r'"(?:\$here|\$\{0%/\*\})/([a-z0-9$-]+)')
 """How a script names what lies beside it."""
+WRITTEN = {"overlays"}
+"""What a build writes there for one image."""
 
 
 def shell(name: str) -> list[str]:
@@ -32,7 +34,9 @@ def needed_by(name: str) -> set[str]:
         found.add(one)
         text = (SCRIPTS / one).read_text()
         named = BESIDE.findall(text) if text.startswith("#!") else []
-        wanted |= {name.replace("$1", algorithm) for name in named for algorithm in ("sha256", "sha512")} - found
+        wanted |= (
+            {name.replace("$1", algorithm) for name in named for algorithm in ("sha256", "sha512")} - found - WRITTEN
+        )
     return found
 
 
