@@ -12,6 +12,7 @@ from oci2boot.boot.files import Read
 from oci2boot.boot.glue import Archive, Glue, add_modules, add_own, add_programs, wire_systemd
 from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, Mode, overlays_file
 from oci2boot.boot.kernel import KernelSupport, check_verity_kernel
+from oci2boot.boot.names import EXTRA
 from oci2boot.errors import FormatError, ImageError
 from oci2boot.formats import cmdline, cpio
 from oci2boot.rootfs.verity import (
@@ -109,4 +110,4 @@ class DmVerityPromise:
 
 def signature_path(uki: str) -> str:
     """Return where on the ESP the root hash's signature lies for a UKI there. systemd-stub(7), "Companion Files"."""
-    return f"{uki}.extra.d/{SIGNATURE_NAME}"
+    return f"{uki}{EXTRA}/{SIGNATURE_NAME}"
