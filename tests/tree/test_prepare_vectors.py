@@ -192,7 +192,9 @@ def test_merging_alone_keeps_every_attribute_as_composefs_0_3_does(name: str, al
 
 def test_what_the_image_specification_would_keep_is_named() -> None:
     assert [warning for warning in load("opaque-late").warnings if "image specification" in warning] == [
-        "layer 2: /etc/b: removed by a later whiteout of the same layer, as composefs-rs does;"
-        " the image specification would keep it"
+        (
+            "layer 2: /etc/b: removed by a later whiteout of the same layer, as composefs-rs does;"
+            " the image specification would keep it"
+        )
     ]
     assert ["/f: more than once" in warning for warning in load("dup").warnings] == [True]
