@@ -215,7 +215,7 @@ def mapped(path: Path, limit: int) -> Iterator[bytes]:
             yield b""
             return
         with mmap.mmap(fd, status.st_size, prot=mmap.PROT_READ) as data:
-            yield cast(bytes, data)
+            yield cast("bytes", data)
     finally:
         os.close(fd)
 

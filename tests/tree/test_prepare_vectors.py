@@ -186,7 +186,7 @@ def test_merging_alone_keeps_every_attribute_as_composefs_0_3_does(name: str, al
     if b"run" in tree.entries:
         run = replace(tree.entries[b"run"].meta, mtime=usr.meta.mtime)
         tree = Directory(usr.meta, {**tree.entries, b"run": Directory(run, {})})
-    wanted = cast(str, CASES[name][THREE][algorithm]["plain"])
+    wanted = cast("str", CASES[name][THREE][algorithm]["plain"])
     assert build_rootfs(tree, 2, algorithm).digest.hex == wanted
 
 
