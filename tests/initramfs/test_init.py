@@ -42,13 +42,17 @@ def plan(name: str, mode: str, line: str, folder: Path, veritytab: str | None = 
         (f"roothash={HASH}", f"{FIRST} {FIRST} {HASH} init="),
         (f'ro "roothash={LONG}" init=/sbin/other', f"{FIRST} {LAST} {LONG} init=/sbin/other"),
         (
-            f"roothash={HASH} systemd.verity_root_data=/dev/vda2 systemd.verity_root_hash=LABEL=tree "
-            "systemd.verity_root_options=panic-on-corruption,hash-offset=4096",
+            (
+                f"roothash={HASH} systemd.verity_root_data=/dev/vda2 systemd.verity_root_hash=LABEL=tree "
+                "systemd.verity_root_options=panic-on-corruption,hash-offset=4096"
+            ),
             f"/dev/vda2 LABEL=tree {HASH} --panic-on-corruption --hash-offset=4096 init=",
         ),
         (
-            f'roothash={HASH} x="roothash={LONG} y" '
-            "systemd.verity_root_options=root-hash-signature=/a,check-at-most-once",
+            (
+                f'roothash={HASH} x="roothash={LONG} y" '
+                "systemd.verity_root_options=root-hash-signature=/a,check-at-most-once"
+            ),
             f"{FIRST} {FIRST} {HASH} --check-at-most-once signature=/a init=",
         ),
     ],
