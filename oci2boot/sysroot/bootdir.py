@@ -219,7 +219,7 @@ def mapped(path: Path, limit: int) -> Iterator[bytes]:
             yield b""
             return
         with mmap.mmap(fd, status.st_size, prot=mmap.PROT_READ) as data:
-            yield cast(bytes, data)
+            yield cast("bytes", data)
     finally:
         os.close(fd)
 
@@ -343,11 +343,11 @@ class _Reader:
         path = next((path for path in self.files if path.lower() == LOADER_CONF), None)
         if path is None:
             return None
+        text = ""
         with self._named(path), mapped(self.top / path, MAX_CONF) as data:
             text = bytes(data).decode(errors="replace")
-            words = [line.split(None, 1) for line in text.splitlines() if not line.strip().startswith("#")]
-            return next((word[1].strip() for word in words[::-1] if len(word) == 2 and word[0] == "default"), None)
-        return None
+        words = [line.split(None, 1) for line in text.splitlines() if not line.strip().startswith("#")]
+        return next((word[1].strip() for word in words[::-1] if len(word) == 2 and word[0] == "default"), None)
 
 
 def describe_uki(data: bytes) -> tuple[str, str | None, str | None]:
