@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from oci2boot.formats.fat import Fat
 from oci2boot.formats.fsverity import measure
 from oci2boot.formats.x509 import Certificate
 from oci2boot.store.images import Bootable
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import read_limited
 from oci2boot.tree.model import Directory, File, Inode, Metadata
 from oci2boot.workflows.verify.checks import Checks
 
@@ -39,16 +40,6 @@ def esp_of_fat(fat: Fat) -> EspFiles:
 def esp_of_directory(top: Path) -> EspFiles:
     """Take a directory as the root of an ESP; symbolic links, which FAT does not know, are left out."""
 
-    def reader(path: Path, limit: int) -> Callable[[], bytes]:
-        def read() -> bytes:
-            with plain_errors(TargetError, f"read {path}"), path.open("rb") as file:
-                data = file.read(limit + 1)
-            if len(data) > limit:
-                raise LimitError(f"{path} has more than {limit} bytes")
-            return data
-
-        return read
-
     found: dict[str, Callable[[], bytes]] = {}
     if not top.is_dir():
         raise TargetError(f"{top} is not a directory")
@@ -58,7 +49,7 @@ def esp_of_directory(top: Path) -> EspFiles:
             path = Path(folder, name)
             if path.is_file() and not path.is_symlink():
                 relative = str(path.relative_to(top))
-                found[relative] = reader(path, _limit(relative))
+                found[relative] = partial(read_limited, path, _limit(relative), TargetError)
         if len(found) > FILES_MAX:
             raise LimitError(f"{top} has more than {FILES_MAX} files")
     return found
