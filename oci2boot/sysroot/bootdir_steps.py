@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from oci2boot.sysroot.bootdir import MAX_UKI, TEMPORARY, BootDirectory, mapped
+from oci2boot.boot.names import MAX_UKI
+from oci2boot.sysroot.bootdir import TEMPORARY, BootDirectory, mapped
 
 SLOT: Final = 32
 """Bytes of a slot in a directory of FAT; a long name has one for each 13 characters, and one more."""

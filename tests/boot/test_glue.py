@@ -16,6 +16,7 @@ from oci2boot.formats import cpio
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel
 from tests.boot.trees import read_inline, scan, tree_of
+from tests.initramfs.scripts import needed_by
 from tests.witness import program
 
 NO_MODULES = KernelSupport((), None, ())
@@ -76,6 +77,13 @@ def test_systemd_gets_a_unit_that_its_root_target_requires() -> None:
     assert link.content == b"../oci2boot-setup-root.service"
     assert stat.S_IMODE(found[glue.OWN].mode) == 0o755
     assert (plan.arguments, plan.modules, plan.programs, plan.notes) == (("rw",), (), (), ())
+
+
+@pytest.mark.parametrize("below", [SYSTEMD, INITRAMFS_TOOLS], ids=["systemd", "initramfs-tools"])
+def test_what_setup_root_needs_comes_along(below: list[cpio.Member]) -> None:
+    """C.15"""
+    found = unpacked(plan_glue(tree_of(GROWING), read_inline, initramfs(below), NO_MODULES))
+    assert {f"usr/lib/oci2boot/{name}".encode() for name in needed_by("setup-root")} <= set(found)
 
 
 def test_a_systemd_that_knows_no_partition_types_is_told_the_label() -> None:

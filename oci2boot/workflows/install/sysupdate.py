@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from oci2boot.boot.names import TRIES
+from oci2boot.boot.names import EXTRA, RECORD, TRIES
 from oci2boot.errors import TargetError
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.rootfs.verity import SIGNATURE_NAME
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.bootdir import EXTRA, RECORD
 from oci2boot.system.files import atomic_file, make_directories, plain_errors, write_atomically
 from oci2boot.target.images import Image
 from oci2boot.target.slots import SUFFIXES, kind, labels

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.names import is_program
 from oci2boot.boot.roothash import check_root_hash, sign_root_hash
 from oci2boot.boot.sign import (
     KeySigner,
@@ -82,7 +83,7 @@ def sign_files(
     if certificate.expired():
         when = f"{certificate.not_after:%Y-%m-%d}"
         report(Warned(f"the certificate of {certificate.subject} expired on {when}; firmware does not mind"))
-    images = {name: data for name, data in files.items() if name.lower().endswith(".efi")}
+    images = {name: data for name, data in files.items() if is_program(name)}
     if options.request:
         request = SignRequest.of(images, certificate, root_hash)
         with plain_errors(SourceError, f"write {options.request}"):

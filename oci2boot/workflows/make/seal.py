@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from oci2boot.boot.layers import ANNOTATION, UKI_DIRECTORY
+from oci2boot.boot.discover import UKI_DIRECTORY
+from oci2boot.boot.layers import ANNOTATION
 from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.uki_layer import kernel_layer, shipped_path, uki_layer
 from oci2boot.digest import OciDigest

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from oci2boot.boot.layers import UkiLayers
+from oci2boot.boot.names import EXTRA
 from oci2boot.boot.payload import machine_of
 from oci2boot.boot.sealed import Sealed, Uki, Variant, choose_sealed, named_ukis
-from oci2boot.boot.vendor import ADDON, vendor_addon
+from oci2boot.boot.vendor import PROMISE, vendor_addon
 from oci2boot.digest import Hash
 from oci2boot.errors import Error, ImageError, SignatureError
 from oci2boot.formats import authenticode
@@ -136,12 +137,12 @@ def vendor_files(
     addon, notes = vendor_addon(merged, read, uki, karg)
     for note in notes:
         report(Warned(note))
-    report(Told(f"{uki.name} is its vendor's; {ADDON} brings {karg}"))
+    report(Told(f"{uki.name} is its vendor's; {PROMISE} brings {karg}"))
     theirs = uki_files(uki, architecture, read)
     _warn_of_addons(uki, report)
-    path = f"{uki.esp_path}.extra.d/{ADDON}"
+    path = f"{uki.esp_path}{EXTRA}/{PROMISE}"
     if path in theirs:
-        raise ImageError(f"the image has an addon {ADDON} of its own")
+        raise ImageError(f"the image has an addon {PROMISE} of its own")
     return BootFiles(
         kernel=uki.kernel_version,
         cmdline=f"{uki.cmdline} {karg}".strip(),
@@ -179,4 +180,4 @@ def uki_files(uki: Uki, architecture: str, read: Read) -> dict[str, bytes]:
         raise ImageError(f"the image is for {machine_of(architecture)}, its UKI {uki.name} for {uki.machine}")
     path = uki.esp_path
     # All of them beside the one UKI: those of loader/addons are not for other systems on the same ESP.
-    return {path: read(uki.file), **{f"{path}.extra.d/{addon.name}": read(addon.file) for addon in uki.addons}}
+    return {path: read(uki.file), **{f"{path}{EXTRA}/{addon.name}": read(addon.file) for addon in uki.addons}}

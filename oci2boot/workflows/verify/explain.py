@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from oci2boot.boot.sealed import MAX_UKI
+from oci2boot.boot.names import MAX_UKI
 from oci2boot.digest import OTHER_HASH, External, Hash, OciDigest, VerityDigest
 from oci2boot.errors import Error, FormatError, LimitError, SourceError
 from oci2boot.formats.cmdline import ComposefsArg

@@ -33,6 +33,7 @@ from oci2boot.workflows.progress import Event, Warned
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions, TreeOptions
 from oci2boot.workflows.verify.inspect import measured_manifest
 from tests.boot import debian
+from tests.initramfs.scripts import needed_by
 from tests.store.test_images import cfsctl
 from tests.witness import program
 from tests.workflows.verity_images import (
@@ -316,6 +317,7 @@ def test_the_images_initramfs_gets_what_lays_the_overlays(
     if overlays:
         assert b"FailureAction=reboot-force" in (found[unit].content or b"")
         assert found[link].content == b"../oci2boot-setup-overlays.service"
+        assert {f"usr/lib/oci2boot/{name}".encode() for name in needed_by("setup-overlays")} <= set(found)
 
 
 # ---- signatures
