@@ -93,7 +93,7 @@ def test_the_bytes_are_those_of_ukify(number: int, inputs: Inputs, tmp_path: Pat
     verify_uki(built, given.stub.read_bytes(), given.parts())
 
 
-def test_an_addon_has_the_bytes_of_ukifys(inputs: Inputs, tmp_path: Path) -> None:
+def test_an_addon_has_the_bytes_of_ukifys(tmp_path: Path) -> None:
     stub = package("systemd-boot-efi") / EFI / "addonx64.efi.stub"
     line = f"composefs={'ab' * 32}"
     (tmp_path / "cmdline").write_text(line)

@@ -129,7 +129,7 @@ def test_a_resumed_blob_from_another_place_is_refused(fake: Fake) -> None:
 class Tokens:
     """Bearer tokens that are good for so many requests each."""
 
-    def __init__(self, uses: int, then: Respond = lambda handler: False) -> None:
+    def __init__(self, uses: int, then: Respond = lambda _: False) -> None:
         self.uses = uses
         self.then = then
         self.left: dict[str, int] = {}
@@ -329,7 +329,7 @@ def test_a_manifest_under_another_content_digest_is_refused(fake: Fake) -> None:
 
 
 def test_a_manifest_without_end_is_cut_off(fake: Fake) -> None:
-    fake.respond = serving(lambda data: bytes(5 << 20), "/manifests/")
+    fake.respond = serving(lambda _: bytes(5 << 20), "/manifests/")
     with pytest.raises(Error, match="more than 4194304 bytes"):
         pull(fake)
 
