@@ -24,8 +24,8 @@ from oci2boot.cli.options import (
 from oci2boot.errors import Error
 from oci2boot.sysroot.etc import EtcPolicy
 from oci2boot.sysroot.machine import Sysroot, open_sysroot
-from oci2boot.workflows.machine import rollback as choose
-from oci2boot.workflows.machine.deployments import DeployOptions, DeployPlan
+from oci2boot.workflows.machine import keep as choose
+from oci2boot.workflows.machine.deploy import DeployOptions, DeployPlan
 from oci2boot.workflows.machine.status import Status, read_status
 from oci2boot.workflows.machine.upgrade import Mode, News, Upgraded, UpgradeRequest, reboot_into
 from oci2boot.workflows.machine.upgrade import switch as run_switch

@@ -13,8 +13,8 @@ from oci2boot.cli.options import repo_path
 from oci2boot.errors import Error
 from oci2boot.oci.reference import Reference
 from oci2boot.workflows.machine import slot_upgrade
+from oci2boot.workflows.machine.slot_state import SlotPlace, find_place, open_slots
 from oci2boot.workflows.machine.slot_upgrade import SlotRequest, SlotUpgraded
-from oci2boot.workflows.machine.slots import Place, find_place, open_machine
 from oci2boot.workflows.machine.upgrade import Mode
 from oci2boot.workflows.requests import BootOptions
 
@@ -31,7 +31,7 @@ STORE: Final = Path("/var/lib/oci2boot/composefs")
 """Of a running machine, as long as a new image is made."""
 
 
-def place_of(disk: Path | None, sysroot: Path | None, esp: Path | None, **others: object) -> Place | None:
+def place_of(disk: Path | None, sysroot: Path | None, esp: Path | None, **others: object) -> SlotPlace | None:
     """Return the disk with slots that is meant, None for a composefs machine; `others` are options of that alone."""
     if sysroot is not None:
         if disk is not None:
@@ -48,7 +48,7 @@ def place_of(disk: Path | None, sysroot: Path | None, esp: Path | None, **others
     return place
 
 
-def mode_of(place: Place, *, check: bool, download: bool, apply: bool) -> Mode:
+def mode_of(place: SlotPlace, *, check: bool, download: bool, apply: bool) -> Mode:
     if check + download + apply > 1:
         raise Error("--check, --download-only and --apply exclude each other")
     if apply and not place.live:
@@ -56,8 +56,8 @@ def mode_of(place: Place, *, check: bool, download: bool, apply: bool) -> Mode:
     return "check" if check else "download" if download else "deploy"
 
 
-def show_status(place: Place, *, as_json: bool) -> None:
-    with open_machine(place, writing=False) as machine, machine.state() as state:
+def show_status(place: SlotPlace, *, as_json: bool) -> None:
+    with open_slots(place, writing=False) as machine, machine.state() as state:
         found = state.to_json()
     if as_json:
         output.print_json(found)
@@ -80,7 +80,9 @@ def show_status(place: Place, *, as_json: bool) -> None:
     _warn(found["problems"])
 
 
-def upgrade(place: Place, mode: Mode, given: BootOptions, repo: Path | None, *, dry_run: bool, **shown: bool) -> None:
+def upgrade(
+    place: SlotPlace, mode: Mode, given: BootOptions, repo: Path | None, *, dry_run: bool, **shown: bool
+) -> None:
     request = SlotRequest(place, _store(place, repo), mode, given, dry_run)
     with _reporting(shown) as report:
         done = slot_upgrade.upgrade(request, report)
@@ -88,7 +90,7 @@ def upgrade(place: Place, mode: Mode, given: BootOptions, repo: Path | None, *, 
 
 
 def switch(
-    place: Place,
+    place: SlotPlace,
     mode: Mode,
     source: Reference,
     name: str | None,
@@ -104,7 +106,7 @@ def switch(
     _finish(done, request, repo, shown)
 
 
-def rollback(place: Place, wanted: str | None, *, dry_run: bool, as_json: bool) -> None:
+def rollback(place: SlotPlace, wanted: str | None, *, dry_run: bool, as_json: bool) -> None:
     root_hash, plan = slot_upgrade.rollback(place, wanted, dry_run=dry_run)
     if as_json:
         output.print_json({"root_hash": root_hash, "boot": plan.to_json(), "written": not dry_run})
@@ -113,7 +115,7 @@ def rollback(place: Place, wanted: str | None, *, dry_run: bool, as_json: bool) 
     output.out.print(f"{root_hash} {'would boot' if dry_run else 'boots'} next")
 
 
-def _store(place: Place, repo: Path | None) -> Path:
+def _store(place: SlotPlace, repo: Path | None) -> Path:
     return repo or (STORE if place.live else repo_path(None, writing=True))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from oci2boot.oci.reference import Reference
 from oci2boot.store.images import Bootable
 from oci2boot.sysroot.machine import Sysroot, open_sysroot
-from oci2boot.workflows.machine.deployments import DeployOptions, DeployPlan
+from oci2boot.workflows.machine.deploy import DeployOptions, DeployPlan
 from oci2boot.workflows.machine.directories import install_directories
 from oci2boot.workflows.machine.upgrade import Upgraded, UpgradeRequest, upgrade
 from oci2boot.workflows.make.convert import convert

@@ -11,9 +11,9 @@ from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.machine import Sysroot, changing
-from oci2boot.sysroot.state import MachineState, read_state
+from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.workflows.install.beside import boot_first, check_bootable, check_not_own
-from oci2boot.workflows.machine.deployments import (
+from oci2boot.workflows.machine.deploy import (
     DeployOptions,
     DeployPlan,
     apply_deployment,
@@ -66,7 +66,7 @@ def install_boot_directory(
         bootable = find_image(source, name)
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
-        state = MachineState(Sysroot(repo.parent, esp.resolve()), read_boot_directory(esp), (), None)
+        state = SysrootState(Sysroot(repo.parent, esp.resolve()), read_boot_directory(esp), (), None)
         tree = read_rootfs(source.read_object(bootable.rootfs))
         plan = plan_boot_files(state, source, bootable, tree)
         for problem in plan.problems:

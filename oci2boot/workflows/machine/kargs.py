@@ -17,9 +17,9 @@ from oci2boot.sysroot.bootdir import EXTRA, MAX_UKI, BootEntry, mapped
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan, Remove, RemoveDirectory, Step, Write, peak, sha256_of
 from oci2boot.sysroot.machine import Sysroot, changing
-from oci2boot.sysroot.state import MachineState, promised, read_state
+from oci2boot.sysroot.state import SysrootState, promised, read_state
 from oci2boot.workflows.keys.signing import sign_files
-from oci2boot.workflows.machine.deployments import LOCAL, local_addon
+from oci2boot.workflows.machine.deploy import LOCAL, local_addon
 from oci2boot.workflows.machine.upgrade import parse_record
 from oci2boot.workflows.make.canonical import reader
 from oci2boot.workflows.progress import Report, Warned
@@ -86,7 +86,7 @@ def remove_arguments(
     return _change(sysroot, rest, signing, report, dry_run=dry_run)
 
 
-def _here(state: MachineState) -> tuple[str, ...]:
+def _here(state: SysrootState) -> tuple[str, ...]:
     path = local_addon(state)
     if path is None:
         return ()
@@ -128,7 +128,7 @@ def _steps(entry: BootEntry, addon: bytes | None) -> list[Step]:
 
 
 def _addon(
-    state: MachineState,
+    state: SysrootState,
     words: Sequence[str],
     signing: SigningOptions | None,
     entries: Sequence[BootEntry],

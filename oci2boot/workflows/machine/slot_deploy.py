@@ -24,8 +24,8 @@ from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import File
 from oci2boot.workflows.install.slots import check_slots, record_bytes, record_path
 from oci2boot.workflows.install.verity_disk import image_partitions
-from oci2boot.workflows.machine.deployments import BLESSER
-from oci2boot.workflows.machine.slots import Machine, SlotState
+from oci2boot.workflows.machine.deploy import BLESSER
+from oci2boot.workflows.machine.slot_state import Slots, SlotState
 from oci2boot.workflows.progress import Report, Step, Told, Warned
 
 
@@ -131,7 +131,7 @@ def _plan_boot(
     return plan_boot(directory, new, first=uki, keep=keep, tries=tries)
 
 
-def apply_slot(plan: SlotPlan, machine: Machine, report: Report) -> None:
+def apply_slot(plan: SlotPlan, machine: Slots, report: Report) -> None:
     """Do it. Raises `DigestError` where an object is damaged, or the medium does not give back what was written."""
     for problem in plan.boot.problems:
         report(Warned(problem))
@@ -158,7 +158,7 @@ def _guid(plan: SlotPlan) -> Any:
     return lambda purpose: derive_uuid(seed, purpose)
 
 
-def _retire(plan: SlotPlan, machine: Machine, report: Report) -> None:
+def _retire(plan: SlotPlan, machine: Slots, report: Report) -> None:
     """Let what is kept boot, and take from the menu what will not be there any more."""
     for entry in plan.doomed:
         with machine.state() as state:

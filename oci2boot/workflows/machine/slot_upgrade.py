@@ -16,7 +16,7 @@ from oci2boot.sysroot.bootdir_plan import plan_default
 from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.system.run import run
 from oci2boot.workflows.machine.slot_deploy import SlotPlan, apply_slot, plan_slot
-from oci2boot.workflows.machine.slots import Machine, Place, SlotState, open_machine
+from oci2boot.workflows.machine.slot_state import SlotPlace, Slots, SlotState, open_slots
 from oci2boot.workflows.machine.upgrade import Mode, News, find_news
 from oci2boot.workflows.make.again import request_again
 from oci2boot.workflows.make.convert import convert
@@ -29,7 +29,7 @@ ID_MIN = 4
 
 @dataclass(frozen=True, slots=True)
 class SlotRequest:
-    place: Place
+    place: SlotPlace
     repo: Path
     """Where the new image is kept while it is made."""
     mode: Mode = "deploy"
@@ -54,9 +54,9 @@ class SlotUpgraded:
         }
 
 
-def rollback(place: Place, wanted: str | None, *, dry_run: bool = False) -> tuple[str, BootPlan]:
+def rollback(place: SlotPlace, wanted: str | None, *, dry_run: bool = False) -> tuple[str, BootPlan]:
     """Let the other slot boot next, or the one whose root hash begins so; return its root hash."""
-    with open_machine(place, writing=not dry_run) as machine:
+    with open_slots(place, writing=not dry_run) as machine:
         with machine.state() as state:
             entry = _other(state) if wanted is None else _find(state, wanted)
             root_hash, plan = str(state.slots[entry.path].root_hash), plan_default(state.directory, entry.id)
@@ -89,7 +89,7 @@ def _find(state: SlotState, wanted: str) -> BootEntry:
 def upgrade(request: SlotRequest, report: Report) -> SlotUpgraded:
     """Bring the machine to what the reference of its image leads to now."""
     looking = request.mode == "check" or request.dry_run
-    with open_machine(request.place, writing=not looking) as machine:
+    with open_slots(request.place, writing=not looking) as machine:
         with machine.state() as state:
             tracked = state.tracked
             with _store(request.repo) as repository:
@@ -118,7 +118,7 @@ def switch(request: SlotRequest, source: Reference, name: str | None, report: Re
     """Bring the machine to another image, made as the one that it has; from then on it is upgraded from there."""
     if request.dry_run:
         raise TargetError("a switch cannot be planned before the image is here", hint="--download-only fetches it")
-    with open_machine(request.place, writing=True) as machine:
+    with open_slots(request.place, writing=True) as machine:
         with machine.state() as state:
             tracked = state.tracked
         with TemporaryDirectory(prefix="oci2boot-") as scratch:
@@ -134,7 +134,7 @@ def reboot_into(done: SlotUpgraded) -> None:
 
 
 def _deploy(
-    request: SlotRequest, machine: Machine, bootable: Bootable, news: News | None, report: Report
+    request: SlotRequest, machine: Slots, bootable: Bootable, news: News | None, report: Report
 ) -> SlotUpgraded:
     if request.mode == "download":
         return SlotUpgraded("downloaded", news, bootable)

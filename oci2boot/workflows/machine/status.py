@@ -12,9 +12,9 @@ from oci2boot.formats import authenticode, pe
 from oci2boot.store.images import saved_images
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir import MAX_UKI, BootEntry, mapped
-from oci2boot.sysroot.deployments import Deployment
+from oci2boot.sysroot.deployments import DeployedState
 from oci2boot.sysroot.machine import Sysroot
-from oci2boot.sysroot.state import MachineState, promised, read_state
+from oci2boot.sysroot.state import SysrootState, promised, read_state
 
 VERSION: Final = 1
 """Of the schema, `schema/status.json` in the package: keys are added under it, none changes its meaning."""
@@ -22,7 +22,7 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    state: MachineState
+    state: SysrootState
     secure: bool
     """The kernel holds every object of the repository to its name."""
     signers: dict[str, list[str]]
@@ -31,7 +31,7 @@ class Status:
     """Images that are in the repository and not deployed."""
     problems: tuple[str, ...]
 
-    def states_of(self, one: Deployment) -> list[str]:
+    def states_of(self, one: DeployedState) -> list[str]:
         """Return what a deployment is; `staged` boots next, `kept` on request."""
         state, found = self.state, []
         if one.digest == state.booted:
@@ -59,7 +59,7 @@ class Status:
             "problems": list(self.problems),
         }
 
-    def _deployment(self, one: Deployment) -> dict[str, Any]:
+    def _deployment(self, one: DeployedState) -> dict[str, Any]:
         record = one.record or {}
         entries = self.state.entries_of(one.digest)
         return {

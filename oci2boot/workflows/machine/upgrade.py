@@ -11,17 +11,17 @@ from oci2boot.oci.source import open_source
 from oci2boot.store.images import Bootable, find_image, saved_images
 from oci2boot.store.layers import has_layer
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.deployments import Deployment
+from oci2boot.sysroot.deployments import DeployedState
 from oci2boot.sysroot.machine import Sysroot, changing
-from oci2boot.sysroot.state import MachineState, read_state
+from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.system.run import run
-from oci2boot.workflows.machine.deployments import (
+from oci2boot.workflows.machine.deploy import (
     DeployOptions,
     DeployPlan,
     apply_deployment,
     plan_deployment,
 )
-from oci2boot.workflows.machine.rollback import retire
+from oci2boot.workflows.machine.keep import retire
 from oci2boot.workflows.machine.soft_reboot import soft_reboot
 from oci2boot.workflows.make.again import request_again
 from oci2boot.workflows.make.convert import convert
@@ -126,7 +126,7 @@ def reboot_into(sysroot: Sysroot, done: Upgraded, *, soft: bool = False) -> None
 
 
 def _deploy_converted(
-    request: UpgradeRequest, state: MachineState, bootable: Bootable, news: News | None, report: Report
+    request: UpgradeRequest, state: SysrootState, bootable: Bootable, news: News | None, report: Report
 ) -> Upgraded:
     if request.mode == "download":
         return Upgraded("downloaded", news, bootable)
@@ -148,13 +148,13 @@ def _options(request: UpgradeRequest, bootable: Bootable) -> DeployOptions:
     return replace(request.options, allow_missing_verity=allowed)
 
 
-def _same_boot_files(deployment: Deployment, bootable: Bootable) -> bool:
+def _same_boot_files(deployment: DeployedState, bootable: Bootable) -> bool:
     """Compare contents: a name may have been taken."""
     kept = (deployment.record or {}).get("esp", {})
     return sorted(kept.values()) == sorted(map(str, bootable.esp.values()))
 
 
-def _look(request: UpgradeRequest, state: MachineState, repository: Repository) -> Upgraded:
+def _look(request: UpgradeRequest, state: SysrootState, repository: Repository) -> Upgraded:
     bootable = tracked(state)
     news = find_news(bootable, request.given, repository)
     if not news.changed:
@@ -173,7 +173,7 @@ def _look(request: UpgradeRequest, state: MachineState, repository: Repository) 
     return Upgraded("available", news, bootable)
 
 
-def _look_at(request: UpgradeRequest, wanted: ConvertRequest, state: MachineState, repository: Repository) -> Upgraded:
+def _look_at(request: UpgradeRequest, wanted: ConvertRequest, state: SysrootState, repository: Repository) -> Upgraded:
     """Plan a switch to what is here already, else say what is to be fetched for it."""
     news = _news(wanted, repository, None)
     here = [one for one in saved_images(repository) if one.manifest and str(one.manifest) == news.manifest]
@@ -183,7 +183,7 @@ def _look_at(request: UpgradeRequest, wanted: ConvertRequest, state: MachineStat
     return Upgraded("planned", news, here[0], plan)
 
 
-def rejected(state: MachineState, news: News) -> bool:
+def rejected(state: SysrootState, news: News) -> bool:
     """Tell whether the new image is here and was put back: who upgrades unattended would boot it for ever.
 
     One that was deployed before what boots next is not: its publisher went back to it. Nor is one without a boot entry:
@@ -199,7 +199,7 @@ def rejected(state: MachineState, news: News) -> bool:
     )
 
 
-def tracked(state: MachineState) -> Bootable:
+def tracked(state: SysrootState) -> Bootable:
     """Return what the machine's next upgrade is the next version of: what boots next, or else what runs."""
     for one in (state.next, state.current):
         if one and one.record:
@@ -209,7 +209,7 @@ def tracked(state: MachineState) -> Bootable:
     )
 
 
-def parse_record(deployment: Deployment) -> Bootable:
+def parse_record(deployment: DeployedState) -> Bootable:
     if deployment.record is None:
         raise TargetError(f"{deployment.digest} was deployed by another program, without a record")
     return Bootable.from_json(dict(deployment.record))

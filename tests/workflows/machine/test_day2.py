@@ -15,9 +15,9 @@ from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.machine import changing, open_sysroot
 from oci2boot.sysroot.state import read_state
-from oci2boot.workflows.machine import rollback as choose
+from oci2boot.workflows.machine import keep as choose
 from oci2boot.workflows.machine.collect import collect_garbage
-from oci2boot.workflows.machine.deployments import DeployOptions
+from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.directories import install_directories
 from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import UpgradeRequest, upgrade

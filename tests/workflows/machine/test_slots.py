@@ -19,8 +19,8 @@ from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import save
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.machine.slot_deploy import SlotPlan, apply_slot, plan_slot
+from oci2boot.workflows.machine.slot_state import SlotPlace, open_slots
 from oci2boot.workflows.machine.slot_upgrade import rollback
-from oci2boot.workflows.machine.slots import Place, open_machine
 from oci2boot.workflows.progress import silent
 from tests.keys import Pair, make
 from tests.store.stored import SKELETON, layer
@@ -95,7 +95,7 @@ def disk(one: Image, tmp_path: Path) -> Path:
 def deploy(image: Image, disk: Path, booted: Any = None, esp: Path | None = None) -> SlotPlan:
     with (
         Repository.open(image.repo) as repository,
-        open_machine(Place(disk, esp, booted), writing=True) as machine,
+        open_slots(SlotPlace(disk, esp, booted), writing=True) as machine,
     ):
         with machine.state() as state:
             plan = plan_slot(state, repository, image.bootable)
@@ -267,11 +267,11 @@ def test_the_same_version_again_writes_nothing(two: Image, disk: Path) -> None:
 def test_a_rollback_and_back_again(one: Image, two: Image, disk: Path, tmp_path: Path) -> None:
     """P.11: renames alone; both slots stay."""
     deploy(two, disk)
-    rollback(Place(disk), None, dry_run=True)
+    rollback(SlotPlace(disk), None, dry_run=True)
     assert Menu(disk, tmp_path).ukis()[0] == "demo_2+3-0.efi"
-    rollback(Place(disk), None)
+    rollback(SlotPlace(disk), None)
     assert [name for name, _ in boots(disk, tmp_path)] == ["demo_1.efi", "demo_2+0-0.efi"]
-    rollback(Place(disk), str(two.root_hash)[:8])
+    rollback(SlotPlace(disk), str(two.root_hash)[:8])
     assert Menu(disk, tmp_path).ukis()[0].startswith("demo_2")
     assert {root_hash for _, root_hash in boots(disk, tmp_path)} == {str(one.root_hash), str(two.root_hash)}
     sound(disk)
@@ -297,7 +297,7 @@ def test_a_running_machine_keeps_the_slot_that_it_runs_from(
     deploy(two, disk, three.root_hash, esp)
     assert slot_bytes(disk, 4) == second
     assert sorted(path.name[:6] for path in esp.glob("EFI/Linux/*.efi")) == ["demo_2", "demo_3"]
-    with open_machine(Place(disk, esp, three.root_hash), writing=False) as machine, machine.state() as state:
+    with open_slots(SlotPlace(disk, esp, three.root_hash), writing=False) as machine, machine.state() as state:
         assert {one["title"]: one["states"] for one in state.to_json()["slots"]} == {
             "Demo 2": ["staged"],
             "Demo 3": ["booted"],

@@ -29,13 +29,13 @@ from oci2boot.sysroot.etc_merged import MergedEtc, fingerprint
 from oci2boot.sysroot.etc_upper import write_upper
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
 from oci2boot.sysroot.layout import RECORD, deployment_state, initial_var
-from oci2boot.sysroot.state import MachineState
+from oci2boot.sysroot.state import SysrootState
 from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.tree.selinux import load_policy
 from oci2boot.workflows.machine.etc import Upper, image_etc, read_upper
-from oci2boot.workflows.machine.rollback import forget
+from oci2boot.workflows.machine.keep import forget
 from oci2boot.workflows.make.canonical import reader
 from oci2boot.workflows.progress import Report, Step, Told, Warned
 
@@ -85,7 +85,7 @@ class DeployPlan:
 
 
 def plan_deployment(
-    state: MachineState, source: Repository, target: Repository, bootable: Bootable, options: DeployOptions
+    state: SysrootState, source: Repository, target: Repository, bootable: Bootable, options: DeployOptions
 ) -> DeployPlan:
     """Find out everything that is to be done; nothing is written."""
     if not bootable.esp:
@@ -127,7 +127,7 @@ def plan_deployment(
     return DeployPlan(bootable, content, missing, tree, record, new_state, etc, upper, var, boot)
 
 
-def plan_boot_files(state: MachineState, source: Repository, bootable: Bootable, tree: Directory) -> BootPlan:
+def plan_boot_files(state: SysrootState, source: Repository, bootable: Bootable, tree: Directory) -> BootPlan:
     """Plan the boot directory: the image's UKI first in the menu, with the machine's own kernel arguments."""
     new: dict[str, bytes | Path] = {path: source.object_path(digest) for path, digest in bootable.esp.items()}
     entries = [path for path in new if is_entry(path)]
@@ -144,7 +144,7 @@ def plan_boot_files(state: MachineState, source: Repository, bootable: Bootable,
     return plan_boot(state.directory, new, first=entries[0], keep=state.kept_entries(), tries=tries)
 
 
-def local_addon(state: MachineState) -> Path | None:
+def local_addon(state: SysrootState) -> Path | None:
     """Return the addon with this machine's kernel arguments, of what it runs or boots next."""
     current = state.current
     for entry in state.entries_of(current.digest) if current else ():
@@ -178,7 +178,7 @@ def check_verity(target: Repository, bootable: Bootable, *, allow_missing: bool)
 
 
 def apply_deployment(
-    plan: DeployPlan, state: MachineState, source: Repository, target: Repository, report: Report
+    plan: DeployPlan, state: SysrootState, source: Repository, target: Repository, report: Report
 ) -> None:
     """Do it: objects, then names and references, then state, then the boot directory."""
     sysroot, rootfs = state.sysroot, plan.bootable.rootfs

@@ -30,7 +30,7 @@ BY_GUID: Final = Path("/dev/disk/by-partuuid")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SlotPlace:
     """Where a machine's disk is."""
 
     disk: Path
@@ -47,7 +47,7 @@ class Place:
 class SlotState:
     """Read once; plans are made of it."""
 
-    place: Place
+    place: SlotPlace
     gpt: Gpt
     directory: BootDirectory
     slots: dict[str, Slot]
@@ -133,8 +133,10 @@ class SlotState:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    place: Place
+class Slots:
+    """A disk with slots and its boot directory, open."""
+
+    place: SlotPlace
     disk: SlotDisk
     esp: EspOnDisk | None
     """None where it is mounted."""
@@ -191,7 +193,7 @@ def _copied(esp: EspOnDisk, folder: Path) -> BootDirectory:
 
 
 @contextmanager
-def open_machine(place: Place, *, writing: bool, epoch: int = 0) -> Iterator[Machine]:
+def open_slots(place: SlotPlace, *, writing: bool, epoch: int = 0) -> Iterator[Slots]:
     """Open the disk; whoever writes is the only one of us who does."""
     with ExitStack() as stack:
         if writing and not place.live and place.disk.is_block_device():
@@ -203,15 +205,15 @@ def open_machine(place: Place, *, writing: bool, epoch: int = 0) -> Iterator[Mac
             if len(found) != 1:
                 raise FormatError(f"{place.disk} has {len(found) or 'no'} EFI system partition{'s' if found else ''}")
             esp = stack.enter_context(open_esp(disk, found[0], epoch))
-        yield Machine(place, disk, esp)
+        yield Slots(place, disk, esp)
 
 
-def find_place(disk: Path | None, esp: Path | None = None) -> Place | None:
+def find_place(disk: Path | None, esp: Path | None = None) -> SlotPlace | None:
     """Return the disk that is named, or that of the running machine, if its root is under dm-verity."""
     if disk is not None:
         if not disk.exists():
             raise TargetError(f"there is no disk {disk}")
-        return Place(disk)
+        return SlotPlace(disk)
     found = booted_root_hashes()
     if not found:
         return None
@@ -225,4 +227,4 @@ def find_place(disk: Path | None, esp: Path | None = None) -> Place | None:
         raise TargetError(
             "the EFI system partition is not mounted", hint="name the directory with its files: --esp DIR"
         )
-    return Place(Path("/dev", read_block_device(node).disk or node), place, found[0])
+    return SlotPlace(Path("/dev", read_block_device(node).disk or node), place, found[0])

@@ -11,14 +11,14 @@ from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_plan import plan_default, plan_remove
 from oci2boot.sysroot.bootdir_steps import BootPlan
-from oci2boot.sysroot.deployments import Deployment, remove_state, set_pinned
+from oci2boot.sysroot.deployments import DeployedState, remove_state, set_pinned
 from oci2boot.sysroot.machine import Sysroot, changing
-from oci2boot.sysroot.state import MachineState, read_state
+from oci2boot.sysroot.state import SysrootState, read_state
 
 AREAS: Final = ("streams", "images")
 
 
-def rollback(sysroot: Sysroot, wanted: str | None = None, *, dry_run: bool = False) -> tuple[Deployment, BootPlan]:
+def rollback(sysroot: Sysroot, wanted: str | None = None, *, dry_run: bool = False) -> tuple[DeployedState, BootPlan]:
     """Let another deployment boot next: the one named, or what runs if another is staged, or the one before."""
     with changing(sysroot):
         state = read_state(sysroot)
@@ -37,7 +37,7 @@ def rollback(sysroot: Sysroot, wanted: str | None = None, *, dry_run: bool = Fal
     return chosen, plan
 
 
-def previous(state: MachineState) -> Deployment:
+def previous(state: SysrootState) -> DeployedState:
     """Return what to go back to."""
     following = state.next
     if state.booted and (following is None or following.digest != state.booted):
@@ -53,7 +53,7 @@ def previous(state: MachineState) -> Deployment:
     return max(found, key=lambda one: one.deployed or 0)
 
 
-def pin(sysroot: Sysroot, wanted: str, *, pinned: bool) -> Deployment:
+def pin(sysroot: Sysroot, wanted: str, *, pinned: bool) -> DeployedState:
     """Keep a deployment until it is unpinned, whatever needs its place."""
     with changing(sysroot):
         chosen = read_state(sysroot).find(wanted)
@@ -61,7 +61,7 @@ def pin(sysroot: Sysroot, wanted: str, *, pinned: bool) -> Deployment:
     return chosen
 
 
-def delete(sysroot: Sysroot, wanted: str, *, dry_run: bool = False) -> Deployment:
+def delete(sysroot: Sysroot, wanted: str, *, dry_run: bool = False) -> DeployedState:
     """Remove a deployment: its boot entries, its references, its state; a collection frees what only it needed."""
     with changing(sysroot):
         state = read_state(sysroot)
@@ -75,7 +75,7 @@ def delete(sysroot: Sysroot, wanted: str, *, dry_run: bool = False) -> Deploymen
     return chosen
 
 
-def retire(sysroot: Sysroot, keep: int) -> list[Deployment]:
+def retire(sysroot: Sysroot, keep: int) -> list[DeployedState]:
     """Remove the oldest deployments until `keep` are left; what runs, boots next or is pinned stays in any case."""
     state = read_state(sysroot)
     ours = [one for one in state.deployments if one.record is not None]
@@ -87,7 +87,7 @@ def retire(sysroot: Sysroot, keep: int) -> list[Deployment]:
     return gone
 
 
-def remove(state: MachineState, chosen: Deployment) -> None:
+def remove(state: SysrootState, chosen: DeployedState) -> None:
     """Take it away in the order in which each step leaves a machine that is whole."""
     sysroot = state.sysroot
     for entry in state.entries_of(chosen.digest):
@@ -98,7 +98,7 @@ def remove(state: MachineState, chosen: Deployment) -> None:
     remove_state(sysroot, chosen.digest)
 
 
-def forget(repository: Repository, chosen: Deployment) -> None:
+def forget(repository: Repository, chosen: DeployedState) -> None:
     """Drop what keeps a deployment's content; its image's name too, unless that leads to another version by now."""
     drop_refs(repository, [f"{area}/refs/{DEPLOYED}/{chosen.digest}" for area in AREAS])
     name = (chosen.record or {}).get("name")
