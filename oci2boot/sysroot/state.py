@@ -53,18 +53,24 @@ class SysrootState:
 
     def find(self, wanted: str) -> DeployedState:
         """Return the deployment whose digest begins so."""
-        if len(wanted) < ID_MIN:
-            raise TargetError(
-                f"{wanted!r} is too short for a deployment",
-                hint=f"name it by {ID_MIN} digits or more, as `oci2boot status` shows them",
-            )
-        found = [one for one in self.deployments if one.digest.hex.startswith(wanted)]
-        if len(found) != 1:
-            raise TargetError(
-                f"{'several deployments begin' if found else 'no deployment begins'} with {wanted[:128]!r}",
-                hint="`oci2boot status` lists them",
-            )
-        return found[0]
+        found = find_id([one.digest.hex for one in self.deployments], wanted)
+        return next(one for one in self.deployments if one.digest.hex == found)
+
+
+def find_id(ids: Iterable[str], wanted: str) -> str:
+    """Return the id that begins so, of those that deployments have."""
+    if len(wanted) < ID_MIN:
+        raise TargetError(
+            f"{wanted!r} is too short for a deployment",
+            hint=f"name it by {ID_MIN} digits or more, as `oci2boot status` shows them",
+        )
+    found = {one for one in ids if one.startswith(wanted)}
+    if len(found) != 1:
+        raise TargetError(
+            f"{'several deployments begin' if found else 'no deployment begins'} with {wanted[:128]!r}",
+            hint="`oci2boot status` lists them",
+        )
+    return found.pop()
 
 
 def promised(entries: Iterable[BootEntry]) -> set[VerityDigest]:

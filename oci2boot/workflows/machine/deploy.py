@@ -51,10 +51,12 @@ class DeployOptions:
     """Deploy where the file system has no fs-verity; the image has to be made for it."""
     first_boot: FirstBoot | None = None
     """What a new machine is told; one that is there knows."""
+    keep: int | None = None
+    """How many deployments may be left afterwards; None keeps all that there is room for."""
 
 
 @dataclass(frozen=True, slots=True)
-class DeployPlan:
+class SysrootPlan:
     bootable: Bootable
     content: Content
     missing: tuple[External, ...]
@@ -86,7 +88,7 @@ class DeployPlan:
 
 def plan_deployment(
     state: SysrootState, source: Repository, target: Repository, bootable: Bootable, options: DeployOptions
-) -> DeployPlan:
+) -> SysrootPlan:
     """Find out everything that is to be done; nothing is written."""
     if not bootable.esp:
         raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
@@ -124,7 +126,7 @@ def plan_deployment(
     if fresh:
         new_state = deployment_state(record, tree, new_etc)
     missing = tuple(missing_objects(content, target))
-    return DeployPlan(bootable, content, missing, tree, record, new_state, etc, upper, var, boot)
+    return SysrootPlan(bootable, content, missing, tree, record, new_state, etc, upper, var, boot)
 
 
 def plan_boot_files(state: SysrootState, source: Repository, bootable: Bootable, tree: Directory) -> BootPlan:
@@ -139,9 +141,13 @@ def plan_boot_files(state: SysrootState, source: Repository, bootable: Bootable,
     local = local_addon(state) if bootable.flow != "type1" else None
     if local is not None:
         new[f"{entries[0]}{EXTRA}/{LOCAL}"] = local
+    return plan_boot(state.directory, new, first=entries[0], keep=state.kept_entries(), tries=tries_of(tree))
+
+
+def tries_of(tree: Directory) -> int | None:
+    """Return how often a new entry may fail; None for an image that has nothing to call it good."""
     found = look_up(tree, BLESSER)
-    tries = TRIES if found and isinstance(found[1], File) else None
-    return plan_boot(state.directory, new, first=entries[0], keep=state.kept_entries(), tries=tries)
+    return TRIES if found and isinstance(found[1], File) else None
 
 
 def local_addon(state: SysrootState) -> Path | None:
@@ -178,7 +184,7 @@ def check_verity(target: Repository, bootable: Bootable, *, allow_missing: bool)
 
 
 def apply_deployment(
-    plan: DeployPlan, state: SysrootState, source: Repository, target: Repository, report: Report
+    plan: SysrootPlan, state: SysrootState, source: Repository, target: Repository, report: Report
 ) -> None:
     """Do it: objects, then names and references, then state, then the boot directory."""
     sysroot, rootfs = state.sysroot, plan.bootable.rootfs
@@ -213,7 +219,7 @@ def apply_deployment(
             remove_state(sysroot, one.digest)
 
 
-def _transfer(plan: DeployPlan, source: Repository, target: Repository, report: Report) -> None:
+def _transfer(plan: SysrootPlan, source: Repository, target: Repository, report: Report) -> None:
     done, total = 0, sum(item.size for item in plan.missing)
 
     def progress(count: int) -> None:

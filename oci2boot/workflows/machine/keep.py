@@ -1,4 +1,4 @@
-"""Deployments that are there already: which boots next, which stay, which go."""
+"""Deployments in directories that are there already: which stay, which go."""
 
 from typing import Final
 
@@ -9,48 +9,12 @@ from oci2boot.store.repository import Repository
 from oci2boot.store.transfer import drop_refs
 from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.bootdir_apply import apply_boot
-from oci2boot.sysroot.bootdir_plan import plan_default, plan_remove
-from oci2boot.sysroot.bootdir_steps import BootPlan
+from oci2boot.sysroot.bootdir_plan import plan_remove
 from oci2boot.sysroot.deployments import DeployedState, remove_state, set_pinned
 from oci2boot.sysroot.machine import Sysroot, changing
 from oci2boot.sysroot.state import SysrootState, read_state
 
 AREAS: Final = ("streams", "images")
-
-
-def rollback(sysroot: Sysroot, wanted: str | None = None, *, dry_run: bool = False) -> tuple[DeployedState, BootPlan]:
-    """Let another deployment boot next: the one named, or what runs if another is staged, or the one before."""
-    with changing(sysroot):
-        state = read_state(sysroot)
-        chosen = state.find(wanted) if wanted else previous(state)
-        with Repository.open(sysroot.repository) as repository:
-            if not repository.has_object(chosen.digest):
-                raise TargetError(f"the rootfs image of {chosen.digest} is gone", hint="`oci2boot fsck` says more")
-        entries = state.entries_of(chosen.digest)
-        if not entries:
-            raise TargetError(
-                f"no boot entry starts {chosen.digest}", hint="`oci2boot switch` installs its image again"
-            )
-        plan = plan_default(state.directory, entries[0].id)
-        if not dry_run:
-            apply_boot(plan, sysroot.boot_directory())
-    return chosen, plan
-
-
-def previous(state: SysrootState) -> DeployedState:
-    """Return what to go back to."""
-    following = state.next
-    if state.booted and (following is None or following.digest != state.booted):
-        found = [one for one in state.deployments if one.digest == state.booted]
-    else:
-        found = [
-            one
-            for one in state.deployments
-            if one != following and any(not entry.bad for entry in state.entries_of(one.digest))
-        ]
-    if not found:
-        raise TargetError("there is no other deployment to go back to", hint="`oci2boot status` lists them")
-    return max(found, key=lambda one: one.deployed or 0)
 
 
 def pin(sysroot: Sysroot, wanted: str, *, pinned: bool) -> DeployedState:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from oci2boot.boot.names import TRIES
 from oci2boot.digest import RootHash
 from oci2boot.errors import StoreError, TargetError
 from oci2boot.rootfs.reader import read_rootfs
@@ -20,11 +19,9 @@ from oci2boot.sysroot.bootdir_plan import plan_boot, plan_default, plan_remove
 from oci2boot.sysroot.bootdir_steps import BootPlan, Source, Write, sha256_of, source_size
 from oci2boot.target.plan import derive_uuid
 from oci2boot.target.slots import SlotWrite, choose_slot, labels
-from oci2boot.tree.lookup import look_up
-from oci2boot.tree.model import File
 from oci2boot.workflows.install.slots import check_slots, record_bytes, record_path
 from oci2boot.workflows.install.verity_disk import image_partitions
-from oci2boot.workflows.machine.deploy import BLESSER
+from oci2boot.workflows.machine.deploy import tries_of
 from oci2boot.workflows.machine.slot_state import Slots, SlotState
 from oci2boot.workflows.progress import Report, Step, Told, Warned
 
@@ -87,8 +84,7 @@ def plan_slot(state: SlotState, repository: Repository, bootable: Bootable) -> S
     ]
     new: dict[str, Source] = {path: _object(repository, digest) for path, digest in bootable.esp.items()}
     new[record_path(uki)] = record_bytes(bootable)
-    found = look_up(read_rootfs(repository.read_object(bootable.tree)), BLESSER)
-    tries = TRIES if found and isinstance(found[1], File) else None
+    tries = tries_of(read_rootfs(repository.read_object(bootable.tree)))
     boot = _plan_boot(state.directory, root_hash, new, uki, kept, tries)
     return SlotPlan(bootable, root_hash, tuple(writes), kept, tuple(doomed), new, uki, tries, boot)
 
