@@ -1,9 +1,11 @@
-"""Other implementations, whose answers the tests take."""
+"""Other implementations, whose answers the tests take: those that run here, and the folder of what they once said."""
 
 import os
 import shutil
 import sys
 from pathlib import Path
+
+VECTORS = Path(__file__).parent / "vectors"
 
 _SEARCH = os.pathsep.join(
     [

@@ -1,7 +1,7 @@
 """What the boot loader starts, in the local flow: a UKI of the image's kernel, initramfs and stub."""
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
@@ -10,12 +10,11 @@ from oci2boot.boot import discover, glue
 from oci2boot.boot.files import Read, find_file, read_file, read_limited
 from oci2boot.boot.inherited import find_inherited
 from oci2boot.boot.initrd import InitrdName, plan_initrd
-from oci2boot.boot.kernel import check_kernel, check_verity_kernel
+from oci2boot.boot.names import LINUX
+from oci2boot.boot.promise import RootPromise
 from oci2boot.boot.uki import UkiParts, build_uki, check_machines, verify_uki
-from oci2boot.boot.verity import VerityRoot, boot_mode, build_cmdline, initramfs_files, plan_verity_glue
 from oci2boot.errors import ImageError, LimitError
 from oci2boot.formats import cpio, os_release
-from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.model import Directory, File
 
 MAX_KERNEL: Final = 512 << 20
@@ -85,7 +84,7 @@ class BootPayload:
     notes: tuple[str, ...]
 
 
-def plan_payload(tree: Directory, read: Read, root: ComposefsArg | VerityRoot, options: PayloadOptions) -> PayloadPlan:
+def plan_payload(tree: Directory, read: Read, promise: RootPromise, options: PayloadOptions) -> PayloadPlan:
     """Gather what boots the image: `tree` is the merged one, its /boot not yet emptied."""
     machine = machine_of(options.architecture)
     kernels = discover.find_kernels(tree)
@@ -93,14 +92,9 @@ def plan_payload(tree: Directory, read: Read, root: ComposefsArg | VerityRoot, o
     kernel = discover.choose_kernel(
         [inherited.kernel] if inherited else kernels, options.kernel_version, initramfs=options.initrd == "image"
     )
-    initrds, added = _initramfs(tree, read, kernel, root, options)
+    initrds, added = _initramfs(tree, read, kernel, promise, options)
     image_words = list(inherited.words) if inherited else discover.read_arguments(tree, read, machine)
-    if isinstance(root, VerityRoot):
-        cmdline = build_cmdline(image_words, options.arguments, root)
-    else:
-        added.configuration.check(root)
-        given = [*image_words, *_absent(added.arguments, image_words)]
-        cmdline = discover.build_cmdline(given, options.arguments, root)
+    cmdline = promise.build_cmdline(image_words, options.arguments, added)
     release, name = _release(tree, read, options.version)
     stub = _find_stub(tree, read, machine) if options.stub else b""
     parts = UkiParts(
@@ -122,17 +116,12 @@ def plan_payload(tree: Directory, read: Read, root: ComposefsArg | VerityRoot, o
 
 
 def _initramfs(
-    tree: Directory, read: Read, kernel: discover.Kernel, root: ComposefsArg | VerityRoot, options: PayloadOptions
+    tree: Directory, read: Read, kernel: discover.Kernel, promise: RootPromise, options: PayloadOptions
 ) -> tuple[tuple[bytes, ...], glue.Glue]:
     """Return the archives that make up the initramfs, and what was added to the image's."""
-    if isinstance(root, VerityRoot):
-        support = check_verity_kernel(tree, read, kernel.version, root.options)
-    else:
-        support = check_kernel(tree, read, kernel.version)
+    support = promise.check_kernel(tree, read, kernel.version)
     if options.initrd == "builtin":
-        files = initramfs_files(root) if isinstance(root, VerityRoot) else {}
-        mode = boot_mode(root) if isinstance(root, VerityRoot) else "composefs"
-        built = plan_initrd(tree, read, kernel.version, mode, files, options.initrd_tools)
+        built = plan_initrd(tree, read, kernel.version, promise.mode, promise.files(), options.initrd_tools)
         notes = (*support.notes, *built.notes)
         added = glue.Glue(None, b"", built.arguments, built.modules, built.programs, notes, built.configuration)
         return (built.archive,), added
@@ -141,10 +130,7 @@ def _initramfs(
         assert kernel.initramfs
         initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
     found = cpio.read(initramfs, glue.keep)
-    if isinstance(root, VerityRoot):
-        added = plan_verity_glue(tree, read, found, support, root)
-    else:
-        added = glue.plan_glue(tree, read, found, support)
+    added = promise.plan_glue(tree, read, found, support)
     archives = (initramfs, added.archive) if added.archive else (initramfs,)
     return archives, replace(added, notes=(*support.notes, *added.notes))
 
@@ -172,7 +158,7 @@ def finish_payload(plan: PayloadPlan, uki: bytes | None = None) -> BootPayload:
         notes += (f"the UKI is larger than the {budget >> 20} MiB that some firmware takes (MiB: {shown})",)
     return BootPayload(
         uki=uki,
-        uki_path=f"EFI/Linux/{plan.name}.efi",
+        uki_path=f"{LINUX}/{plan.name}.efi",
         cmdline=plan.parts.cmdline,
         kernel_version=plan.parts.uname,
         glue=plan.glue.brought or "oci2boot",
@@ -191,11 +177,6 @@ def machine_of(architecture: str) -> str:
     if machine is None:
         raise ImageError(f"the image is for {architecture}: no EFI boot loader for it is known")
     return machine
-
-
-def _absent(arguments: Sequence[str], given: Sequence[str]) -> list[str]:
-    keys = {word.partition("=")[0] for word in given}
-    return [word for word in arguments if word.partition("=")[0] not in keys]
 
 
 def _release(tree: Directory, read: Read, version: str) -> tuple[bytes, str]:

@@ -22,6 +22,7 @@ from oci2boot.boot.payload import (
     machine_of,
     plan_payload,
 )
+from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.errors import Error, FormatError, ImageError, LimitError
 from oci2boot.formats import bls, cmdline, os_release, pe
 from oci2boot.formats.bls import EntryName, MenuItem, Type1
@@ -50,7 +51,7 @@ class Type1Payload:
 
 def type1_payload(tree: Directory, read: Read, promise: ComposefsArg, options: PayloadOptions) -> Type1Payload:
     """Return what boots the image, which has a kernel; `tree` is the merged one, its /boot not yet emptied."""
-    plan = plan_payload(tree, read, promise, replace(options, stub=False))
+    plan = plan_payload(tree, read, ComposefsPromise(promise), replace(options, stub=False))
     machine = machine_of(options.architecture)
     _check_kernel(plan.parts.kernel, machine)
     found = list(_entries_of(tree, read, plan.parts.kernel))

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from oci2boot.boot.files import Read
-from oci2boot.boot.glue import OWN, Archive, Glue, add_modules, add_programs, script, wire_systemd
-from oci2boot.boot.initrd import OVERLAYS_FILE, SETUP_OVERLAYS, SIGNATURE_REQUIRED, Mode, overlays_file
-from oci2boot.boot.kernel import KernelSupport
+from oci2boot.boot.glue import Archive, Glue, add_modules, add_own, add_programs, wire_systemd
+from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, Mode, overlays_file
+from oci2boot.boot.kernel import KernelSupport, check_verity_kernel
+from oci2boot.boot.names import EXTRA
 from oci2boot.errors import FormatError, ImageError
 from oci2boot.formats import cmdline, cpio
 from oci2boot.rootfs.verity import (
@@ -33,8 +34,8 @@ BUILTIN_HINT: Final = "--initrd builtin makes one of the image's files that has 
 
 
 @dataclass(frozen=True, slots=True)
-class VerityRoot:
-    """A root file system that a UKI is to boot."""
+class DmVerityPromise:
+    """A root file system in a partition of its own; its root hash, where it has one, guards it."""
 
     rootfs: VerityRootfs
     options: VerityOptions
@@ -42,72 +43,71 @@ class VerityRoot:
     """Somebody signs for it, the root hash or the UKI."""
 
     @property
-    def guarded(self) -> bool:
+    def dm_verity(self) -> bool:
         return self.rootfs.root_hash is not None
+
+    @property
+    def mode(self) -> Mode:
+        return "verity" if self.dm_verity else "erofs"
+
+    def check_kernel(self, tree: Directory, read: Read, version: str) -> KernelSupport:
+        return check_verity_kernel(tree, read, version, self.options)
+
+    def files(self) -> Mapping[bytes, bytes]:
+        files = {OVERLAYS_FILE: overlays_file(self.options.overlays)}
+        if self.dm_verity and self.options.signature:
+            files[SIGNATURE_REQUIRED] = b"1\n"
+        if self.dm_verity and self.options.form == "veritytab":
+            files[VERITYTAB] = veritytab(self.rootfs, self.options)
+        return files
+
+    def plan_glue(
+        self, tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found], support: KernelSupport
+    ) -> Glue:
+        """Return what follows the image's own initramfs, which must be systemd's.
+
+        Raises `ImageError` for one that would not find the root file system.
+        """
+        needed = [_SYSTEMD + b"systemd", _GENERATORS + b"systemd-fstab-generator"]
+        if self.dm_verity:
+            needed += [_GENERATORS + b"systemd-veritysetup-generator", _SYSTEMD + b"systemd-veritysetup"]
+        for path in needed:
+            if path not in initramfs and path.removeprefix(b"usr/") not in initramfs:
+                name = path.rpartition(b"/")[2].decode()
+                raise ImageError(f"the image's initramfs has no {name}", hint=BUILTIN_HINT)
+        archive = Archive(initramfs)
+        add_own(archive, ["setup-root"])
+        for path, content in self.files().items():
+            archive.add(cpio.file(path, content))
+        overlaid = bool(self.options.overlays)
+        programs, notes = add_programs(archive, tree, read, [b"blkid"]) if overlaid else ((), ())
+        if overlaid:
+            add_own(archive, ["setup-overlays", "grow"])
+        modules = add_modules(archive, tree, read, support)
+        wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
+        return Glue(None, archive.pack(), (), modules, programs, notes)
+
+    def build_cmdline(self, image: Sequence[str], user: Sequence[str], _: Glue) -> str:
+        """Return the UKI's command line: the image's words, the user's, and those of the root file system, each once.
+
+        Raises `ImageError` for one that contradicts, or that readers would understand differently.
+        """
+        own = verity_arguments(self.rootfs, self.options)
+        for words, origin in ((image, "the image's kernel arguments"), (user, "--karg")):
+            try:
+                merge_arguments(words, own)
+            except FormatError as error:
+                raise ImageError(f"{origin}: {error.message}", hint=error.hint) from error
+        if any(plain_word(word) == "rw" for word in user):
+            raise ImageError("--karg rw: EROFS cannot be written", hint="--overlay /PATH makes a place that can be")
+        # An image for other root file systems may well ask for `rw`, which systemd would try to obey.
+        given = [word for word in (*image, *user) if plain_word(word) not in ("rw", "ro")]
+        merged = merge_arguments(given, own)
+        if self.sealed:
+            check_sealed(option for word in merged for option in word.partition("=")[2].split(","))
+        return cmdline.join(["ro", *merged])
 
 
 def signature_path(uki: str) -> str:
     """Return where on the ESP the root hash's signature lies for a UKI there. systemd-stub(7), "Companion Files"."""
-    return f"{uki}.extra.d/{SIGNATURE_NAME}"
-
-
-def build_cmdline(image: Sequence[str], user: Sequence[str], root: VerityRoot) -> str:
-    """Return the UKI's command line: the image's words, the user's, and those of the root file system, each once.
-
-    Raises `ImageError` for one that contradicts, or that readers would understand differently.
-    """
-    own = verity_arguments(root.rootfs, root.options)
-    for words, origin in ((image, "the image's kernel arguments"), (user, "--karg")):
-        try:
-            merge_arguments(words, own)
-        except FormatError as error:
-            raise ImageError(f"{origin}: {error.message}", hint=error.hint) from error
-    if any(plain_word(word) == "rw" for word in user):
-        raise ImageError("--karg rw: EROFS cannot be written", hint="--overlay /PATH makes a place that can be")
-    # An image for other root file systems may well ask for `rw`, which systemd would try to obey.
-    given = [word for word in (*image, *user) if plain_word(word) not in ("rw", "ro")]
-    merged = merge_arguments(given, own)
-    if root.sealed:
-        check_sealed(option for word in merged for option in word.partition("=")[2].split(","))
-    return cmdline.join(["ro", *merged])
-
-
-def boot_mode(root: VerityRoot) -> Mode:
-    return "verity" if root.guarded else "erofs"
-
-
-def initramfs_files(root: VerityRoot) -> dict[bytes, bytes]:
-    """Return what an initramfs is told by files, which are measured and signed with it."""
-    files = {OVERLAYS_FILE: overlays_file(root.options.overlays)}
-    if root.guarded and root.options.signature:
-        files[SIGNATURE_REQUIRED] = b"1\n"
-    if root.guarded and root.options.form == "veritytab":
-        files[VERITYTAB] = veritytab(root.rootfs, root.options)
-    return files
-
-
-def plan_verity_glue(
-    tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found], support: KernelSupport, root: VerityRoot
-) -> Glue:
-    """Return what follows the image's own initramfs (as `cpio.read` gives it), which must be systemd's.
-
-    Raises `ImageError` for one that would not find the root file system.
-    """
-    needed = [_SYSTEMD + b"systemd", _GENERATORS + b"systemd-fstab-generator"]
-    if root.guarded:
-        needed += [_GENERATORS + b"systemd-veritysetup-generator", _SYSTEMD + b"systemd-veritysetup"]
-    for path in needed:
-        if path not in initramfs and path.removeprefix(b"usr/") not in initramfs:
-            name = path.rpartition(b"/")[2].decode()
-            raise ImageError(f"the image's initramfs has no {name}", hint=BUILTIN_HINT)
-    archive = Archive(initramfs)
-    archive.add(cpio.file(OWN, script("setup-root"), 0o755))
-    for path, content in initramfs_files(root).items():
-        archive.add(cpio.file(path, content))
-    overlaid = bool(root.options.overlays)
-    programs, notes = add_programs(archive, tree, read, [b"blkid"]) if overlaid else ((), ())
-    if overlaid:
-        archive.add(cpio.file(SETUP_OVERLAYS, script("setup-overlays"), 0o755))
-    modules = add_modules(archive, tree, read, support)
-    wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
-    return Glue(None, archive.pack(), (), modules, programs, notes)
+    return f"{uki}{EXTRA}/{SIGNATURE_NAME}"

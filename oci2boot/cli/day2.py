@@ -266,7 +266,7 @@ def _show_status(found: Status) -> None:
     if found.state.mode == "composefs":
         output.out.print(_next_boot(found), soft_wrap=True)
     for image in found.downloaded:
-        output.out.print(f"downloaded: {escape(image.name)} {image.rootfs.hex[:12]}")
+        output.out.print(f"downloaded: {escape(image.name)} {image.root.image.hex[:12]}")
     _warn(found.problems)
 
 

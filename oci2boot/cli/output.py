@@ -25,6 +25,7 @@ from oci2boot.errors import Error
 from oci2boot.store.fsck import Checked
 from oci2boot.store.images import Bootable
 from oci2boot.store.reach import GarbagePlan
+from oci2boot.store.roots import DmVerityRoot
 from oci2boot.workflows.install.disk import Installed
 from oci2boot.workflows.progress import Event, Report, Step, Told, Warned
 
@@ -152,9 +153,9 @@ def show_bootable(bootable: Bootable) -> None:
     facts = [
         ("image", bootable.name),
         ("system", f"{bootable.title} ({bootable.architecture})"),
-        ("digest", f"{bootable.rootfs.algorithm}:{bootable.rootfs}"),
+        ("digest", f"{bootable.root.image.algorithm}:{bootable.root.image}"),
     ]
-    if verity := bootable.verity:
+    if isinstance(verity := bootable.root, DmVerityRoot):
         signed = ", signed" if verity.signature_object else ""
         sizes = f"{size(verity.data_size)} of {size(verity.raw_size)}, {verity.ratio:.0%}"
         facts += [
@@ -171,7 +172,7 @@ def show_bootable(bootable: Bootable) -> None:
 
 def show_images(images: Sequence[Bootable]) -> None:
     rows = [
-        (image.name, image.rootfs.hex[:16], image.title, image.kernel or "none", image.architecture, image.source)
+        (image.name, image.root.image.hex[:16], image.title, image.kernel or "none", image.architecture, image.source)
         for image in images
     ]
     if rows:
@@ -189,13 +190,13 @@ def show_installed(installed: Installed) -> None:
             for part in plan.partitions
         ],
     )
-    verity = installed.bootable.verity
-    if verity is None:
-        verified = f"{plan.as_json()['verity_files']} files by fs-verity"
-    elif verity.root_hash:
-        verified = f"the root partition by dm-verity, {verity.root_hash}"
-    else:
-        verified = "nothing: converted without dm-verity"
+    match installed.bootable.root:
+        case DmVerityRoot(root_hash=None):
+            verified = "nothing: converted without dm-verity"
+        case DmVerityRoot(root_hash=root_hash):
+            verified = f"the root partition by dm-verity, {root_hash}"
+        case _:
+            verified = f"{plan.as_json()['verity_files']} files by fs-verity"
     device, done = installed.device, "written" if installed.written else "not written"
     print_facts(
         [

@@ -6,7 +6,7 @@ record is a stream of our own that keeps everything an installation needs.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
 from oci2boot.digest import OciDigest, VerityDigest
@@ -15,18 +15,18 @@ from oci2boot.formats.splitstream import CONFIG, MANIFEST, SplitStreamWriter
 from oci2boot.store.layers import stream_name
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
-from oci2boot.store.verity import VerityRecord
+from oci2boot.store.roots import ComposefsRoot, DmVerityRoot, Mode, Root
 
 BOOTABLE: Final = b"o2b_boot"
 REF: Final = "oci2boot"
+_NOT_FIELDS: Final = frozenset({"rootfs", "erofs_version", "verity", "mode", "deployment"})
+"""Keys of a record that are parts of its root, follow from it, or are a machine's own."""
 MAX_NAME: Final = 200
 
 UNREADABLE: Final = ("a boot record of the store cannot be read", "convert the image again")
 
 Flow = Literal["local", "sealed", "vendor", "type1"]
 """Where the UKI is from: built here, or the image's own, the digest in it or in an addon to it; type1 has none."""
-Mode = Literal["composefs", "verity"]
-"""What guards the files: fs-verity each of them, or dm-verity the partition that they are in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +40,15 @@ class OciRecord:
     diff_ids: tuple[OciDigest, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bootable:
-    """A converted image: its rootfs image, and the files that boot it. The store keeps it as JSON."""
+    """A converted image: its root file system, and the files that boot it. The store keeps it as JSON."""
 
     name: str
     source: str
     rules: str
     """The id of the canonical rules that the digest follows."""
-    rootfs: VerityDigest
-    """The composefs image, or in the mode `verity` the EROFS image that fills the root partition."""
-    erofs_version: int
-    """The format of the composefs image."""
+    root: Root
     selinux_rules: str
     xattrs: str
     manifest: OciDigest | None
@@ -67,24 +64,29 @@ class Bootable:
     """The files of the EFI system partition, by path."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """How it was asked to be converted, beyond what is above: an upgrade does likewise."""
-    verity: VerityRecord | None = None
-    """Of the mode `verity` alone."""
 
     @property
     def mode(self) -> Mode:
-        return "verity" if self.verity else "composefs"
+        return self.root.mode
 
     @property
-    def tree(self) -> VerityDigest:
-        """The composefs image, which lists the files in either mode."""
-        return self.verity.tree if self.verity else self.rootfs
+    def composefs(self) -> ComposefsRoot:
+        """The root, for who deploys files one by one; `StoreError` for an image that fills a partition instead."""
+        match self.root:
+            case ComposefsRoot():
+                return self.root
+        raise StoreError(
+            f"{self.name} was converted for a partition under dm-verity, and not for a store of files",
+            hint="install it onto a disk, or convert it in the mode composefs",
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name != "root"},
             "mode": self.mode,
-            "verity": self.verity.to_json() if self.verity else None,
-            "rootfs": str(self.rootfs),
+            "verity": self.root.to_json() if isinstance(self.root, DmVerityRoot) else None,
+            "rootfs": str(self.root.image),
+            "erofs_version": self.root.erofs_version,
             "manifest": str(self.manifest) if self.manifest else None,
             "esp": {path: str(digest) for path, digest in sorted(self.esp.items())},
         }
@@ -102,13 +104,14 @@ class Bootable:
         """Return what `to_json` gave; what a machine adds to the copy beside the state is not the image's."""
         try:
             manifest, verity = found["manifest"], found.get("verity")
+            image, version = VerityDigest.parse(found["rootfs"]), found["erofs_version"]
+            root = ComposefsRoot(image, version) if verity is None else DmVerityRoot.from_json(image, version, verity)
             bootable = cls(
                 **{
-                    **{key: value for key, value in found.items() if key not in ("deployment", "mode")},
-                    "rootfs": VerityDigest.parse(found["rootfs"]),
+                    **{key: value for key, value in found.items() if key not in _NOT_FIELDS},
+                    "root": root,
                     "manifest": OciDigest.parse(manifest) if manifest else None,
                     "esp": {path: VerityDigest.parse(digest) for path, digest in found["esp"].items()},
-                    "verity": VerityRecord.from_json(verity) if verity is not None else None,
                 }
             )
             if found.get("mode", bootable.mode) != bootable.mode:
@@ -178,14 +181,14 @@ def save(
     """
     check_name(bootable.name)
     with ObjectBatch(repository) as batch:
-        if batch.add(composefs_image) != bootable.tree:
+        if batch.add(composefs_image) != bootable.root.tree:
             raise StoreError("the rootfs image is not what its digest says")
         files = {path: batch.add(data) for path, data in esp.items()}
-        bootable = Bootable(**{**_fields(bootable), "esp": files})
+        bootable = replace(bootable, esp=files)
         kind = "composefs.image" if bootable.options.get("plain") else "composefs.image.boot"
-        key = _version_key(kind, bootable.erofs_version)
+        key = _version_key(kind, bootable.root.erofs_version)
         # The tree of the mode `verity` has mount points of its own: it is not the one that composefs-rs would compute.
-        tied = None if bootable.verity else bootable.tree
+        tied = bootable.root.tree if isinstance(bootable.root, ComposefsRoot) else None
         streams = record_oci(repository, batch, oci, tied, key) if oci else {}
 
         record = json.dumps(bootable.to_json(), indent=2, sort_keys=True).encode()
@@ -194,33 +197,22 @@ def save(
         # A collector follows named references only: everything that the record names is tied to it.
         for path, digest in files.items():
             stream.name(f"esp:{path}", digest)
-        for key, digest in _partitions(bootable).items():
+        for key, digest in bootable.root.objects.items():
             stream.name(key, digest)
         for name, digest in streams.items():
             stream.name(name, digest)
         boot_name = f"oci2boot-{OciDigest.of(record)}"
         batch.link_stream(boot_name, batch.add(stream.finish()))
         # Never the EROFS image of the mode `verity`: whoever reads images/ takes it for a composefs image.
-        batch.link_image(bootable.tree)
+        batch.link_image(bootable.root.tree)
         for name, digest in streams.items():
             batch.link_stream(name, digest)
     ref = escaped(bootable.name)
     if oci:
         repository.set_ref("streams", f"oci/{ref}", f"oci-manifest-{oci.manifest_digest}")
-    repository.set_ref("images", f"{REF}/{ref}", bootable.tree.hex)
+    repository.set_ref("images", f"{REF}/{ref}", bootable.root.tree.hex)
     repository.set_ref("streams", f"{REF}/{ref}", boot_name)
     return bootable
-
-
-def _partitions(bootable: Bootable) -> dict[str, VerityDigest]:
-    """Return the objects that a disk is made of, besides those of the composefs image, by their named references."""
-    found = {"rootfs": bootable.rootfs}
-    if bootable.verity:
-        if bootable.verity.hash_object:
-            found["verity:hash"] = bootable.verity.hash_object
-        if bootable.verity.signature_object:
-            found["verity:signature"] = bootable.verity.signature_object
-    return found
 
 
 def save_pulled(repository: Repository, name: str, oci: OciRecord) -> None:
@@ -229,10 +221,6 @@ def save_pulled(repository: Repository, name: str, oci: OciRecord) -> None:
         for stream, digest in record_oci(repository, batch, oci).items():
             batch.link_stream(stream, digest)
     repository.set_ref("streams", f"oci/{escaped(check_name(name))}", f"oci-manifest-{oci.manifest_digest}")
-
-
-def _fields(bootable: Bootable) -> dict[str, Any]:
-    return {name: getattr(bootable, name) for name in Bootable.__dataclass_fields__}
 
 
 def saved_images(repository: Repository) -> Iterator[Bootable]:

@@ -7,6 +7,7 @@ import zstandard
 
 from oci2boot.boot.files import Read
 from oci2boot.boot.payload import BootPayload, PayloadOptions, finish_payload, plan_payload
+from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import DigestError, ImageError, LimitError
 from oci2boot.formats import cpio, os_release, pe
@@ -17,7 +18,7 @@ from tests.boot.test_glue import GROWING, INITRAMFS_TOOLS, SYSTEMD
 from tests.boot.trees import joined, scan, tree_of
 from tests.witness import program
 
-PROMISE = ComposefsArg(VerityDigest.parse("ab" * 32))
+PROMISE = ComposefsPromise(ComposefsArg(VerityDigest.parse("ab" * 32)))
 OPTIONS = PayloadOptions("amd64", "20261121.1", arguments=("console=ttyS0",))
 OS_RELEASE = b'ID=debian\nPRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_ID="13"\n'
 
@@ -68,7 +69,7 @@ def test_the_uki_promises_the_root_after_the_images_and_the_users_arguments(payl
     assert payload.cmdline == section(payload, b".cmdline").decode()
 
 
-def test_the_boot_menu_sorts_by_the_version_that_was_given(payload: BootPayload, tmp_path: Path) -> None:
+def test_the_boot_menu_sorts_by_the_version_that_was_given(payload: BootPayload) -> None:
     """systemd-boot takes IMAGE_ID and IMAGE_VERSION of .osrel; the name says the same."""
     assert os_release.parse(section(payload, b".osrel")) == {
         **os_release.parse(OS_RELEASE),
@@ -92,7 +93,10 @@ def test_an_image_with_glue_of_its_own_is_taken_as_it_is(debian: tuple[Directory
     tree = joined(tree, tree_of({f"boot/initrd.img-{kernel()[0]}": own}))
     payload = finish_payload(
         plan_payload(
-            tree, lambda file: file.content if isinstance(file.content, bytes) else read(file), PROMISE, OPTIONS
+            tree,
+            lambda file: file.content if isinstance(file.content, bytes) else read(file),
+            PROMISE,
+            OPTIONS,
         )
     )
     assert payload.glue == "composefs-setup-root"

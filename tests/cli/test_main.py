@@ -11,9 +11,8 @@ import pytest
 from oci2boot.cli import options
 from oci2boot.errors import Error
 from tests.cli.conftest import Run
-from tests.witness import program
+from tests.witness import VECTORS, program
 
-VECTORS = Path(__file__).parents[3] / "shared/vectors"
 EXPECTED = json.loads((VECTORS / "oci.json").read_text())
 PLAIN = f"oci:{VECTORS}/oci/boot-sysroot:v"
 DIGESTS = EXPECTED["boot-sysroot"]["composefs-rs 0.9"]
@@ -122,6 +121,7 @@ def test_fsck_fails_where_the_store_is_damaged(run: Run, tmp_path: Path) -> None
 
 
 def test_progress_is_there_for_programs(run: Run) -> None:
+    """P.12"""
     errors = run("convert", PLAIN, "--no-boot", "--progress-json")[2]
     events = [json.loads(line) for line in errors.splitlines()]
     assert {"step", "told"} <= {event["event"] for event in events}

@@ -57,7 +57,7 @@ def with_section(data: bytes, index: int, change: Callable[[pe.SectionHeader], p
     return data[:at] + packed + data[at + len(packed) :]
 
 
-# What pefile takes with clamped data (facts: duplicates, overlaps, ranges outside the file) is refused.
+# What pefile takes with clamped data (duplicates, overlaps, ranges outside the file) is refused.
 @pytest.mark.parametrize(
     ("index", "change", "words"),
     [

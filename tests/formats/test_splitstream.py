@@ -2,7 +2,6 @@
 
 import subprocess
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,9 +11,9 @@ from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, FormatError
 from oci2boot.formats import fsverity
 from oci2boot.formats.splitstream import BLOB, LAYER, MANIFEST, SplitStream, SplitStreamWriter
-from tests.witness import program
+from tests.witness import VECTORS, program
 
-LAYOUT = Path(__file__).parents[3] / "shared/vectors/oci/plain"
+LAYOUT = VECTORS / "oci/plain"
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ UNLABELLED = ("unlabeled_t", "file_t")
 def policy_of(repo: Path, folder: Path) -> Path:
     """Take the image's file_contexts and its companions out of the store."""
     with Repository.open(repo) as repository:
-        tree = read_rootfs(repository.read_object(find_image(repository, None).rootfs))
+        tree = read_rootfs(repository.read_object(find_image(repository, None).root.image))
         files = find(tree, b"/etc/selinux/default/contexts/files")
         assert isinstance(files, Directory)
         for name, inode in files.entries.items():

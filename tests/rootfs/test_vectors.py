@@ -1,4 +1,4 @@
-"""Every dump file of `../shared/vectors`, against what C mkcomposefs 1.0.8 and composefs-rs 0.3 and 0.9 made of it.
+"""Every dump file of `tests/vectors`, against what C mkcomposefs 1.0.8 and composefs-rs 0.3 and 0.9 made of it.
 
 For V0 and V1 the bytes of C decide, for V2 those of composefs-rs 0.9. Each exception is in one of three tables, and
 each entry of a table must be needed: a result that is in no table is one that we reproduce, or refuse as well.
@@ -6,7 +6,6 @@ each entry of a table must be needed: a result that is in no table is one that w
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +16,8 @@ from oci2boot.formats import fsverity
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs, default_c_version
 from oci2boot.rootfs.inodes import Version
 from oci2boot.tree.dumpfile import parse_dumpfile
+from tests.witness import VECTORS
 
-VECTORS = Path(__file__).parents[3] / "shared" / "vectors"
 CASES: dict[str, dict[str, Any]] = json.loads((VECTORS / "dumps.json").read_text())["cases"]
 OCI: dict[str, dict[str, Any]] = json.loads((VECTORS / "oci.json").read_text())
 DUMPS: dict[str, str] = {

@@ -1,6 +1,6 @@
 """Random trees on which all implementations agree, dense in what the formats treat specially.
 
-Left out is what `../shared/facts/composefs.md` §8 lists as different between C mkcomposefs and composefs-rs 0.9.
+Left out is what C mkcomposefs and composefs-rs 0.9 write differently: the tables of `test_vectors.py` say what and why.
 """
 
 import stat

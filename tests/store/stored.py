@@ -13,9 +13,10 @@ from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable, OciRecord, save
 from oci2boot.store.layers import stage_layer
 from oci2boot.store.repository import Repository
+from oci2boot.store.roots import ComposefsRoot, Root
 from oci2boot.tree.merge import merge
 from oci2boot.tree.prepare import prepare_for_boot
-from oci2boot.workflows.make.dm_image import build_verity, verity_record
+from oci2boot.workflows.make.dm_image import build_verity, recorded
 from tests.tarballs import END, directory, file
 
 SKELETON = b"".join(directory(name) for name in (b"usr/", b"usr/bin/", b"etc/", b"boot/", b"sysroot/", b"var/"))
@@ -55,10 +56,10 @@ def store_image(
     entries = [store_layer(repository, tar) for tar in tars]
     tree = prepare_for_boot(merge(entries, print), print)
     rootfs = build_rootfs(tree, 1, repository.algorithm)
-    verity = None
+    root: Root = ComposefsRoot(rootfs.digest, rootfs.version)
     if options:
         built = build_verity(tree, options, rootfs.digest, repository, print)
-        verity = verity_record(built, options, rootfs.digest, None)
+        root = recorded(built, options, rootfs, None)
     config = json.dumps(
         {
             "architecture": "amd64",
@@ -87,14 +88,12 @@ def store_image(
         name=name,
         source=f"oci:somewhere:{name}",
         rules="canonical-1",
-        rootfs=built.image.digest if options else rootfs.digest,
-        erofs_version=1,
+        root=root,
         selinux_rules="libselinux",
         xattrs="allowlist-only",
         manifest=record.manifest_digest,
         architecture="amd64",
         title="A test",
-        verity=verity,
     )
     return Stored(save(repository, bootable, rootfs.image, ESP, record), rootfs, diff_ids)
 

@@ -16,9 +16,10 @@ from oci2boot.store.images import Bootable, check_name, find_image, remove_image
 from oci2boot.store.layers import has_layer, read_layer, stage_layer, stream_name
 from oci2boot.store.reach import collect, plan_collection
 from oci2boot.store.repository import STAGING, Repository
+from oci2boot.store.roots import DmVerityRoot
 from tests.store.stored import everything, layer, store_image, system
 from tests.tarballs import entries, file
-from tests.witness import program
+from tests.witness import VECTORS, program
 
 
 def cfsctl(repository: Path, *words: str) -> str:
@@ -54,18 +55,20 @@ def test_cfsctl_takes_an_image_for_dm_verity_for_its_own(algorithm: Hash, tmp_pa
         assert plan_collection(repository).objects == ()
         content = image_content(repository, "demo/os:1")
     assert bootable.mode == "verity"
-    assert bootable.verity
-    assert bootable.verity.hash_object
-    assert {bootable.rootfs, bootable.verity.hash_object, bootable.tree} <= content.objects.keys()
-    assert {bootable.rootfs.hex, bootable.tree.hex} & {path.name for path in (tmp_path / "images").iterdir()} == {
-        bootable.tree.hex
-    }
+    with pytest.raises(StoreError, match="for a partition under dm-verity"):
+        _ = bootable.composefs
+    assert isinstance(bootable.root, DmVerityRoot)
+    assert bootable.root.hash_object
+    assert {bootable.root.image, bootable.root.hash_object, bootable.root.tree} <= content.objects.keys()
+    assert {bootable.root.image.hex, bootable.root.tree.hex} & {
+        path.name for path in (tmp_path / "images").iterdir()
+    } == {bootable.root.tree.hex}
     assert "status: ok" in cfsctl(tmp_path, "fsck")
     assert "oci images: 1/1 ok" in cfsctl(tmp_path, "oci", "fsck")
     assert "Objects: 0 removed" in cfsctl(tmp_path, "gc", "--dry-run")
     with Repository.open(tmp_path) as repository:
         remove_image(repository, "demo/os:1")
-        assert bootable.rootfs in collect(repository).objects
+        assert bootable.root.image in collect(repository).objects
     assert everything(tmp_path) == {"meta.json"}
 
 
@@ -110,7 +113,7 @@ def test_a_record_that_contradicts_itself_is_refused(damage: dict[str, object], 
 
 
 def test_a_store_that_cfsctl_filled_is_ours(tmp_path: Path) -> None:
-    layout = Path(__file__).parents[3] / "shared/vectors/oci/boot-sysroot"
+    layout = VECTORS / "oci/boot-sysroot"
     repo = tmp_path / "repo"
     subprocess.run([program("cfsctl"), "init", "--algorithm", "fsverity-sha256-12", "--insecure", repo], check=True)
     cfsctl(repo, "oci", "pull", f"oci:{layout}:v", "theirs")

@@ -1,4 +1,4 @@
-"""Disk plans: sizes, names and refusals before the first byte. P.8, issue 3 item 7."""
+"""Disk plans: sizes, names and refusals before the first byte. P.8."""
 
 import json
 import stat

@@ -2,7 +2,6 @@
 
 import json
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,14 +12,14 @@ from oci2boot.errors import Error, FormatError
 from oci2boot.tree.dumpfile import parse_dumpfile, write_dumpfile
 from oci2boot.tree.model import Directory, File, Inode, Metadata, Sparse, Special, Symlink, find
 from tests.rootfs.trees import trees
+from tests.witness import VECTORS
 
-VECTORS = Path(__file__).parents[3] / "shared" / "vectors"
 DUMPS = {
     name: case["composefs-rs 0.9"]["v1_sha256"]["dump"].encode()
     for name, case in json.loads((VECTORS / "oci.json").read_text()).items()
     if "dump" in case["composefs-rs 0.9"]["v1_sha256"]
 }
-"""What cfsctl 0.9 printed of the images in `vectors/oci`."""
+"""What cfsctl 0.9 printed of the images in `tests/vectors/oci`."""
 ROOT = b"/ 0 40755 2 0 0 0 1000.0 - - -\n"
 HEX = "01" + "23" * 31
 

@@ -1,9 +1,8 @@
-"""Every OCI layout of ../shared/vectors: layers to tree, dump and digest, as composefs-rs 0.9 made them."""
+"""Every OCI layout of `tests/vectors`: layers to tree, dump and digest, as composefs-rs 0.9 made them."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -20,8 +19,8 @@ from oci2boot.tree.model import Directory, File
 from oci2boot.tree.prepare import prepare, prepare_for_boot
 from oci2boot.tree.selinux import label, load_policy
 from tests.tarballs import MemorySource
+from tests.witness import VECTORS
 
-VECTORS = Path(__file__).parent.parent.parent.parent / "shared" / "vectors"
 CASES: dict[str, Any] = json.loads((VECTORS / "oci.json").read_text())
 NINE = "composefs-rs 0.9"
 THREE = "composefs-rs 0.3 (format V2, every xattr kept)"
@@ -58,7 +57,7 @@ OTHER_LABELS = {
 """Layouts that get other labels by the rules of libselinux than by those of composefs-rs, with the reason."""
 
 NO_BOOT = 'Error: Directory entry "boot" does not exist'
-"""composefs-rs wants /boot and /sysroot in the image; we make the mount points and say so (issue 3, section 3)."""
+"""composefs-rs wants /boot and /sysroot in the image; we make the mount points and say so."""
 
 
 @dataclass
@@ -187,13 +186,15 @@ def test_merging_alone_keeps_every_attribute_as_composefs_0_3_does(name: str, al
     if b"run" in tree.entries:
         run = replace(tree.entries[b"run"].meta, mtime=usr.meta.mtime)
         tree = Directory(usr.meta, {**tree.entries, b"run": Directory(run, {})})
-    wanted = cast(str, CASES[name][THREE][algorithm]["plain"])
+    wanted = cast("str", CASES[name][THREE][algorithm]["plain"])
     assert build_rootfs(tree, 2, algorithm).digest.hex == wanted
 
 
 def test_what_the_image_specification_would_keep_is_named() -> None:
     assert [warning for warning in load("opaque-late").warnings if "image specification" in warning] == [
-        "layer 2: /etc/b: removed by a later whiteout of the same layer, as composefs-rs does;"
-        " the image specification would keep it"
+        (
+            "layer 2: /etc/b: removed by a later whiteout of the same layer, as composefs-rs does;"
+            " the image specification would keep it"
+        )
     ]
     assert ["/f: more than once" in warning for warning in load("dup").warnings] == [True]

@@ -72,7 +72,9 @@ def test_pulling_stores_layers_and_no_rootfs_image(layout: Layout, repo: Path) -
     assert pulled(layout, repo, "one") == found
     assert everything(repo) == before
     bootable = converted(layout, repo, "one")
-    assert cfsctl(repo, "--erofs-version=1", "oci", "compute-id", "--bootable", "one").strip() == str(bootable.rootfs)
+    assert cfsctl(repo, "--erofs-version=1", "oci", "compute-id", "--bootable", "one").strip() == str(
+        bootable.root.image
+    )
     assert before - everything(repo) <= {name for name in before if name.startswith("streams/refs/oci/")}
 
 
@@ -116,7 +118,7 @@ def image_objects(repo: Path, rootfs: VerityDigest) -> set[str]:
 def test_the_objects_of_ukis_are_those_that_cfsctl_lists(layout: Layout, repo: Path, esp: Path) -> None:
     """C.11"""
     one, two = list_objects([esp], repo)
-    expected = {tag: converted(layout, repo, tag).rootfs for tag in ("one", "two")}
+    expected = {tag: converted(layout, repo, tag).root.image for tag in ("one", "two")}
     for found, tag in ((one, "one"), (two, "two")):
         assert found.uki.endswith(f"EFI/Linux/{tag}+3-0.efi")
         assert found.rootfs == (expected[tag],)
@@ -126,7 +128,7 @@ def test_the_objects_of_ukis_are_those_that_cfsctl_lists(layout: Layout, repo: P
 
 def test_without_the_second_uki_gc_frees_what_only_it_needed(layout: Layout, repo: Path, esp: Path) -> None:
     """C.12: objects of files, by cfsctl's lists."""
-    one, two = (converted(layout, repo, tag).rootfs for tag in ("one", "two"))
+    one, two = (converted(layout, repo, tag).root.image for tag in ("one", "two"))
     only_two = (image_objects(repo, two) | {str(two)}) - (image_objects(repo, one) | {str(one)})
     (esp / "EFI/Linux/two+3-0.efi").unlink()
     kept = {str(digest) for found in list_objects([esp], repo) for digest in found.objects}
@@ -203,7 +205,7 @@ def test_only_verified_images_of_the_store_are_mounted(layout: Layout, repo: Pat
     with pytest.raises(StoreError, match="no image is called"):
         mount.mount(repo, "another", target)
     with pytest.raises(TargetError, match="not a directory"):
-        mount.mount(repo, str(bootable.rootfs), target / "absent", allow_missing_verity=True)
+        mount.mount(repo, str(bootable.root.image), target / "absent", allow_missing_verity=True)
     with Repository.open(repo) as repository:
         secure = repository.secure
     if not secure:
@@ -220,10 +222,10 @@ def test_the_calls_of_mount() -> None:
     assert argv[4] == "ro,metacopy=on,redirect_dir=on,verity=require,lowerdir=/m::/r/objects"
 
 
-def test_the_metadata_is_told_with_its_size_as_it_is_sent(layout: Layout, repo: Path, tmp_path: Path) -> None:
+def test_the_metadata_is_told_with_its_size_as_it_is_sent(layout: Layout, repo: Path) -> None:
     """C.38: the object's own size, and zstd(1)'s; its frames differ by a few bytes of header and checksum."""
     bootable = converted(layout, repo, "one")
-    image = repo / "objects" / bootable.rootfs.path
+    image = repo / "objects" / bootable.root.image.path
     found = inspect("one", repo, SourceOptions())
     packed = subprocess.run([program("zstd"), "-3", "-c", image], check=True, capture_output=True).stdout
     assert found["rootfs_image_size"] == image.stat().st_size

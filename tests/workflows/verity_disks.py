@@ -15,7 +15,7 @@ from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable, save
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
-from oci2boot.store.verity import VerityRecord
+from oci2boot.store.roots import DmVerityRoot
 from oci2boot.workflows.install.disk import Installed, install
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import InstallRequest
@@ -34,9 +34,9 @@ class Image:
     bootable: Bootable
 
     @property
-    def record(self) -> VerityRecord:
-        assert self.bootable.verity
-        return self.bootable.verity
+    def record(self) -> DmVerityRoot:
+        assert isinstance(self.bootable.root, DmVerityRoot)
+        return self.bootable.root
 
     @property
     def root_hash(self) -> RootHash:
@@ -45,7 +45,7 @@ class Image:
 
     @property
     def erofs(self) -> bytes:
-        return self.object(self.bootable.rootfs)
+        return self.object(self.bootable.root.image)
 
     def object(self, digest: Any) -> bytes:
         with Repository.open(self.repo) as repository:
@@ -66,8 +66,8 @@ def converted(
     """Do what `convert --mode verity` does, without a source; `words` are the UKI's command line."""
     with Repository.ensure(repo) as repository:
         stored = store_image(repository, "demo", tars, options)
-        record = stored.bootable.verity
-        assert record
+        record = stored.bootable.root
+        assert isinstance(record, DmVerityRoot)
         if key:
             assert record.root_hash
             signer = KeySigner(key.certificate, load_key(key.key.read_bytes()))
@@ -77,7 +77,7 @@ def converted(
         line = words if words is not None else f"quiet roothash={record.root_hash}" if record.root_hash else "quiet"
         files = esp or {UKI: uki(line), "EFI/BOOT/BOOTX64.EFI": kernel()}
         fields = {name: getattr(stored.bootable, name) for name in Bootable.__dataclass_fields__}
-        bootable = save(repository, Bootable(**(fields | {"verity": record})), stored.rootfs.image, files, None)
+        bootable = save(repository, Bootable(**(fields | {"root": record})), stored.rootfs.image, files, None)
     return Image(repo, stored, bootable)
 
 

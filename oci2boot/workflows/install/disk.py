@@ -17,6 +17,7 @@ from oci2boot.errors import Error, FormatError, StoreError, TargetError
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
+from oci2boot.store.roots import ComposefsRoot, DmVerityRoot
 from oci2boot.system import nvram
 from oci2boot.system.block import BlockDevice, read_block_device, with_signatures
 from oci2boot.target.copy import Progress
@@ -85,12 +86,12 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
         seed = _seed(request, bootable, device)
-        format = request.format or ("raw" if device else format_of(request.target))
-        if format == "iso":
+        disk_format = request.format or ("raw" if device else format_of(request.target))
+        if disk_format == "iso":
             check_live(request, bootable)
         label, ext4, images = _content(repository, bootable, request, seed)
         esp = [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()]
-        if request.ab and bootable.verity:
+        if request.ab and isinstance(bootable.root, DmVerityRoot):
             esp.append(slot_record(bootable))
         options = DiskOptions(
             seed=seed,
@@ -102,19 +103,19 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             encrypted=request.secret is not None,
             ext4_label=label,
         )
-        plan = plan_iso(esp, images, options) if format == "iso" else plan_disk(ext4, esp, options, images)
+        plan = plan_iso(esp, images, options) if disk_format == "iso" else plan_disk(ext4, esp, options, images)
         planned = Installed(
             bootable,
             request.target,
             plan,
-            format,
+            disk_format,
             device=device,
             nvram=bootable.title if device and request.nvram and nvram.EFI.is_dir() else None,
         )
         if request.secret:
-            _warn_of_missing(bootable, read_rootfs(repository.read_object(bootable.tree)), report)
-        if format == "iso":
-            for text in warnings_of(bootable, read_rootfs(repository.read_object(bootable.tree))):
+            _warn_of_missing(bootable, read_rootfs(repository.read_object(bootable.root.tree)), report)
+        if disk_format == "iso":
+            for text in warnings_of(bootable, read_rootfs(repository.read_object(bootable.root.tree))):
                 report(Warned(text))
         if dry_run:
             return planned
@@ -128,7 +129,7 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             write_disk_as(
                 plan,
                 request.target,
-                format,
+                disk_format,
                 name=bootable.name,
                 overwrite=request.wipe,
                 secret=request.secret,
@@ -142,8 +143,8 @@ def _content(
     repository: Repository, bootable: Bootable, request: InstallRequest, seed: bytes
 ) -> tuple[str, list[RootEntry] | None, list[Image]]:
     """Return name and inodes of the ext4 file system, if there is to be one, and the partitions besides it."""
-    match bootable.verity:
-        case None:
+    match bootable.root:
+        case ComposefsRoot():
             if request.verity_size is not None:
                 raise TargetError(
                     f"{bootable.name} has no hash tree: its files are verified one by one",
@@ -155,16 +156,16 @@ def _content(
                     hint="leave out --ab, or convert with --mode verity",
                 )
             return LABEL, list(root_entries(repository, bootable, request.first_boot)), []
-        case record:
+        case DmVerityRoot() as root:
             if request.secret:
                 raise TargetError(
                     "a disk with its root file system under dm-verity cannot be encrypted yet",
                     hint="leave out --luks-passphrase-file, or convert with --mode composefs",
                 )
-            entries = state_entries(repository, bootable, record, request.first_boot)
-            images = image_partitions(repository, bootable, record, seed, request.verity_size)
+            entries = state_entries(repository, bootable, root, request.first_boot)
+            images = image_partitions(repository, bootable, root, seed, request.verity_size)
             if request.ab:
-                images = slot_partitions(bootable, record, images, seed, request.root_size)
+                images = slot_partitions(bootable, root, images, seed, request.root_size)
             return STATE_LABEL, entries, images
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from oci2boot.boot.programs import find_program
 from oci2boot.errors import TargetError
 from oci2boot.store.images import Bootable
+from oci2boot.store.roots import DmVerityRoot
 from oci2boot.tree.model import Directory
 from oci2boot.workflows.install.physical import NOTHING
 from oci2boot.workflows.requests import InstallRequest
@@ -12,7 +13,7 @@ from oci2boot.workflows.requests import InstallRequest
 
 def check_live(request: InstallRequest, bootable: Bootable) -> None:
     """Refuse an image that no live ISO can hold, and what would have to be written to one."""
-    if bootable.verity is None:
+    if not isinstance(bootable.root, DmVerityRoot):
         raise TargetError(
             f"{bootable.name} has its files one by one, a live ISO has a root file system in one piece",
             hint="convert it with --mode verity",
@@ -28,7 +29,7 @@ def check_live(request: InstallRequest, bootable: Bootable) -> None:
 
 def warnings_of(bootable: Bootable, tree: Directory) -> Iterator[str]:
     """Say what becomes of the places that can be written, and which media it boots from."""
-    places = [overlay.path for overlay in bootable.verity.overlays] if bootable.verity else []
+    places = [overlay.path for overlay in bootable.root.overlays] if isinstance(bootable.root, DmVerityRoot) else []
     if places:
         yield f"what is written to {' and '.join(places)} is in memory: a live ISO keeps none of it"
     else:

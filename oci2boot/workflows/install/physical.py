@@ -25,17 +25,18 @@ VERIFIED: Final = (b"/composefs/objects/", b"/composefs/meta.json")
 
 def root_entries(repository: Repository, bootable: Bootable, settings: FirstBoot = NOTHING) -> Iterator[RootEntry]:
     """Yield the inodes of the root partition."""
-    tree = read_rootfs(repository.read_object(bootable.rootfs))
+    image = bootable.composefs.image
+    tree = read_rootfs(repository.read_object(image))
     content = image_content(repository, bootable.name)
     links = {path: f"../objects/{digest.path}" for path, digest in content.links.items()}
-    for ref, target in {**content.refs, **deployed_refs(content, bootable.rootfs)}.items():
+    for ref, target in {**content.refs, **deployed_refs(content, image)}.items():
         links[ref] = "../" * (ref.count("/") - 1) + target
     record = record_bytes(bootable.to_json(), deployed=None)
     upper = var = None
     if settings != NOTHING:
         read = reader(lambda content: repository.read_object(content.digest))
         upper, var = with_first_boot(settings, tree, load_policy(tree, read), read)
-    deployment, meta = Recorded(bootable.rootfs, record), meta_json(repository.algorithm)
+    deployment, meta = Recorded(image, record), meta_json(repository.algorithm)
     yield from entries_of(repository, physical_root(deployment, content.externals(), links, meta, tree, upper, var))
 
 

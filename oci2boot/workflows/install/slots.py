@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from oci2boot.boot.names import EXTRA, RECORD
 from oci2boot.digest import RootHash
 from oci2boot.errors import TargetError
 from oci2boot.formats.dmverity import Parameters, plan_area
 from oci2boot.store.images import Bootable
-from oci2boot.store.verity import VerityRecord
-from oci2boot.sysroot.bootdir import EXTRA, RECORD
+from oci2boot.store.roots import DmVerityRoot
 from oci2boot.sysroot.bootdir_plan import is_entry
 from oci2boot.target.entries import EspFile
 from oci2boot.target.images import Image
@@ -18,11 +18,11 @@ from oci2boot.target.slots import labels, two_slots
 
 
 def slot_partitions(
-    bootable: Bootable, record: VerityRecord, images: Sequence[Image], seed: bytes, root_size: int | None
+    bootable: Bootable, root: DmVerityRoot, images: Sequence[Image], seed: bytes, root_size: int | None
 ) -> list[Image]:
     """Return the partitions of both slots; `root_size` is what a root partition is to have, in bytes."""
     _, _, uki = check_slots(bootable)
-    parameters = Parameters(record.algorithm, record.salt)
+    parameters = Parameters(root.algorithm, root.salt)
     return two_slots(
         labels(Path(uki).stem, images),
         root_size,
@@ -46,15 +46,15 @@ def record_path(uki: str) -> str:
     return f"{uki}{EXTRA}/{RECORD}"
 
 
-def check_slots(bootable: Bootable) -> tuple[VerityRecord, RootHash, str]:
-    """Return the record, the root hash and the UKI of an image that may be in a slot; `TargetError` for others."""
-    record = bootable.verity
-    if record is None or record.root_hash is None:
+def check_slots(bootable: Bootable) -> tuple[DmVerityRoot, RootHash, str]:
+    """Return the root, its hash and the UKI of an image that may be in a slot; `TargetError` for others."""
+    root = bootable.root
+    if not isinstance(root, DmVerityRoot) or root.root_hash is None:
         raise TargetError(
             f"{bootable.name} has no root hash: two slots are told apart by theirs",
             hint="convert it with --mode verity, and without --no-verity",
         )
-    if f"roothash={record.root_hash}" not in (bootable.cmdline or "").split():
+    if root.karg not in (bootable.cmdline or "").split():
         raise TargetError(
             f"the command line of {bootable.name} does not name its root hash",
             hint="--verity-karg roothash or systemd does, veritytab does not",
@@ -65,4 +65,4 @@ def check_slots(bootable: Bootable) -> tuple[VerityRecord, RootHash, str]:
             f"{bootable.name} has {len(ukis) or 'no'} entries for the boot menu, one is needed",
             hint="--loader direct is for disks that are never upgraded",
         )
-    return record, record.root_hash, ukis[0]
+    return root, root.root_hash, ukis[0]

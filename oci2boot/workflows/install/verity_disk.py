@@ -5,7 +5,7 @@ from oci2boot.errors import StoreError
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
-from oci2boot.store.verity import VerityRecord
+from oci2boot.store.roots import DmVerityRoot
 from oci2boot.sysroot.deployments import record_bytes
 from oci2boot.sysroot.first_boot import FirstBoot, upper_directories
 from oci2boot.sysroot.layout import Recorded, overlay_state
@@ -18,22 +18,22 @@ from oci2boot.workflows.make.canonical import reader
 
 
 def image_partitions(
-    repository: Repository, bootable: Bootable, record: VerityRecord, seed: bytes, verity_size: int | None
+    repository: Repository, bootable: Bootable, root: DmVerityRoot, seed: bytes, verity_size: int | None
 ) -> list[Image]:
     """Return the partitions that are only read; `verity_size` is what that of the hash tree is to have, in bytes."""
-    root = _part(repository, bootable.rootfs, record.data_size)
-    area = record.hash_area
-    if record.root_hash is None or area is None:
+    image = _part(repository, root.image, root.data_size)
+    area = root.hash_area
+    if root.root_hash is None or area is None:
         if verity_size is not None:
             raise StoreError(
                 f"{bootable.name} was converted without dm-verity, and a size is given for its hash tree",
                 hint="leave out --verity-partition-size",
             )
-        return [plain_image(root, bootable.architecture, derive_uuid(seed, "root"))]
-    signature = record.signature_object
+        return [plain_image(image, bootable.architecture, derive_uuid(seed, "root"))]
+    signature = root.signature_object
     given = VerityParts(
-        root,
-        record.root_hash,
+        image,
+        root.root_hash,
         _part(repository, area.digest, area.size),
         _part(repository, signature, None) if signature else None,
     )
@@ -41,17 +41,17 @@ def image_partitions(
         given,
         bootable.architecture,
         derive_uuid(seed, "root hash signature"),
-        embedded=record.place == "embedded",
+        embedded=root.place == "embedded",
         verity_size=verity_size,
     )
 
 
 def state_entries(
-    repository: Repository, bootable: Bootable, record: VerityRecord, settings: FirstBoot
+    repository: Repository, bootable: Bootable, root: DmVerityRoot, settings: FirstBoot
 ) -> list[RootEntry] | None:
     """Return the inodes of the partition that the machine writes to; None for a machine that keeps nothing."""
-    tree = read_rootfs(repository.read_object(bootable.tree))
-    places = [overlay.path for overlay in record.overlays if overlay.kept == "persistent"]
+    tree = read_rootfs(repository.read_object(bootable.root.tree))
+    places = [overlay.path for overlay in root.overlays if overlay.kept == "persistent"]
     uppers = {}
     if settings != NOTHING:
         read = reader(lambda content: repository.read_object(content.digest))
@@ -59,7 +59,7 @@ def state_entries(
     if not places:
         return None
     document = record_bytes(bootable.to_json(), deployed=None)
-    return list(entries_of(repository, overlay_state(Recorded(bootable.rootfs, document), tree, places, uppers)))
+    return list(entries_of(repository, overlay_state(Recorded(root.image, document), tree, places, uppers)))
 
 
 def _part(repository: Repository, digest: VerityDigest, size: int | None) -> Part:

@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from oci2boot.boot.names import TRIES
+from oci2boot.boot.names import ADDON, EXTRA, TRIES, uncounted
 from oci2boot.digest import External
 from oci2boot.errors import StoreError, TargetError
-from oci2boot.formats.bls import EntryName
 from oci2boot.formats.cmdline import find_composefs, split
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.content import Content, deployed_refs, image_content
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
 from oci2boot.store.transfer import missing_objects, set_refs, transfer
-from oci2boot.sysroot.bootdir import EXTRA, LINUX
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_plan import is_entry, plan_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
@@ -40,7 +38,7 @@ from oci2boot.workflows.make.canonical import reader
 from oci2boot.workflows.progress import Report, Step, Told, Warned
 
 BLESSER: Final = b"/usr/lib/systemd/systemd-bless-boot"
-LOCAL: Final = "local.addon.efi"
+LOCAL: Final = f"local{ADDON}"
 """The machine's own kernel arguments, beside each of its UKIs."""
 
 
@@ -92,14 +90,15 @@ def plan_deployment(
     """Find out everything that is to be done; nothing is written."""
     if not bootable.esp:
         raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
+    rootfs = bootable.composefs.image
     check_verity(target, bootable, allow_missing=options.allow_missing_verity)
     content = image_content(source, bootable.name)
-    tree = read_rootfs(source.read_object(bootable.rootfs))
+    tree = read_rootfs(source.read_object(rootfs))
     boot = plan_boot_files(state, source, bootable, tree)
     current = state.current
-    esp = {_uncounted(boot.paths[path]): str(digest) for path, digest in bootable.esp.items()}
-    there = next((one for one in state.deployments if one.digest == bootable.rootfs), None)
-    fresh = current is None or current.digest != bootable.rootfs
+    esp = {uncounted(boot.paths[path]): str(digest) for path, digest in bootable.esp.items()}
+    there = next((one for one in state.deployments if one.digest == rootfs), None)
+    fresh = current is None or current.digest != rootfs
     merged = there.merged if there and not fresh else None
     etc: EtcPlan | None = None
     upper: Upper | None = None
@@ -109,10 +108,10 @@ def plan_deployment(
     if fresh:
         if current is not None:
             upper = read_upper(state.sysroot.deployments / current.digest.hex / "etc/upper", current.digest.algorithm)
-            old, new = image_etc(target, current.digest), image_etc(source, bootable.rootfs)
+            old, new = image_etc(target, current.digest), image_etc(source, rootfs)
             etc = plan_etc(old, new, upper.tree, options.etc)
             new_etc = etc.upper
-            merged = MergedEtc(current.digest, options.etc, fingerprint(new_etc, bootable.rootfs))
+            merged = MergedEtc(current.digest, options.etc, fingerprint(new_etc, rootfs))
         elif options.first_boot:
             read = reader(lambda content: source.read_object(content.digest))
             new_etc, new_var = with_first_boot(options.first_boot, tree, load_policy(tree, read), read)
@@ -160,13 +159,6 @@ def local_addon(state: SysrootState) -> Path | None:
     return None
 
 
-def _uncounted(path: str) -> str:
-    folder, _, name = path.rpartition("/")
-    if folder != LINUX:
-        return path
-    return f"{folder}/{EntryName.parse(name).counted(None)}"
-
-
 def check_verity(target: Repository, bootable: Bootable, *, allow_missing: bool) -> None:
     """Refuse a file system that does not verify, unless that is asked for and the image's own argument allows it."""
     if target.secure:
@@ -187,7 +179,7 @@ def apply_deployment(
     plan: SysrootPlan, state: SysrootState, source: Repository, target: Repository, report: Report
 ) -> None:
     """Do it: objects, then names and references, then state, then the boot directory."""
-    sysroot, rootfs = state.sysroot, plan.bootable.rootfs
+    sysroot, rootfs = state.sysroot, plan.bootable.composefs.image
     for note in (*(plan.upper.notes if plan.upper else ()), *plan.boot.problems):
         report(Warned(note))
     if plan.etc:

@@ -56,7 +56,7 @@ class SysrootMachine:
 
     def deploy(self, repository: Repository, bootable: Bootable, report: Report) -> SysrootPlan | None:
         state = read_state(self.sysroot)
-        if state.next and state.next.digest == bootable.rootfs and _same_boot_files(state.next, bootable):
+        if state.next and state.next.digest == bootable.composefs.image and _same_boot_files(state.next, bootable):
             return None
         plan = self._plan(state, repository, bootable)
         apply_deployment(plan, state, repository, repository, report)

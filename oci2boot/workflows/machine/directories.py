@@ -67,7 +67,7 @@ def install_boot_directory(
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
         state = SysrootState(Sysroot(repo.parent, esp.resolve()), read_boot_directory(esp), (), None)
-        tree = read_rootfs(source.read_object(bootable.rootfs))
+        tree = read_rootfs(source.read_object(bootable.composefs.image))
         plan = plan_boot_files(state, source, bootable, tree)
         for problem in plan.problems:
             report(Warned(problem))

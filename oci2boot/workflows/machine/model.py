@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from oci2boot.errors import TargetError
-from oci2boot.store.images import Bootable, Mode
+from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
+from oci2boot.store.roots import Mode
 from oci2boot.sysroot.bootdir import BootDirectory, BootEntry
 from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.state import find_id

@@ -59,7 +59,7 @@ def _find(repository: Repository, image: str) -> VerityDigest:
     try:
         digest = VerityDigest.parse(image)
     except FormatError:
-        return find_image(repository, image).tree
+        return find_image(repository, image).root.tree
     if repository.image_digest(digest.hex) != digest:
         raise StoreError(f"{repository.path} has no rootfs image {digest}", hint="`oci2boot images --json` lists them")
     return digest

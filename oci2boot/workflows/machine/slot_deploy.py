@@ -84,7 +84,7 @@ def plan_slot(state: SlotState, repository: Repository, bootable: Bootable) -> S
     ]
     new: dict[str, Source] = {path: _object(repository, digest) for path, digest in bootable.esp.items()}
     new[record_path(uki)] = record_bytes(bootable)
-    tries = tries_of(read_rootfs(repository.read_object(bootable.tree)))
+    tries = tries_of(read_rootfs(repository.read_object(bootable.root.tree)))
     boot = _plan_boot(state.directory, root_hash, new, uki, kept, tries)
     return SlotPlan(bootable, root_hash, tuple(writes), kept, tuple(doomed), new, uki, tries, boot)
 

@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from oci2boot.boot.names import MAX_UKI
 from oci2boot.errors import Error
 from oci2boot.formats import authenticode, pe
 from oci2boot.store.images import Bootable, saved_images
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.bootdir import MAX_UKI, BootEntry, mapped
+from oci2boot.store.roots import DmVerityRoot
+from oci2boot.sysroot.bootdir import BootEntry, mapped
 from oci2boot.workflows.machine.model import Deployment, MachineState
 from oci2boot.workflows.machine.place import Place, open_machine
 
@@ -40,7 +42,7 @@ class Status:
             "next": state.next.id if state.next else None,
             "deployments": [self._deployment(one) for one in state.deployments],
             "other_entries": [_entry(entry) for entry in state.directory.entries if entry.path not in deployed],
-            "downloaded": [{"image": image.name, "digest": image.rootfs.hex} for image in self.downloaded],
+            "downloaded": [{"image": image.name, "digest": image.root.image.hex} for image in self.downloaded],
             "problems": list(self.problems),
         }
 
@@ -109,7 +111,8 @@ def _downloaded(store: Path, deployed: Container[str]) -> Iterator[Bootable]:
     if (store / "meta.json").exists():
         with Repository.open(store) as repository:
             for image in saved_images(repository):
-                if (str(image.verity.root_hash) if image.verity else image.rootfs.hex) not in deployed:
+                root = image.root
+                if (str(root.root_hash) if isinstance(root, DmVerityRoot) else root.image.hex) not in deployed:
                     yield image
 
 

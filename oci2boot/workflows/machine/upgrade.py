@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import open_source
-from oci2boot.store.images import Bootable, Mode, saved_images
+from oci2boot.store.images import Bootable, saved_images
 from oci2boot.store.layers import has_layer
 from oci2boot.store.repository import Repository
+from oci2boot.store.roots import Mode
 from oci2boot.sysroot.machine import Sysroot
 from oci2boot.system.run import run
 from oci2boot.workflows.machine.deploy import DeployOptions
@@ -121,7 +122,7 @@ def reboot_into(place: Place, done: Upgraded, *, soft: bool = False) -> None:
     if done.outcome != "deployed" or done.bootable is None:
         return
     if soft and isinstance(place, Sysroot):
-        soft_reboot(place, done.bootable.rootfs)
+        soft_reboot(place, done.bootable.composefs.image)
     else:
         run(["systemctl", "reboot"], package="systemd")
 

@@ -69,7 +69,7 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
         options = SourceOptions(platform, kept.get("tls_verify") is not False)
         layer = int(kept["uki_layer"]) if "uki_layer" in kept else None
         verity = VerityOptions.from_json(kept["verity"]) if "verity" in kept else None
-        rules = TreeOptions(True, bootable.selinux_rules, bootable.xattrs, bootable.erofs_version)  # type: ignore[arg-type]
+        rules = TreeOptions(True, bootable.selinux_rules, bootable.xattrs, bootable.root.erofs_version)  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
     if kept.get("signed") and given.signing is None and bootable.flow != "sealed":

@@ -2,18 +2,21 @@
 
 from dataclasses import replace
 
+from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.sealed import find_sealable
 from oci2boot.boot.uki_layer import check_shipped
 from oci2boot.boot.vendor import choose_vendor
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.store.images import Bootable, check_name, save
 from oci2boot.store.repository import Repository
+from oci2boot.store.roots import ComposefsRoot
 from oci2boot.workflows.keys.signing import check_signing
 from oci2boot.workflows.make.again import remembered
 from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, tell_size
-from oci2boot.workflows.make.convert_verity import check_verity_request, convert_verity
+from oci2boot.workflows.make.convert_verity import check_verity_request, make_verity
 from oci2boot.workflows.make.payload import (
     BootFiles,
+    Made,
     local_files,
     os_release_of,
     signed_files,
@@ -21,6 +24,7 @@ from oci2boot.workflows.make.payload import (
     version_of,
     with_loader,
 )
+from oci2boot.workflows.make.rules import Workbench, rules_of
 from oci2boot.workflows.make.sealed import (
     Digests,
     candidates,
@@ -29,7 +33,7 @@ from oci2boot.workflows.make.sealed import (
     sealed_files,
     vendor_files,
 )
-from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack
+from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
 from oci2boot.workflows.progress import Report, Told, Warned
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
 
@@ -48,38 +52,45 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
     with Repository.ensure(request.repo, request.hash) as repository:
         unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer)
         if request.verity:
-            return convert_verity(request, request.verity, name, unpacked, repository, report)
-        read = object_reader(repository)
-        tree = canonical_tree(unpacked.system, request.tree, read, warn)
-        rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
-        digests = Digests(unpacked.system, read, tree, rootfs, request.tree)
-        report(Told(tell_size(rootfs)))
-        rules, files = request.tree, BootFiles()
-        if request.boot:
-            rules, files = _choose_payload(unpacked, digests, request.boot, read, report)
-            check_signatures(files, request.boot.db)
-            files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
-            files = signed_files(files, request.boot.signing, report)
-            rootfs = digests.rootfs(rules, repository.algorithm)
-        if check_shipped(unpacked.tree, read, rootfs.digest):
-            report(Told("the rootfs image that the image brings along is the one made here"))
+            made = make_verity(request, request.verity, unpacked, repository, report)
+        else:
+            made = _make_composefs(request, unpacked, repository, report)
         bootable = Bootable(
             name=name,
             source=str(request.source),
             rules=RULES,
-            rootfs=rootfs.digest,
-            erofs_version=rootfs.version,
-            selinux_rules=rules.selinux_rules,
-            xattrs=rules.xattrs,
+            root=made.root,
+            selinux_rules=made.rules.selinux_rules,
+            xattrs=made.rules.xattrs,
             manifest=unpacked.oci.manifest_digest if unpacked.oci else None,
             architecture=unpacked.architecture,
-            title=os_release_of(tree, read).get("PRETTY_NAME", name),
-            kernel=files.kernel,
-            cmdline=files.cmdline,
-            flow=files.flow,
+            title=os_release_of(made.tree, object_reader(repository)).get("PRETTY_NAME", name),
+            kernel=made.files.kernel,
+            cmdline=made.files.cmdline,
+            flow=made.files.flow,
             options=remembered(request),
         )
-        return save(repository, bootable, rootfs.image, files.esp or {}, unpacked.oci)
+        return save(repository, bootable, made.listed.image, made.files.esp or {}, unpacked.oci)
+
+
+def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Repository, report: Report) -> Made:
+    """Compute the composefs image under the rules that its UKI promises, else those that were asked for."""
+    read = object_reader(repository)
+    tree = canonical_tree(unpacked.system, request.tree, read, lambda text: report(Warned(text)))
+    rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
+    bench = Workbench(unpacked.system, rules_of(request.tree, repository.algorithm), read, renamer(repository))
+    digests = Digests(bench, tree, rootfs, request.tree)
+    report(Told(tell_size(rootfs)))
+    rules, files = request.tree, BootFiles()
+    if request.boot:
+        rules, files = _choose_payload(unpacked, digests, request.boot, read, report)
+        check_signatures(files, request.boot.db)
+        files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
+        files = signed_files(files, request.boot.signing, report)
+        rootfs = digests.rootfs(rules)
+    if check_shipped(unpacked.tree, read, rootfs.digest):
+        report(Told("the rootfs image that the image brings along is the one made here"))
+    return Made(ComposefsRoot(rootfs.digest, rootfs.version), rootfs, tree, rules, files)
 
 
 def _choose_payload(
@@ -91,7 +102,7 @@ def _choose_payload(
         ukis = candidates(find_sealable(tree, read), unpacked.uki_layers)
         if sealed := find_sealed(ukis, digests, options, unpacked.uki_layers):
             _warn_of_arguments(options, report)
-            return digests.rules_of(sealed.variant), sealed_files(sealed, read, architecture, report)
+            return digests.options_of(sealed.variant), sealed_files(sealed, read, architecture, report)
     karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)
     if options.flow == "vendor":
         uki = choose_vendor(find_sealable(tree, read), options.uki)
@@ -100,7 +111,7 @@ def _choose_payload(
     version = version_of(tree, unpacked.oci)
     if options.flow == "type1":
         return digests.rules, type1_files(tree, architecture, version, karg, options, read, report)
-    return digests.rules, local_files(tree, architecture, version, karg, options, read, report)
+    return digests.rules, local_files(tree, architecture, version, ComposefsPromise(karg), options, read, report)
 
 
 def _warn_of_arguments(options: BootOptions, report: Report) -> None:

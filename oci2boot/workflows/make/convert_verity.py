@@ -4,21 +4,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from oci2boot.boot.roothash import pack_partition
-from oci2boot.boot.verity import VerityRoot, signature_path
+from oci2boot.boot.verity import DmVerityPromise, signature_path
 from oci2boot.errors import FormatError, SignatureError, ToolError
 from oci2boot.formats import cmdline
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.rootfs.mkfs import PROGRAM, check_mkfs
 from oci2boot.rootfs.verity import VerityOptions, VerityRootfs, check_sealed, merge_arguments, plain_word
-from oci2boot.store.images import Bootable, save
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
 from oci2boot.system.run import find_program, said_by
 from oci2boot.workflows.keys.signing import check_root_signing, read_certificate, sign_files, sign_root
-from oci2boot.workflows.make.again import remembered
-from oci2boot.workflows.make.canonical import RULES, canonical_tree
-from oci2boot.workflows.make.dm_image import build_verity, verity_record
-from oci2boot.workflows.make.payload import BootFiles, local_files, os_release_of, signed_files, version_of, with_loader
+from oci2boot.workflows.make.canonical import canonical_tree
+from oci2boot.workflows.make.dm_image import build_verity, recorded
+from oci2boot.workflows.make.payload import BootFiles, Made, local_files, signed_files, version_of, with_loader
 from oci2boot.workflows.make.unpack import Unpacked, object_reader
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
@@ -64,15 +62,10 @@ def _sealed(request: ConvertRequest, options: VerityOptions) -> bool:
     return options.signature or bool(request.boot and request.boot.signing)
 
 
-def convert_verity(
-    request: ConvertRequest,
-    options: VerityOptions,
-    name: str,
-    unpacked: Unpacked,
-    repository: Repository,
-    report: Report,
-) -> Bootable:
-    """Store the image's root file system as a partition's content, and what boots it."""
+def make_verity(
+    request: ConvertRequest, options: VerityOptions, unpacked: Unpacked, repository: Repository, report: Report
+) -> Made:
+    """Store the image's root file system as a partition's content, and build what boots it."""
     read = object_reader(repository)
     places = [overlay.path.encode() for overlay in options.overlays]
     tree = canonical_tree(unpacked.system, request.tree, read, lambda text: report(Warned(text)), places)
@@ -86,8 +79,8 @@ def convert_verity(
     files = BootFiles()
     if request.boot:
         version = version_of(unpacked.tree, unpacked.oci)
-        verity_root = VerityRoot(root, options, _sealed(request, options))
-        files = local_files(unpacked.tree, unpacked.architecture, version, verity_root, request.boot, read, report)
+        promise = DmVerityPromise(root, options, _sealed(request, options))
+        files = local_files(unpacked.tree, unpacked.architecture, version, promise, request.boot, read, report)
         if signature:
             files = _with_signature(files, signature)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
@@ -97,23 +90,7 @@ def convert_verity(
         with ObjectBatch(repository) as batch:
             certificate = read_certificate(request.root_signing.certificate)
             signed = batch.add(pack_partition(root.root_hash, signature, certificate))
-    bootable = Bootable(
-        name=name,
-        source=str(request.source),
-        rules=RULES,
-        rootfs=root.image.digest,
-        erofs_version=listed.version,
-        selinux_rules=request.tree.selinux_rules,
-        xattrs=request.tree.xattrs,
-        manifest=unpacked.oci.manifest_digest if unpacked.oci else None,
-        architecture=unpacked.architecture,
-        title=os_release_of(tree, read).get("PRETTY_NAME", name),
-        kernel=files.kernel,
-        cmdline=files.cmdline,
-        options=remembered(request),
-        verity=verity_record(root, options, listed.digest, signed),
-    )
-    return save(repository, bootable, listed.image, files.esp or {}, unpacked.oci)
+    return Made(recorded(root, options, listed, signed), listed, tree, request.tree, files)
 
 
 def _notes(root: VerityRootfs, options: VerityOptions) -> Iterator[str]:

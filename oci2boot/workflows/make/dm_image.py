@@ -14,12 +14,13 @@ from oci2boot.formats.dmverity import Parameters
 from oci2boot.formats.erofs.structs import BLOCK
 from oci2boot.formats.fsverity import Hasher
 from oci2boot.formats.tar_writer import write_tar
+from oci2boot.rootfs.composefs import Rootfs
 from oci2boot.rootfs.mkfs import PROGRAM, check_mkfs, mkfs_argv
 from oci2boot.rootfs.plain import plan_plain
 from oci2boot.rootfs.verity import VerityOptions, VerityRootfs
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import STAGING, Repository
-from oci2boot.store.verity import VerityRecord
+from oci2boot.store.roots import DmVerityRoot
 from oci2boot.system.files import plain_errors
 from oci2boot.system.run import feed, said_by
 from oci2boot.target.plan import derive_uuid
@@ -82,13 +83,15 @@ def build_verity(
         return VerityRootfs(image, raw_size, uuid, area, root_hash, External(batch.add(content), len(content)))
 
 
-def verity_record(
-    root: VerityRootfs, options: VerityOptions, identity: VerityDigest, signature: VerityDigest | None
-) -> VerityRecord:
+def recorded(
+    root: VerityRootfs, options: VerityOptions, listed: Rootfs, signature: VerityDigest | None
+) -> DmVerityRoot:
     """Return what the store keeps of it; `signature` is the object with the content of a `-verity-sig` partition."""
     parameters = root.area.parameters if root.area else Parameters()
-    return VerityRecord(
-        tree=identity,
+    return DmVerityRoot(
+        image=root.image.digest,
+        erofs_version=listed.version,
+        tree=listed.digest,
         data_size=root.image.size,
         raw_size=root.raw_size,
         compression=options.compression,

@@ -12,22 +12,26 @@ from typing import Final
 from oci2boot.boot.discover import console_arguments, find_ukis
 from oci2boot.boot.files import read_file
 from oci2boot.boot.loader import check_sbat, find_loader, loader_conf
+from oci2boot.boot.names import MAX_UKI
 from oci2boot.boot.payload import BootPayload, PayloadOptions, PayloadPlan, finish_payload, machine_of, plan_payload
+from oci2boot.boot.promise import ComposefsPromise, RootPromise
 from oci2boot.boot.type1 import type1_payload
 from oci2boot.boot.uki import check_ukify, ukify_argv
-from oci2boot.boot.verity import VerityRoot
 from oci2boot.digest import RootHash
 from oci2boot.errors import ImageError, ToolError
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.os_release import MAX_SIZE, parse
+from oci2boot.rootfs.composefs import Rootfs
 from oci2boot.store.images import Flow, OciRecord
+from oci2boot.store.roots import Root
+from oci2boot.system.files import read_limited
 from oci2boot.system.run import find_program, run
 from oci2boot.tree.model import Directory, find
 from oci2boot.workflows.keys.signing import sign_files
 from oci2boot.workflows.make.canonical import Read
 from oci2boot.workflows.make.initramfs import build_dracut
 from oci2boot.workflows.progress import Report, Told, Warned
-from oci2boot.workflows.requests import BootOptions, SigningOptions
+from oci2boot.workflows.requests import BootOptions, SigningOptions, TreeOptions
 
 UKIFY_SECONDS: Final = 300
 _CREATED: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})")
@@ -45,17 +49,31 @@ class BootFiles:
     """Of `esp`, what others signed and is taken byte for byte."""
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A root file system that is in the store, or will be with `listed`, and what boots it."""
+
+    root: Root
+    listed: Rootfs
+    """The composefs image that lists its files."""
+    tree: Directory
+    """What the image lists."""
+    rules: TreeOptions
+    """What the digest was computed by."""
+    files: BootFiles
+
+
 def local_files(
     tree: Directory,
     architecture: str,
     version: str,
-    root: ComposefsArg | VerityRoot,
+    promise: RootPromise,
     options: BootOptions,
     read: Read,
     report: Report,
 ) -> BootFiles:
     """Build the UKI; `tree` is the merged one, its /boot not yet emptied."""
-    payload = build_payload(tree, architecture, version, root, options, read, report)
+    payload = build_payload(tree, architecture, version, promise, options, read, report)
     if ukis := [path.decode(errors="replace") for path in find_ukis(tree)]:
         report(Warned(f"the image brings a UKI of its own, which is not used: {', '.join(ukis)}"))
     return BootFiles(payload.kernel_version, payload.cmdline, {payload.uki_path: payload.uki})
@@ -73,7 +91,9 @@ def type1_files(
     """Take the kernel and its initramfs as files, and write the menu entry that boots them."""
     if options.loader in ("direct", "shim"):
         raise ImageError(f"--loader {options.loader} starts UKIs, --flow type1 makes none")
-    made = with_dracut(payload_options(architecture, version, options), tree, karg, options, read, report)
+    made = with_dracut(
+        payload_options(architecture, version, options), tree, ComposefsPromise(karg), options, read, report
+    )
     payload = type1_payload(tree, read, karg, made)
     for note in payload.notes:
         report(Warned(note))
@@ -115,14 +135,14 @@ def build_payload(
     tree: Directory,
     architecture: str,
     version: str,
-    root: ComposefsArg | VerityRoot,
+    promise: RootPromise,
     options: BootOptions,
     read: Read,
     report: Report,
 ) -> BootPayload:
     """Build a UKI of the image's kernel, initramfs and stub, by ukify or our own builder."""
-    made = with_dracut(payload_options(architecture, version, options), tree, root, options, read, report)
-    plan = plan_payload(tree, read, root, made)
+    made = with_dracut(payload_options(architecture, version, options), tree, promise, options, read, report)
+    plan = plan_payload(tree, read, promise, made)
     payload = finish_payload(plan, _run_ukify(plan, options.ukify, report))
     for note in payload.notes:
         report(Warned(note))
@@ -146,7 +166,7 @@ def payload_options(architecture: str, version: str, options: BootOptions) -> Pa
 def with_dracut(
     made: PayloadOptions,
     tree: Directory,
-    root: ComposefsArg | VerityRoot,
+    promise: RootPromise,
     options: BootOptions,
     read: Read,
     report: Report,
@@ -154,8 +174,7 @@ def with_dracut(
     """Have the image's dracut make the initramfs, where that is asked for."""
     if options.initrd != "dracut":
         return made
-    guarded = isinstance(root, VerityRoot) and root.guarded
-    initramfs = build_dracut(tree, read, options.kernel, made.version, options.dracut, guarded, report)
+    initramfs = build_dracut(tree, read, options.kernel, made.version, options.dracut, promise.dm_verity, report)
     return replace(made, initramfs=initramfs)
 
 
@@ -201,7 +220,7 @@ def _run_ukify(plan: PayloadPlan, wanted: str, report: Report) -> bytes | None:
             put("microcode", parts.microcode) if parts.microcode else None,
         )
         run(argv, timeout=UKIFY_SECONDS)
-        return output.read_bytes()
+        return read_limited(output, MAX_UKI, ToolError)
 
 
 def version_of(tree: Directory, oci: OciRecord | None) -> str:

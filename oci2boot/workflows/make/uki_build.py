@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from oci2boot.boot.names import ADDON, LINUX
 from oci2boot.boot.payload import MAX_EFI_PROGRAM
+from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.uki import build_addon
 from oci2boot.digest import Hash
 from oci2boot.errors import FormatError, ImageError, LimitError, TargetError
@@ -24,9 +26,8 @@ from oci2boot.workflows.make.payload import build_payload, version_of
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import BootOptions, SigningOptions, TreeOptions
 
-UKI_DIRECTORY: Final = "boot/EFI/Linux"
+UKI_DIRECTORY: Final = f"boot/{LINUX}"
 """Within a root file system."""
-ADDON_SUFFIX: Final = ".addon.efi"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ def measure_root(request: BuildRequest, report: Report) -> MeasuredRoot:
 def build(request: BuildRequest, report: Report) -> BuiltUki:
     """Measure a root file system and write the UKI that promises it; /boot does not count, so the UKI may go there."""
     root = measure_root(request, report)
-    payload = build_payload(root.tree, root.architecture, root.version, root.karg, request.boot, root.read, report)
+    payload = build_payload(
+        root.tree, root.architecture, root.version, ComposefsPromise(root.karg), request.boot, root.read, report
+    )
     name = payload.uki_path.rpartition("/")[2]
     files = {name: payload.uki}
     if request.boot.signing:
@@ -108,10 +111,8 @@ def write_addon(
     force: bool = False,
 ) -> None:
     """Write an addon for the UKIs of one kernel. Arguments that decide what is booted take `force`."""
-    if not output.name.endswith(ADDON_SUFFIX) or output.name.startswith(".") or not output.name.isascii():
-        raise FormatError(
-            f"systemd-stub passes over an addon named {output.name!r}", hint=f"name it something{ADDON_SUFFIX}"
-        )
+    if not output.name.endswith(ADDON) or output.name.startswith(".") or not output.name.isascii():
+        raise FormatError(f"systemd-stub passes over an addon named {output.name!r}", hint=f"name it something{ADDON}")
     words = kernel_cmdline.split(cmdline)
     line = kernel_cmdline.join(words)
     decisive = [word for word in words if word.lstrip('"').lower().startswith("composefs")]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from oci2boot.boot.payload import EFI_NAMES, STUB_DIRECTORY, machine_of, plan_payload
+from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.errors import TargetError
 from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.workflows.make.payload import payload_options
@@ -51,7 +52,7 @@ def configure(request: BuildRequest, folder: Path, report: Report) -> Configured
         )
     measured = measure_root(request, report)
     options = payload_options(measured.architecture, measured.version, request.boot)
-    plan = plan_payload(measured.tree, measured.read, measured.karg, options)
+    plan = plan_payload(measured.tree, measured.read, ComposefsPromise(measured.karg), options)
     for note in plan.notes:
         report(Warned(note))
     stub = root / STUB_DIRECTORY.decode() / f"linux{EFI_NAMES[machine_of(measured.architecture)]}.efi.stub"

@@ -22,8 +22,9 @@ from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store import fsck, reach
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import MAX_READ, Repository
+from oci2boot.sysroot.deployments import RECORD_MAX
 from oci2boot.sysroot.layout import RECORD
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import read_limited
 from oci2boot.target.installed import InstalledRoot
 from oci2boot.target.luks import Secret
 from oci2boot.target.opened import EncryptedError, OpenedDisk, as_raw, open_disk
@@ -45,7 +46,6 @@ from oci2boot.workflows.verify.esp import (
 from oci2boot.workflows.verify.iso import check_iso
 from oci2boot.workflows.verify.manifest import Manifest, read_manifest
 
-RECORD_MAX: Final = 1 << 20
 META_MAX: Final = 1 << 16
 WORKERS: Final = 2
 PHYSICAL_ROOT: Final = "physical root"
@@ -181,8 +181,8 @@ def _check_repository(path: Path, checks: Checks, report: Report) -> _Found:
     state = path.parent / "state/deploy"
     if state.is_dir():
         for record in sorted(state.glob(f"*/{RECORD.decode()}")):
-            with checks.attempt(f"record {record.parent.name}"), plain_errors(TargetError, f"read {record}"):
-                found.records.append(Bootable.parse(record.read_bytes()[:RECORD_MAX]))
+            with checks.attempt(f"record {record.parent.name}"):
+                found.records.append(Bootable.parse(read_limited(record, RECORD_MAX, TargetError)))
         _name_the_unverified([folder.name for folder in sorted(state.iterdir())], checks)
     return found
 

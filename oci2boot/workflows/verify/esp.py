@@ -3,10 +3,12 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from oci2boot.boot.sealed import MAX_ADDON, MAX_UKI, Uki, find_sealable
+from oci2boot.boot.names import EXTRA, GLOBAL_ADDONS, MAX_ADDON, MAX_UKI, addons_folder, is_addon, is_program, uncounted
+from oci2boot.boot.sealed import Uki, find_sealable
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, LimitError, SignatureError, TargetError
 from oci2boot.formats import authenticode, bls, cmdline, pe
@@ -15,7 +17,7 @@ from oci2boot.formats.fat import Fat
 from oci2boot.formats.fsverity import measure
 from oci2boot.formats.x509 import Certificate
 from oci2boot.store.images import Bootable
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import read_limited
 from oci2boot.tree.model import Directory, File, Inode, Metadata
 from oci2boot.workflows.verify.checks import Checks
 
@@ -25,11 +27,7 @@ EspFiles = Mapping[str, Callable[[], bytes]]
 """By path from the root of the ESP, with slashes: what reads the file."""
 _Images = Mapping[VerityDigest, str | None]
 
-_PROGRAM: Final = ".efi"
-_ADDON: Final = ".addon.efi"
 _ENTRY: Final = re.compile(r"loader/entries/[^/.][^/]*\.conf", re.IGNORECASE)
-_COUNTER: Final = re.compile(r"\+\d+(-\d+)?(?=\.efi$)", re.IGNORECASE)
-"""Boot counting renames a UKI; its addons keep their place, and it stays the same file. systemd-stub(7)."""
 
 
 def esp_of_fat(fat: Fat) -> EspFiles:
@@ -42,16 +40,6 @@ def esp_of_fat(fat: Fat) -> EspFiles:
 def esp_of_directory(top: Path) -> EspFiles:
     """Take a directory as the root of an ESP; symbolic links, which FAT does not know, are left out."""
 
-    def reader(path: Path, limit: int) -> Callable[[], bytes]:
-        def read() -> bytes:
-            with plain_errors(TargetError, f"read {path}"), path.open("rb") as file:
-                data = file.read(limit + 1)
-            if len(data) > limit:
-                raise LimitError(f"{path} has more than {limit} bytes")
-            return data
-
-        return read
-
     found: dict[str, Callable[[], bytes]] = {}
     if not top.is_dir():
         raise TargetError(f"{top} is not a directory")
@@ -61,7 +49,7 @@ def esp_of_directory(top: Path) -> EspFiles:
             path = Path(folder, name)
             if path.is_file() and not path.is_symlink():
                 relative = str(path.relative_to(top))
-                found[relative] = reader(path, _limit(relative))
+                found[relative] = partial(read_limited, path, _limit(relative), TargetError)
         if len(found) > FILES_MAX:
             raise LimitError(f"{top} has more than {FILES_MAX} files")
     return found
@@ -70,7 +58,7 @@ def esp_of_directory(top: Path) -> EspFiles:
 def _limit(path: str) -> int:
     if is_entry(path):
         return bls.MAX_SIZE
-    return MAX_ADDON if path.lower().endswith(_ADDON) else MAX_UKI
+    return MAX_ADDON if is_addon(path) else MAX_UKI
 
 
 def is_entry(path: str) -> bool:
@@ -81,8 +69,7 @@ def is_entry(path: str) -> bool:
 def find_ukis(files: EspFiles) -> Iterator[tuple[str, Uki | Error]]:
     """Yield each UKI by its path, with the addons that the stub would find; an `Error` for one that cannot be read."""
     for path in files:
-        lower = path.lower()
-        if lower.endswith(_PROGRAM) and not lower.endswith(_ADDON):
+        if is_program(path) and not is_addon(path):
             try:
                 for uki in find_sealable(_as_image(files, path), _read):
                     yield path, uki
@@ -94,15 +81,15 @@ def _as_image(files: EspFiles, path: str) -> Directory:
     """Return the tree of an image with this UKI alone, and its addons, where an image has them."""
     name = path.rpartition("/")[2]
     own = addons_folder(path).lower()
-    beside: dict[str, dict[bytes, Inode]] = {own: {}, "loader/addons": {}}
+    beside: dict[str, dict[bytes, Inode]] = {own: {}, GLOBAL_ADDONS: {}}
     for other in files:
         folder, _, file = other.rpartition("/")
-        if folder.lower() in beside and other.lower().endswith(_ADDON):
+        if folder.lower() in beside and is_addon(other):
             beside[folder.lower()][file.encode()] = _file(files[other])
-    linux: dict[bytes, Inode] = {name.encode(): _file(files[path]), f"{name}.extra.d".encode(): _directory(beside[own])}
+    linux: dict[bytes, Inode] = {name.encode(): _file(files[path]), f"{name}{EXTRA}".encode(): _directory(beside[own])}
     boot = {
         b"EFI": _directory({b"Linux": _directory(linux)}),
-        b"loader": _directory({b"addons": _directory(beside["loader/addons"])}),
+        b"loader": _directory({b"addons": _directory(beside[GLOBAL_ADDONS])}),
     }
     return _directory({b"boot": _directory(boot)})
 
@@ -177,14 +164,9 @@ def _broken_promises(lines: Sequence[Sequence[ComposefsArg]], images: _Images | 
         )
 
 
-def addons_folder(uki: str) -> str:
-    """Return where systemd-stub looks for the addons of a UKI."""
-    return _COUNTER.sub("", uki) + ".extra.d"
-
-
 def _lasting(path: str) -> str:
     """Return what a path on FAT keeps when letters change case and boots are counted."""
-    return _COUNTER.sub("", path).lower()
+    return uncounted(path).lower()
 
 
 def check_installed(files: EspFiles, records: Sequence[Bootable], checks: Checks) -> None:
@@ -217,7 +199,7 @@ def check_installed(files: EspFiles, records: Sequence[Bootable], checks: Checks
 def check_signatures(files: EspFiles, trusted: Sequence[Certificate], checks: Checks) -> None:
     """Check every EFI program against the certificates of the firmware's db; without any, only that signatures hold."""
     for path in files:
-        if not path.lower().endswith(_PROGRAM):
+        if not is_program(path):
             continue
         name = f"signature {path}"
         with checks.attempt(name):

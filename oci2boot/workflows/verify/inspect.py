@@ -11,6 +11,7 @@ from oci2boot.oci.source import SourceOptions, open_source
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
+from oci2boot.store.roots import DmVerityRoot
 from oci2boot.tree.model import Directory, File, walk
 from oci2boot.workflows.images import list_images
 from oci2boot.workflows.make.canonical import compressed_size
@@ -46,13 +47,13 @@ def measured_manifest(name: str, repo: Path, attest_hook: str | None = None) -> 
 
 
 def _converted(repository: Repository, bootable: Bootable) -> dict[str, Any]:
-    image = repository.read_object(bootable.tree)
+    image = repository.read_object(bootable.root.tree)
     tree = read_rootfs(image)
     inodes = {id(inode): inode for _, inode in walk(tree)}.values()
     return {
         "kind": "converted image",
         **bootable.to_json(),
-        **({"ratio": round(bootable.verity.ratio, 4)} if bootable.verity else {}),
+        **({"ratio": round(bootable.root.ratio, 4)} if isinstance(bootable.root, DmVerityRoot) else {}),
         "rootfs_image_size": len(image),
         "rootfs_image_compressed_size": compressed_size(image),
         "inodes": len(inodes),

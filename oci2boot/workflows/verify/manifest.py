@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from oci2boot.digest import RootHash, VerityDigest
-from oci2boot.errors import FormatError, LimitError, SourceError
+from oci2boot.errors import FormatError
 from oci2boot.store.images import Bootable
-from oci2boot.system.files import plain_errors
+from oci2boot.store.roots import DmVerityRoot
+from oci2boot.system.files import read_limited
 from oci2boot.tree.diff import Difference, compare, describe, text
 from oci2boot.tree.model import Directory, File, walk
 
@@ -35,13 +36,13 @@ class Manifest:
     @classmethod
     def of(cls, tree: Directory, bootable: Bootable, sha256: Callable[[File], str]) -> Self:
         """Describe an image; `tree` is its tree, `sha256` gives the plain hash of a file's content."""
-        paths = dict(describe(tree, bootable.tree.algorithm))
+        paths = dict(describe(tree, bootable.root.tree.algorithm))
         for raw, inode in walk(tree):
             if isinstance(inode, File):
                 paths[text(raw)][PLAIN_HASH] = sha256(inode)
         image = str(bootable.manifest) if bootable.manifest else None
-        root_hash = bootable.verity.root_hash if bootable.verity else None
-        return cls(bootable.tree, image, paths, bootable.rules, root_hash)
+        root_hash = bootable.root.root_hash if isinstance(bootable.root, DmVerityRoot) else None
+        return cls(bootable.root.tree, image, paths, bootable.rules, root_hash)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -70,10 +71,7 @@ def pack(document: Mapping[str, Any]) -> bytes:
 
 
 def read_manifest(path: Path) -> Manifest:
-    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
-        data = file.read(MANIFEST_MAX + 1)
-    if len(data) > MANIFEST_MAX:
-        raise LimitError(f"{path} has more than {MANIFEST_MAX} bytes")
+    data = read_limited(path, MANIFEST_MAX)
     try:
         found = json.loads(data)
         if found["format"] != FORMAT:

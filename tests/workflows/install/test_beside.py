@@ -75,7 +75,7 @@ def test_an_image_is_installed_beside_the_system_that_is_there(debian: Machine) 
         "composefs", "etc", "home", "state", "state.txt", "usr", "var"
     }  # fmt: skip
     first, second = bootctl.listed(debian.esp)
-    assert f"composefs=?{plan.bootable.rootfs}" in first["options"]
+    assert f"composefs=?{plan.bootable.root.image}" in first["options"]
     assert [first["isDefault"], second["isDefault"]] == [True, False]
     assert second == {**old, "isDefault": False}
     warnings = [event.text for event in said if isinstance(event, Warned)]

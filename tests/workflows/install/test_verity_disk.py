@@ -61,7 +61,7 @@ def verified(folder: Path, disk: Path, root_hash: object, *words: str, hashes: s
     return said("veritysetup", "verify", *words, data, tree, str(root_hash))
 
 
-def test_veritysetup_verifies_the_partitions_by_the_word_of_the_uki(image: Image, disk: Path, tmp_path: Path) -> None:
+def test_veritysetup_verifies_the_partitions_by_the_word_of_the_uki(disk: Path, tmp_path: Path) -> None:
     """K0.1, K1.8: the root hash is that of the command line, and by halves that of the partitions' names."""
     start = table(disk)[0]["start"]
     said("mcopy", "-n", "-i", f"{disk}@@{start}", f"::/{UKI}", tmp_path / "uki.efi")
@@ -187,7 +187,7 @@ def test_upper_directories_begin_as_the_image_has_the_place(disk: Path, image: I
             ".",
             "..",
         }
-    record = json.loads(debugfs(state, f"cat /state/deploy/{image.bootable.rootfs.hex}/oci2boot.json"))
+    record = json.loads(debugfs(state, f"cat /state/deploy/{image.bootable.root.image.hex}/oci2boot.json"))
     assert record["verity"]["root_hash"] == str(image.root_hash)
 
 
@@ -308,7 +308,7 @@ def test_encryption_is_refused(image: Image, tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["rootfs", "hash_object", "signature_object"])
 def test_a_damaged_object_never_gets_onto_a_disk(what: str, key: Pair, tmp_path: Path) -> None:
     image = converted(tmp_path / "repo", TARS, VerityOptions(), key)
-    digest = image.bootable.rootfs if what == "rootfs" else getattr(image.record, what)
+    digest = image.bootable.root.image if what == "rootfs" else getattr(image.record, what)
     with Repository.open(image.repo) as repository:
         victim = repository.object_path(digest)
     victim.chmod(0o644)

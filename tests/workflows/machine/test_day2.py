@@ -259,11 +259,11 @@ def test_a_stopped_deployment_keeps_nothing_for_ever(machine: Machine) -> None:
     repo = machine.sysroot.repository
     with Repository.open(repo) as repository:
         found = find_image(repository, "demo")
-        for area, target in (("images", found.rootfs.hex), ("streams", f"oci-manifest-{found.manifest}")):
-            repository.set_ref(area, f"oci2boot-deploy/{found.rootfs}", target)
+        for area, target in (("images", found.root.image.hex), ("streams", f"oci-manifest-{found.manifest}")):
+            repository.set_ref(area, f"oci2boot-deploy/{found.root.image}", target)
         remove_image(repository, "demo")
     planned = collect_garbage(repo, dry_run=True, sysroot=machine.sysroot)
-    assert found.rootfs in planned.objects
+    assert found.root.image in planned.objects
     assert collect_garbage(repo, dry_run=False, sysroot=machine.sysroot).objects == planned.objects
     assert "status: ok" in cfsctl(repo, "fsck")
     assert "Objects: 0 removed" in cfsctl(repo, "gc", "--dry-run")

@@ -64,7 +64,9 @@ def test_applications_share_the_store_of_the_machine(tmp_path: Path) -> None:
     second, first = read_state(machine.sysroot).deployments
     choose.delete(machine.sysroot, first.digest.hex)
     collect_garbage(repo, dry_run=False, sysroot=machine.sysroot)
-    needed = {line.removeprefix("sha256:") for line in cfsctl(repo, "image-objects", application.rootfs.hex).split()}
+    needed = {
+        line.removeprefix("sha256:") for line in cfsctl(repo, "image-objects", application.root.image.hex).split()
+    }
     assert needed
     assert needed <= {path.parent.name + path.name for path in repo.glob("objects/*/*")}
     assert "status: ok" in cfsctl(repo, "fsck")
@@ -72,5 +74,5 @@ def test_applications_share_the_store_of_the_machine(tmp_path: Path) -> None:
     assert [one.digest for one in read_state(machine.sysroot).deployments] == [second.digest]
     assert len(machine.entries()) == len(menu)
     with Repository.open(repo) as repository:
-        assert repository.image_digest(application.rootfs.hex) == application.rootfs
+        assert repository.image_digest(application.root.image.hex) == application.root.image
     assert not [path for path in everything(machine.esp) if "app" in path]

@@ -332,7 +332,7 @@ def test_a_damaged_object_never_gets_a_name(factory: Factory, disk: Path, tmp_pa
     """What does not measure what it should stays `_empty`, and no menu entry starts it."""
     bad = factory.make(8)
     with Repository.open(bad.repo) as repository:
-        victim = repository.object_path(bad.bootable.rootfs)
+        victim = repository.object_path(bad.bootable.root.image)
     victim.chmod(0o644)
     victim.write_bytes(victim.read_bytes()[:-1] + b"!")
     with pytest.raises(DigestError):

@@ -23,6 +23,7 @@ from oci2boot.store.fsck import check
 from oci2boot.store.images import Bootable
 from oci2boot.store.reach import plan_collection
 from oci2boot.store.repository import Repository
+from oci2boot.store.roots import DmVerityRoot
 from oci2boot.system.run import Argv
 from oci2boot.tree.model import Directory, find
 from oci2boot.workflows.keys.signing import answer
@@ -32,6 +33,7 @@ from oci2boot.workflows.progress import Event, Warned
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions, TreeOptions
 from oci2boot.workflows.verify.inspect import measured_manifest
 from tests.boot import debian
+from tests.initramfs.scripts import needed_by
 from tests.store.test_images import cfsctl
 from tests.witness import program
 from tests.workflows.verity_images import (
@@ -64,11 +66,11 @@ def signing(tmp_path_factory: pytest.TempPathFactory) -> SigningOptions:
 
 
 def object_of(repo: Path, bootable: Bootable, what: str) -> Path:
-    assert bootable.verity
+    assert isinstance(bootable.root, DmVerityRoot)
     digest = {
-        "image": bootable.rootfs,
-        "tree": bootable.verity.hash_object,
-        "signature": bootable.verity.signature_object,
+        "image": bootable.root.image,
+        "tree": bootable.root.hash_object,
+        "signature": bootable.root.signature_object,
     }[what]
     assert digest
     return repo / "objects" / digest.path
@@ -101,8 +103,8 @@ def test_the_root_hash_on_the_command_line_is_veritysetups(
 ) -> None:
     """K0.1, K0.2, K0.5, K1.6, K1.17"""
     bootable = convert_verity(source, tmp_path, options)
-    verity = bootable.verity
-    assert verity
+    verity = bootable.root
+    assert isinstance(verity, DmVerityRoot)
     image, tree = object_of(tmp_path, bootable, "image"), object_of(tmp_path, bootable, "tree")
     (word,) = (word for word in words_of(tmp_path, bootable) if word.startswith("roothash="))
     root_hash = word.removeprefix("roothash=")
@@ -120,8 +122,8 @@ def test_the_root_hash_on_the_command_line_is_veritysetups(
 def test_dump_erofs_finds_files_compressed_as_asked(source: Reference, name: str, tmp_path: Path) -> None:
     """K0.2, K0.15"""
     bootable = convert_verity(source, tmp_path, replace(HASH_ONLY, compression=Compression.parse(name)))
-    assert bootable.verity
-    assert bootable.verity.data_size < bootable.verity.raw_size
+    assert isinstance(bootable.root, DmVerityRoot)
+    assert bootable.root.data_size < bootable.root.raw_size
     image = object_of(tmp_path, bootable, "image")
     dump = debian.erofs_utils("dump.erofs")
     found = subprocess.check_output([dump, "--path=/usr/share/text", image], text=True)
@@ -141,7 +143,7 @@ def test_what_is_on_the_disk_is_the_tree_of_the_record(source: Reference, tmp_pa
     subprocess.run(argv, check=True, capture_output=True)
     assert (out / "etc/motd").read_bytes() == b"welcome\n"
     with Repository.open(tmp_path / "repo") as repository:
-        tree = read_rootfs(repository.read_object(bootable.tree))
+        tree = read_rootfs(repository.read_object(bootable.root.tree))
     assert {path.name.encode() for path in out.iterdir()} == tree.entries.keys()
     for path in ("/etc/motd", "/usr/bin/tool", "/usr/share"):
         inode = find(tree, path.encode())
@@ -157,7 +159,7 @@ def test_mount_points_are_there_and_told(source: Reference, tmp_path: Path) -> N
     options = replace(HASH_ONLY, overlays=(Overlay("/etc"), Overlay("/srv/data", "tmpfs")))
     bootable = convert_verity(source, tmp_path, options, report=told.append)
     with Repository.open(tmp_path) as repository:
-        tree = read_rootfs(repository.read_object(bootable.tree))
+        tree = read_rootfs(repository.read_object(bootable.root.tree))
     for path in (b"/efi", b"/boot", b"/sysroot", b"/proc", b"/sys", b"/dev", b"/run", b"/tmp", b"/var", b"/srv/data"):
         found = find(tree, path)
         assert isinstance(found, Directory), path
@@ -196,7 +198,7 @@ def test_the_store_stays_one_that_cfsctl_takes(
         assert check(repository).problems == ()
         assert plan_collection(repository).objects == ()
         assert plan_collection(repository).links == ()
-    assert bootable.rootfs.algorithm == algorithm
+    assert bootable.root.image.algorithm == algorithm
     assert "status: ok" in cfsctl(tmp_path, "fsck")
     assert "Objects: 0 removed" in cfsctl(tmp_path, "gc", "--dry-run")
 
@@ -240,15 +242,15 @@ def test_both_partitions_can_be_named(source: Reference, tmp_path: Path) -> None
     """K1.7, K1.8, K1.9"""
     options = replace(HASH_ONLY, place="embedded", form="systemd", options=("restart-on-corruption",))
     bootable = convert_verity(source, tmp_path, options)
-    assert bootable.verity
-    assert bootable.verity.root_hash
-    digits = str(bootable.verity.root_hash)
+    assert isinstance(bootable.root, DmVerityRoot)
+    assert bootable.root.root_hash
+    digits = str(bootable.root.root_hash)
     guid = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:32]}"
     assert words_of(tmp_path, bootable)[2:] == [
         f"roothash={digits}",
         f"systemd.verity_root_data=PARTUUID={guid}",
         f"systemd.verity_root_hash=PARTUUID={guid}",
-        f"systemd.verity_root_options=hash-offset={bootable.verity.data_size},restart-on-corruption",
+        f"systemd.verity_root_options=hash-offset={bootable.root.data_size},restart-on-corruption",
     ]
 
 
@@ -261,8 +263,8 @@ def test_a_veritytab_goes_into_the_initramfs(source: Reference, tmp_path: Path) 
     assert b"usr/lib/systemd/systemd-veritysetup" in found
     content = found[b"etc/veritytab"].content
     assert content
-    assert bootable.verity
-    assert content.split()[3].decode() == str(bootable.verity.root_hash)
+    assert isinstance(bootable.root, DmVerityRoot)
+    assert content.split()[3].decode() == str(bootable.root.root_hash)
     words = words_of(tmp_path, bootable)
     assert "root=/dev/mapper/root" in words
     assert not any(word.startswith("roothash") for word in words)
@@ -273,8 +275,8 @@ def test_without_verity_there_is_no_root_hash(source: Reference, tmp_path: Path)
     options = VerityOptions(compression=ZSTD, verity=False, signature=False)
     bootable = convert_verity(source, tmp_path, options)
     assert bootable.mode == "verity"
-    assert bootable.verity
-    assert (bootable.verity.root_hash, bootable.verity.hash_object, bootable.verity.signature_object) == (None,) * 3
+    assert isinstance(bootable.root, DmVerityRoot)
+    assert (bootable.root.root_hash, bootable.root.hash_object, bootable.root.signature_object) == (None,) * 3
     superblock = subprocess.check_output(
         [debian.erofs_utils("dump.erofs"), "-s", object_of(tmp_path, bootable, "image")], text=True
     )
@@ -315,6 +317,7 @@ def test_the_images_initramfs_gets_what_lays_the_overlays(
     if overlays:
         assert b"FailureAction=reboot-force" in (found[unit].content or b"")
         assert found[link].content == b"../oci2boot-setup-overlays.service"
+        assert {f"usr/lib/oci2boot/{name}".encode() for name in needed_by("setup-overlays")} <= set(found)
 
 
 # ---- signatures
@@ -329,14 +332,14 @@ def credential(repo: Path, bootable: Bootable) -> Path:
 
 def check_signature(repo: Path, bootable: Bootable, signing: SigningOptions, folder: Path) -> None:
     """See that openssl takes the signature for one of the root hash's digits."""
-    assert bootable.verity
+    assert isinstance(bootable.root, DmVerityRoot)
     digits = folder / "digits"
-    digits.write_text(str(bootable.verity.root_hash))
+    digits.write_text(str(bootable.root.root_hash))
     argv: Argv = [
         program("openssl"), "smime", "-verify", "-binary", "-inform", "DER", "-in", credential(repo, bootable),
         "-content", digits, "-CAfile", signing.certificate, "-purpose", "any",
     ]  # fmt: skip
-    assert subprocess.check_output(argv, stderr=subprocess.DEVNULL).decode() == str(bootable.verity.root_hash)
+    assert subprocess.check_output(argv, stderr=subprocess.DEVNULL).decode() == str(bootable.root.root_hash)
 
 
 def test_the_root_hash_is_signed_for_the_kernel_and_for_systemd(
@@ -350,9 +353,9 @@ def test_the_root_hash_is_signed_for_the_kernel_and_for_systemd(
     assert len(partition) == 16384
     document = json.loads(partition.rstrip(b"\0"))
     der = subprocess.check_output([program("openssl"), "x509", "-in", signing.certificate, "-outform", "DER"])
-    assert bootable.verity
+    assert isinstance(bootable.root, DmVerityRoot)
     assert document == {
-        "rootHash": str(bootable.verity.root_hash),
+        "rootHash": str(bootable.root.root_hash),
         "certificateFingerprint": OciDigest.of(der).hex,
         "signature": base64.b64encode(credential(repo, bootable).read_bytes()).decode(),
     }
@@ -376,18 +379,18 @@ def without_key(signing: SigningOptions, **way: Any) -> SigningOptions:
     return replace(signing, key=None, **way)
 
 
-def by_command(signing: SigningOptions, folder: Path, run: Callable[[SigningOptions], Bootable]) -> Bootable:
+def by_command(signing: SigningOptions, _: Path, run: Callable[[SigningOptions], Bootable]) -> Bootable:
     return run(without_key(signing, command=f"{program('openssl')} dgst -sha256 -sign {signing.key}"))
 
 
 def by_request(signing: SigningOptions, folder: Path, run: Callable[[SigningOptions], Bootable]) -> Bootable:
     request, response = folder / "request.json", folder / "response.json"
     asking = run(without_key(signing, request=request))
-    assert asking.verity
-    assert asking.verity.signature_object is None
+    assert isinstance(asking.root, DmVerityRoot)
+    assert asking.root.signature_object is None
     (item,) = (one for one in json.loads(request.read_text())["items"] if one["kind"] == "root-hash")
-    assert item["root_hash"] == str(asking.verity.root_hash)
-    assert base64.b64decode(item["to_be_signed"]).decode() == str(asking.verity.root_hash)
+    assert item["root_hash"] == str(asking.root.root_hash)
+    assert base64.b64decode(item["to_be_signed"]).decode() == str(asking.root.root_hash)
     assert signing.key
     answer(request, Path(signing.key), None, response)
     return run(without_key(signing, response=response))
@@ -532,8 +535,8 @@ def test_debian_becomes_a_disk_that_veritysetup_verifies(
     source = Reference.parse(f"oci:{demo_image('dracut')}:latest")
     boot = replace(BUILTIN_OPTIONS, signing=signing, initrd="builtin")
     bootable = convert_verity(source, tmp_path / "repo", options, boot=boot)
-    verity = bootable.verity
-    assert verity
+    verity = bootable.root
+    assert isinstance(verity, DmVerityRoot)
     assert verity.ratio < 0.6
     image, tree = (object_of(tmp_path / "repo", bootable, what) for what in ("image", "tree"))
     subprocess.run([program("veritysetup"), "verify", image, tree, str(verity.root_hash)], check=True)

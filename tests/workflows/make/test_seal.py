@@ -79,7 +79,7 @@ def converted(repo: Path, source: str) -> Bootable:
 
 
 @pytest.fixture(scope="module")
-def out(layout: Layout, repo: Path, sealed: SealedImage) -> Path:
+def out(layout: Layout, sealed: SealedImage) -> Path:  # noqa: ARG001 it writes the layout
     """The layout with the sealed image, under the tag `sealed`."""
     return layout.path.with_name("out")
 
@@ -98,7 +98,7 @@ def last_layer(layout: Path, tag: str) -> tarfile.TarFile:
 
 
 def test_the_uki_is_in_a_layer_of_its_own_over_the_same_layers(layout: Layout, out: Path, sealed: SealedImage) -> None:
-    """C.2, C.6, C.13, C.27, C.29"""
+    """C.2, C.6, C.13, C.27, C.29, O.7"""
     (old, old_config), (new, new_config) = documents(layout.path, "base"), documents(out, "sealed")
     assert new["layers"][:-1] == old["layers"]
     assert new["layers"][-1]["annotations"] == {"io.oci2boot.uki.v1": sealed.karg}
@@ -116,12 +116,12 @@ def test_the_uki_is_in_a_layer_of_its_own_over_the_same_layers(layout: Layout, o
 def test_a_sealed_image_is_taken_as_it_is(layout: Layout, repo: Path, out: Path, sealed: SealedImage) -> None:
     """D.14: the digest of the final image is the digest of the base."""
     bootable = converted(repo, f"oci:{out}:sealed")
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", sealed.rootfs)
-    assert str(bootable.rootfs) == str(converted(repo, f"oci:{layout.path}:base").rootfs)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", sealed.rootfs)
+    assert str(bootable.root.image) == str(converted(repo, f"oci:{layout.path}:base").root.image)
 
 
 def test_cfsctl_boots_a_sealed_image(out: Path, sealed: SealedImage, tmp_path: Path) -> None:
-    """Issue, proof: `prepare-boot` checks the argument in the UKI against the digest that it computes itself."""
+    """`prepare-boot` checks the argument in the UKI against the digest that it computes itself."""
     repo, boot = tmp_path / "cfs/repo", tmp_path / "boot"
     boot.mkdir()
     repo.parent.mkdir()
@@ -203,7 +203,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_sealed_image_survives_registries_and_skopeo(
     layout: Layout, repo: Path, registry: str, sealed: SealedImage
 ) -> None:
-    """Issue, proof: from a registry, to it, and copied on by skopeo."""
+    """From a registry, to it, and copied on by skopeo."""
     push(f"oci:{layout.path}:base", f"docker://{registry}/os/base:1")
     steps: list[Event] = []
     pushed = sealed_to(repo, f"docker://{registry}/os/base:1", f"docker://{registry}/os/base:2", report=steps.append)
@@ -236,7 +236,7 @@ def test_umoci_unpacks_a_sealed_image(out: Path, sealed: SealedImage, tmp_path: 
     assert made[:2] == b"MZ"
 
 
-def test_other_tags_of_a_layout_stay_and_its_own_is_replaced(layout: Layout, repo: Path, tmp_path: Path) -> None:
+def test_other_tags_of_a_layout_stay_and_its_own_is_replaced(repo: Path, tmp_path: Path) -> None:
     made = Layout(tmp_path / "layout")
     add_image(made, base(), "base")
     for _ in range(2):
@@ -268,7 +268,7 @@ def test_a_directory_becomes_a_sealed_image(layout: Layout, repo: Path, tmp_path
     run(program("umoci"), "unpack", "--rootless", "--image", f"{layout.path}:base", tmp_path / "bundle")
     sealed = sealed_to(repo, f"dir:{tmp_path}/bundle/rootfs", f"oci:{tmp_path}/layout:x")
     bootable = converted(repo, f"oci:{tmp_path}/layout:x")
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", sealed.rootfs)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", sealed.rootfs)
 
 
 def test_a_layer_that_can_be_read_in_two_ways_is_not_sealed(repo: Path, tmp_path: Path) -> None:
@@ -384,11 +384,11 @@ def test_the_rootfs_image_may_come_along(layout: Layout, repo: Path, sealed: Sea
     told: list[Event] = []
     request = ConvertRequest(Reference.parse(f"oci:{out}:x"), tmp_path / "other", name="x")
     bootable = convert(request, told.append)
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", shipped.rootfs)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", shipped.rootfs)
     assert "the rootfs image that the image brings along is the one made here" in [
         event.text for event in told if isinstance(event, Told)
     ]
-    assert (tmp_path / "other/objects" / bootable.rootfs.path).read_bytes() == image
+    assert (tmp_path / "other/objects" / bootable.root.image.path).read_bytes() == image
 
     damaged = Layout(tmp_path / "damaged")
     add_image(damaged, [*base(), tar({name: image[:-1] + b"x"})], "x")
@@ -397,7 +397,7 @@ def test_the_rootfs_image_may_come_along(layout: Layout, repo: Path, sealed: Sea
     resealed = sealed_to(repo, f"oci:{damaged.path}:x", f"oci:{damaged.path}:again")
     with last_layer(damaged.path, "again") as archive:
         assert f"boot/composefs/.wh.{shipped.rootfs}.erofs" in archive.getnames()
-    assert converted(repo, f"oci:{damaged.path}:again").rootfs.hex == resealed.rootfs
+    assert converted(repo, f"oci:{damaged.path}:again").root.image.hex == resealed.rootfs
 
 
 def test_the_kernel_may_leave_usr(layout: Layout, repo: Path, sealed: SealedImage, tmp_path: Path) -> None:

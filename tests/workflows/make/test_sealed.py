@@ -84,7 +84,7 @@ def converted(layout: Layout, repos: Path) -> Convert:
 
 
 def esp(repos: Path, bootable: Bootable, path: str) -> bytes:
-    with Repository.open(repos / bootable.rootfs.algorithm) as repository:
+    with Repository.open(repos / bootable.root.image.algorithm) as repository:
         return repository.read_object(bootable.esp[path])
 
 
@@ -93,11 +93,11 @@ def esp(repos: Path, bootable: Bootable, path: str) -> bytes:
 def test_a_uki_with_cfsctls_argument_is_installed_byte_for_byte(
     version: int, algorithm: str, old: bool, karg: Karg, converted: Convert, repos: Path
 ) -> None:
-    """C.2, C.35, issue: all formats and hashes that an argument may name, and both spellings."""
+    """C.2, C.35: all formats and hashes that an argument may name, and both spellings."""
     made = uki(f"rw quiet {karg(version, algorithm, old)}")
     bootable = converted({"boot/EFI/Linux/os.efi": made}, hash_name=algorithm)
-    assert (bootable.flow, bootable.erofs_version) == ("sealed", version)
-    assert bootable.rootfs.hex in karg(version, algorithm)
+    assert (bootable.flow, bootable.root.erofs_version) == ("sealed", version)
+    assert bootable.root.image.hex in karg(version, algorithm)
     assert esp(repos, bootable, "EFI/Linux/os.efi") == made
     assert {"EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"} < set(bootable.esp)
     assert bootable.cmdline == f"rw quiet {karg(version, algorithm, old)}"
@@ -117,7 +117,7 @@ def test_an_image_sealed_by_the_recipe_of_composefs_rs_is_taken(
     (bundle / "rootfs/boot/EFI/Linux/os.efi").write_bytes(uki(said))
     source = Reference.parse(f"dir:{bundle}/rootfs")
     bootable = convert(ConvertRequest(source, repos / "sha256", name="theirs"), silent)
-    assert (bootable.flow, bootable.erofs_version, bootable.cmdline) == ("sealed", version, said)
+    assert (bootable.flow, bootable.root.erofs_version, bootable.cmdline) == ("sealed", version, said)
 
 
 def test_an_image_without_a_sealed_uki_gets_one_built_here(converted: Convert) -> None:
@@ -125,7 +125,7 @@ def test_an_image_without_a_sealed_uki_gets_one_built_here(converted: Convert) -
     assert bootable.flow == "local"
     assert "EFI/Linux/os.efi" not in bootable.esp
     assert bootable.cmdline
-    assert bootable.cmdline.endswith(f"composefs={bootable.rootfs}")
+    assert bootable.cmdline.endswith(f"composefs={bootable.root.image}")
 
 
 def test_a_stale_uki_is_refused_with_both_digests(karg: Karg, converted: Convert) -> None:
@@ -163,7 +163,7 @@ def test_of_several_the_newest_version_is_taken(karg: Karg, converted: Convert, 
 
 
 def test_every_profile_must_promise_this_image(karg: Karg, converted: Convert) -> None:
-    """Issue, "Multi-profile UKIs: every profile"; facts: what reads no profiles takes the base's arguments."""
+    """Whoever reads no profiles takes the base's arguments."""
     good = f"rw {karg()}"
     stale = "composefs=" + "ab" * 32
 
@@ -237,7 +237,7 @@ def test_a_pair_of_formats_and_hashes_is_legitimate(karg: Karg, converted: Conve
     """composefs-rs 0.9 writes `composefs.digest=` once for each."""
     line = f"{karg(2, 'sha256', True)} {karg(1, 'sha512')} {karg(1)}"
     bootable = converted({"boot/EFI/Linux/os.efi": uki(line)})
-    assert bootable.rootfs.hex == karg().rpartition(":")[2]
+    assert bootable.root.image.hex == karg().rpartition(":")[2]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_pair_of_formats_and_hashes_is_legitimate(karg: Karg, converted: Conve
     ],
 )
 def test_contradictory_quoted_and_malformed_arguments_are_refused(line: str, karg: Karg, converted: Convert) -> None:
-    """Issue, bad input: the readers of such a line do not agree."""
+    """The readers of such a line do not agree."""
     made = uki(line.replace("{karg}", karg()).replace("{digest}", karg().rpartition(":")[2]))
     with pytest.raises(Error, match=r"/boot/EFI/Linux/os\.efi"):
         converted({"boot/EFI/Linux/os.efi": made})
@@ -328,7 +328,7 @@ def test_the_loader_that_was_asked_for_is_on_the_esp(karg: Karg, converted: Conv
 def test_a_vendors_uki_gets_its_digest_from_a_signed_addon(
     karg: Karg, converted: Convert, repos: Path, tmp_path: Path
 ) -> None:
-    """Issue, 3: its bytes untouched; sbverify accepts the addon, which is for this kernel alone."""
+    """Its bytes are untouched; sbverify accepts the addon, which is for this kernel alone."""
     vendor_key, vendor = make_key(tmp_path, "vendor")
     key, certificate = make_key(tmp_path, "ours")
     glue = cpio.file(b"usr/lib/composefs/composefs-setup-root", b"")

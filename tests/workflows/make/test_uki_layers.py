@@ -98,7 +98,7 @@ def test_a_layer_that_is_marked_by_annotation_does_not_count(layout: Layout, rep
         converted(layout, repo, image(layout, made))
     events: list[Event] = []
     bootable = converted(layout, repo, image(layout, made, marks={3: "anything"}), events)
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", base_id)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", base_id)
     assert esp_uki(repo, bootable, "os.efi") == uki(f"rw composefs={base_id}")
     (note,) = (event.text for event in events if isinstance(event, Warned) and "layer 3" in event.text)
     assert "/opt, " in note
@@ -118,7 +118,7 @@ def test_a_layer_may_be_marked_by_a_label(label: str, layout: Layout, repo: Path
     made = outside(f"composefs={base_id}")
     tag = image(layout, made, label=label.format(diff_id=digest(made)))
     bootable = converted(layout, repo, tag)
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", base_id)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", base_id)
     source = Reference.parse(f"oci:{layout.path}:{tag}")
     assert str(measure(DigestRequest(source), silent).rootfs.digest) == base_id
 
@@ -130,7 +130,7 @@ def test_a_layer_may_be_marked_by_the_user(number: int, layout: Layout, repo: Pa
     tag = image(layout, made)
     assert converted(layout, repo, tag).flow == "local"
     bootable = converted(layout, repo, tag, uki_layer=number)
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", base_id)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", base_id)
     assert bootable.cmdline == f"composefs={base_id} quiet"
     source = Reference.parse(f"oci:{layout.path}:{tag}")
     assert str(measure(DigestRequest(source, uki_layer=number), silent).rootfs.digest) == base_id
@@ -141,7 +141,7 @@ def test_the_next_version_is_converted_alike(layout: Layout, repo: Path, base_id
     bootable = converted(layout, repo, image(layout, made), uki_layer=-1)
     again = request_again(bootable, repo, tmp_path, BootOptions())
     assert again.uki_layer == -1
-    assert convert(again, silent).rootfs == bootable.rootfs
+    assert convert(again, silent).root.image == bootable.root.image
 
 
 def test_the_users_layer_decides_which_uki_is_taken(layout: Layout, repo: Path, base_id: str) -> None:
@@ -167,7 +167,7 @@ def test_of_several_uki_layers_the_newest_wins_and_none_counts(layout: Layout, r
     older = outside("composefs=" + "ab" * 32)
     newer = tar({f"{MODULES}/os.efi": uki(f"composefs={base_id}")}, mtime=LATER + 1)
     bootable = converted(layout, repo, image(layout, older, newer, marks={3: "old", 4: "new"}))
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", base_id)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", base_id)
     assert esp_uki(repo, bootable, "os.efi") == uki(f"composefs={base_id}")
 
 
@@ -200,7 +200,7 @@ def test_boot_files_that_a_whiteout_hides_are_found(layout: Layout, repo: Path, 
     tag = image(layout, *hidden(f"rw composefs={base_id}"))
     assert cfsctl_id(layout, tag, tmp_path / "repo") == base_id
     bootable = converted(layout, repo, tag)
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", base_id)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", base_id)
     assert bootable.cmdline == f"rw composefs={base_id} quiet"
     assert esp_uki(repo, bootable, "os.efi") == uki(f"rw composefs={base_id}")
 
@@ -222,7 +222,7 @@ def test_hidden_boot_files_that_are_stale_are_replaced_by_sealing(layout: Layout
     sealed = seal(SealRequest(source, target, repo, boot=BootOptions(ukify="builtin")), silent)
     assert sealed
     bootable = convert(ConvertRequest(target, repo, name="y"), silent)
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", sealed.rootfs)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", sealed.rootfs)
     assert [path for path in bootable.esp if path.startswith("EFI/Linux/")] == [f"EFI/Linux/{Path(sealed.uki).name}"]
 
 
@@ -239,10 +239,10 @@ def test_sealing_keeps_a_marked_layer_out(layout: Layout, repo: Path, base_id: s
         {ANNOTATION: sealed.karg},
     ]
     bootable = convert(ConvertRequest(target, repo, name="y"), silent)
-    assert (bootable.flow, str(bootable.rootfs)) == ("sealed", base_id)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", base_id)
 
 
 def test_directories_of_boot_may_have_any_time(layout: Layout, repo: Path, base_id: str) -> None:
     """C.6: by path alone, without a mark."""
     made = directory(b"boot/", mtime=LATER) + tar({"boot/EFI/Linux/os.efi": uki(f"composefs={base_id}")}, mtime=LATER)
-    assert str(converted(layout, repo, image(layout, made)).rootfs) == base_id
+    assert str(converted(layout, repo, image(layout, made)).root.image) == base_id

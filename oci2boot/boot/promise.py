@@ -1,0 +1,65 @@
+"""What a UKI promises of its root file system, and what kernel, initramfs and command line must bring to keep it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from oci2boot.boot import discover, glue
+from oci2boot.boot.files import Read
+from oci2boot.boot.initrd import Mode
+from oci2boot.boot.kernel import KernelSupport, check_kernel
+from oci2boot.formats import cpio
+from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.model import Directory
+
+
+class RootPromise(Protocol):
+    """One for each mode: `ComposefsPromise` here, `DmVerityPromise` in `verity`."""
+
+    @property
+    def mode(self) -> Mode:
+        """What the built-in initramfs is to do."""
+
+    @property
+    def dm_verity(self) -> bool:
+        """Whether the initramfs has to set up a dm-verity device."""
+
+    def check_kernel(self, tree: Directory, read: Read, version: str) -> KernelSupport:
+        """Raise `ImageError` for a kernel that cannot keep the promise."""
+
+    def files(self) -> Mapping[bytes, bytes]:
+        """Return what an initramfs is told by files, which are measured and signed with it."""
+
+    def plan_glue(
+        self, tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found], support: KernelSupport
+    ) -> glue.Glue:
+        """Return what follows the image's own initramfs, as `cpio.read` gives it."""
+
+    def build_cmdline(self, image: Sequence[str], user: Sequence[str], added: glue.Glue) -> str:
+        """Return the UKI's command line: the image's words, the user's, and the promise, each once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComposefsPromise:
+    """The digest of a composefs image, as one kernel argument."""
+
+    argument: ComposefsArg
+    mode: Mode = "composefs"
+    dm_verity: bool = False
+
+    def check_kernel(self, tree: Directory, read: Read, version: str) -> KernelSupport:
+        return check_kernel(tree, read, version)
+
+    def files(self) -> Mapping[bytes, bytes]:
+        return {}
+
+    def plan_glue(
+        self, tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found], support: KernelSupport
+    ) -> glue.Glue:
+        return glue.plan_glue(tree, read, initramfs, support)
+
+    def build_cmdline(self, image: Sequence[str], user: Sequence[str], added: glue.Glue) -> str:
+        added.configuration.check(self.argument)
+        keys = {word.partition("=")[0] for word in image}
+        absent = [word for word in added.arguments if word.partition("=")[0] not in keys]
+        return discover.build_cmdline([*image, *absent], user, self.argument)
