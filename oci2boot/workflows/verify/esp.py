@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -127,7 +127,7 @@ def uncounted(path: str) -> str:
     return _COUNTER.sub("", path)
 
 
-def find_root_signature(paths: Collection[str], uki: str) -> str | None:
+def find_root_signature(paths: Iterable[str], uki: str) -> str | None:
     """Return which of the files is the signature of a UKI's root hash."""
-    path = signature_path(uki)
-    return path if path in paths else None
+    expected = signature_path(uncounted(uki)).lower()
+    return next((path for path in paths if path.lower() == expected), None)

@@ -170,7 +170,9 @@ def _beside(uki: str, promises: Sequence[DevicePromise], files: EspFiles, checks
     path = find_root_signature(files, uki)
     if path is None:
         if any(promise.signed for promise in promises):
-            checks.failed(f"signature {signature_path(uki)}", "the kernel is to demand it, and it is not there")
+            checks.failed(
+                f"signature {signature_path(uncounted(uki))}", "the kernel is to demand it, and it is not there"
+            )
         return []
     with checks.attempt(f"signature {path}"):
         data = files[path]()

@@ -173,6 +173,9 @@ def test_no_signature_is_left(disk: Path, tmp_path: Path) -> None:
         return said("mdir", "-b", "-s", "-i", esp, "::EFI")
 
     assert SIGNATURE_NAME in listing(disk)
+    counting = vm.copy(disk, tmp_path / "counting.raw")
+    said("mren", "-i", f"{counting}@@{table(disk)[0]['start']}", f"::/{UKI}", "::/EFI/Linux/demo_1+3.efi")
+    assert SIGNATURE_NAME not in listing(changed(counting, SIGNATURE, tmp_path))
     copy = changed(disk, SIGNATURE, tmp_path)
     assert SIGNATURE_NAME not in listing(copy)
     assert UKI.rpartition("/")[2] in listing(copy)

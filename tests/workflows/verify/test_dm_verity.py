@@ -14,6 +14,7 @@ from oci2boot.workflows.progress import silent
 from oci2boot.workflows.verify.disk import Verified, VerifyRequest, verify
 from oci2boot.workflows.verify.explain import ExplainRequest, explain
 from oci2boot.workflows.verify.inspect import measured_manifest
+from tests import vm
 from tests.boot import debian
 from tests.keys import Pair, make
 from tests.store.stored import layer
@@ -98,6 +99,15 @@ def test_the_signature_of_the_root_hash_is_held_to_db(disk: Path, key: Pair, tmp
         assert "CN=db" in found[name].evidence
     told = failures(disk, make(tmp_path, "other").path)
     assert "who is not trusted" in told["signature partition 4"]
+
+
+def test_a_uki_that_counts_its_boots_keeps_its_signature(disk: Path, tmp_path: Path) -> None:
+    """systemd-stub(7), "Companion Files": they lie beside the name without the counter, which FAT takes in any case."""
+    copy = vm.copy(disk, tmp_path / "copy.raw")
+    esp = f"{copy}@@{start(copy, 'ESP')}"
+    said("mren", "-i", esp, f"::/{UKI}", "::/EFI/Linux/DEMO_1+2-1.EFI")
+    assert failures(copy) == {}
+    assert f"signature {UKI}.extra.d/{SIGNATURE_NAME}" in [check.name for check in looked_at(copy).checks]
 
 
 @pytest.mark.parametrize("name", ["root", "root-verity"])
