@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from oci2boot.boot.files import Read, find_file, list_directory, read_file, show
+from oci2boot.boot.names import EXTRA, LINUX, is_program
 from oci2boot.errors import FormatError, ImageError
 from oci2boot.formats import cmdline
 from oci2boot.formats.cmdline import ComposefsArg
@@ -22,6 +23,7 @@ MAX_ARGUMENTS_FILE: Final = 64 << 10
 MAX_UKI_DEPTH: Final = 4
 
 MODULES: Final = b"usr/lib/modules"
+UKI_DIRECTORY: Final = f"boot/{LINUX}".encode()
 INITRAMFS_NAMES: Final = (b"initrd.img-%s", b"initramfs-%s.img", b"initrd-%s")
 """Beneath /boot: Debian's, Fedora's and Arch's, SUSE's."""
 KERNEL_ARGUMENTS: Final = (b"etc/kernel/cmdline", b"usr/lib/kernel/cmdline")
@@ -122,12 +124,12 @@ def find_ukis(tree: Directory) -> list[bytes]:
         for name, inode in list_directory(tree, directory):
             path = directory + b"/" + name
             if isinstance(inode, Directory):
-                if depth and not name.endswith(b".extra.d"):
+                if depth and not name.endswith(EXTRA.encode()):
                     look(path, depth - 1)
-            elif name.lower().endswith(b".efi") and find_file(tree, path):
+            elif is_program(name) and find_file(tree, path):
                 found.append(path)
 
-    look(b"boot/EFI/Linux", MAX_UKI_DEPTH)
+    look(UKI_DIRECTORY, MAX_UKI_DEPTH)
     for version, _ in list_directory(tree, MODULES):
         look(MODULES + b"/" + version, 0)
     return found

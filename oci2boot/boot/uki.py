@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.names import MAX_UKI
 from oci2boot.errors import DigestError, FormatError, ImageError, LimitError, ToolError
 from oci2boot.formats import pe
-
-MAX_UKI: Final = (1 << 32) - (1 << 20)
-"""Offsets in a PE file have 32 bits."""
 
 UKIFY_OLDEST: Final = (255, 0)
 UKIFY_BAD: Final = ((257, 0), (257, 1))
@@ -22,6 +20,8 @@ UKIFY_BAD: Final = ((257, 0), (257, 1))
 STUB_LARGE: Final = 258
 """Stubs from this version on need ukify 257.9."""
 UKIFY_FOR_LARGE_STUB: Final = (257, 9)
+STUB_WITH_ADDONS: Final = 255
+"""Earlier ones measure each addon alone, and look for them under a name with the boot counter in it."""
 
 _SCN_CODE, _SCN_INITIALIZED_DATA, _SCN_READ = 0x20, 0x40, 0x40000000
 _NX_COMPAT: Final = 0x0100

@@ -15,7 +15,7 @@ from oci2boot.errors import FormatError, TargetError
 from oci2boot.sysroot.etc_merged import MergedEtc
 from oci2boot.sysroot.layout import RECORD
 from oci2boot.sysroot.machine import Sysroot
-from oci2boot.system.files import plain_errors, sync_directory, write_atomically
+from oci2boot.system.files import plain_errors, read_limited, sync_directory, write_atomically
 
 RECORD_MAX: Final = 1 << 20
 OWN: Final = "deployment"
@@ -60,11 +60,8 @@ def _read(path: Path) -> Deployment:
     record = path / os.fsdecode(RECORD)
     if not record.exists():
         return Deployment(digest, None)
-    with record.open("rb") as file:
-        data = file.read(RECORD_MAX + 1)
+    data = read_limited(record, RECORD_MAX, TargetError)
     try:
-        if len(data) > RECORD_MAX:
-            raise ValueError
         facts = json.loads(data)
         own = facts.pop(OWN, {})
         deployed, pinned, tool = own.get("deployed"), own.get("pinned", False), own.get("tool")

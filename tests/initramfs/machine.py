@@ -59,18 +59,18 @@ mount() {
     command mount "$@"
 }
 END
-sed '/^set -uf$/r /shallow' /usr/lib/oci2boot/setup-root >/shallow-setup-root
-chmod 755 /shallow-setup-root
+sed '/^set -uf$/r /shallow' /usr/lib/oci2boot/setup-root >/usr/lib/oci2boot/shallow-setup-root
+chmod 755 /usr/lib/oci2boot/shallow-setup-root
 run() { # NAME STORE CONFIGURATION SEALED COMMAND_LINE
     echo "=== $1"
-    case $1 in shallow*) setup_root=/shallow-setup-root ;; *) setup_root=/usr/lib/oci2boot/setup-root ;; esac
+    case $1 in shallow*) shallow=shallow- ;; *) shallow= ;; esac
     printf "$3" >/usr/lib/composefs/setup-root-conf.toml
     if [ -n "$4" ]; then echo "$4" >/usr/lib/composefs/rootfs.digest; fi
     echo "$5" >/cmdline
     mount --bind /cmdline /proc/cmdline
     mount --bind "/disk/$2" /sysroot
     dmesg -c >/dev/null
-    $setup_root /sysroot 2>&1
+    "/usr/lib/oci2boot/${shallow}setup-root" /sysroot 2>&1
     echo "exit=$?"
     mountinfo=$(cat /proc/self/mountinfo)
     echo "left=$(echo "$mountinfo" | grep -c ' /run/oci2boot/')"

@@ -129,7 +129,7 @@ def test_a_resumed_blob_from_another_place_is_refused(fake: Fake) -> None:
 class Tokens:
     """Bearer tokens that are good for so many requests each."""
 
-    def __init__(self, uses: int, then: Respond = lambda handler: False) -> None:
+    def __init__(self, uses: int, then: Respond = lambda _: False) -> None:
         self.uses = uses
         self.then = then
         self.left: dict[str, int] = {}
@@ -329,7 +329,7 @@ def test_a_manifest_under_another_content_digest_is_refused(fake: Fake) -> None:
 
 
 def test_a_manifest_without_end_is_cut_off(fake: Fake) -> None:
-    fake.respond = serving(lambda data: bytes(5 << 20), "/manifests/")
+    fake.respond = serving(lambda _: bytes(5 << 20), "/manifests/")
     with pytest.raises(Error, match="more than 4194304 bytes"):
         pull(fake)
 
@@ -387,6 +387,30 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(fake: Fake, layout
         assert all(request.authorization is None for request in storage.requests)
         # The same server under another name is another host, too.
         assert any(request.authorization for request in fake.requests)
+
+
+@pytest.mark.parametrize("offered", ["Basic", "Bearer"])
+def test_another_host_that_asks_for_a_login_gets_none(fake: Fake, layout: Layout, tmp_path: Path, offered: str) -> None:
+    """Its challenge would have the credentials of the registry sent to a token server of its choice."""
+    with Fake(layout).serving() as storage:
+
+        def elsewhere(handler: Handler) -> bool:
+            if "/blobs/" not in handler.path:
+                return False
+            handler.send(307, b"", {"Location": f"http://{storage.address}{handler.path}"})
+            return True
+
+        def ask(handler: Handler) -> bool:
+            return handler.challenge(f'{offered} realm="http://{storage.address}/token",service="s"')
+
+        fake.respond, storage.respond = elsewhere, ask
+        options = SourceOptions(
+            tls_verify=False, authfile=authfile(tmp_path / "a.json", {fake.address: basic("ann", "word")})
+        )
+        with pytest.raises(SourceError, match="wants a login"):
+            pull(fake, options)
+        assert {request.path.split("/")[-2] for request in storage.requests} == {"blobs"}
+        assert all(request.authorization is None for request in (*storage.requests, *fake.requests))
 
 
 def test_a_redirect_without_end_is_left(fake: Fake) -> None:

@@ -326,7 +326,7 @@ def test_an_error_of_the_source_is_raised_at_the_reader_again_and_again() -> Non
 def test_progress_counts_the_bytes_of_the_blob() -> None:
     layer = layer_of(GZIP, PLAIN, "gzip")
     counts: list[int] = []
-    with uncompressed(GZIP, layer, progress=lambda which, count: counts.append(count)) as tar:
+    with uncompressed(GZIP, layer, progress=lambda _, count: counts.append(count)) as tar:
         tar.finish()
     assert counts == sorted(counts)
     assert counts[-1] == len(GZIP)

@@ -86,8 +86,8 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
         seed = _seed(request, bootable, device)
-        format = request.format or ("raw" if device else format_of(request.target))
-        if format == "iso":
+        disk_format = request.format or ("raw" if device else format_of(request.target))
+        if disk_format == "iso":
             check_live(request, bootable)
         label, ext4, images = _content(repository, bootable, request, seed)
         esp = [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()]
@@ -103,18 +103,18 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             encrypted=request.secret is not None,
             ext4_label=label,
         )
-        plan = plan_iso(esp, images, options) if format == "iso" else plan_disk(ext4, esp, options, images)
+        plan = plan_iso(esp, images, options) if disk_format == "iso" else plan_disk(ext4, esp, options, images)
         planned = Installed(
             bootable,
             request.target,
             plan,
-            format,
+            disk_format,
             device=device,
             nvram=bootable.title if device and request.nvram and nvram.EFI.is_dir() else None,
         )
         if request.secret:
             _warn_of_missing(bootable, read_rootfs(repository.read_object(bootable.root.tree)), report)
-        if format == "iso":
+        if disk_format == "iso":
             for text in warnings_of(bootable, read_rootfs(repository.read_object(bootable.root.tree))):
                 report(Warned(text))
         if dry_run:
@@ -129,7 +129,7 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             write_disk_as(
                 plan,
                 request.target,
-                format,
+                disk_format,
                 name=bootable.name,
                 overwrite=request.wipe,
                 secret=request.secret,

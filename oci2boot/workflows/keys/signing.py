@@ -8,9 +8,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.names import MAX_UKI, is_program
 from oci2boot.boot.roothash import check_root_hash, sign_root_hash
 from oci2boot.boot.sign import (
     KeySigner,
@@ -29,7 +31,7 @@ from oci2boot.digest import RootHash
 from oci2boot.errors import Error, FormatError, SignatureError, SourceError
 from oci2boot.formats.esl import trusted_certificates
 from oci2boot.formats.x509 import Certificate, read_certificates
-from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.system.files import plain_errors, read_limited, write_atomically
 from oci2boot.system.run import run
 from oci2boot.workflows.progress import Report, Told, Warned
 from oci2boot.workflows.requests import SigningOptions
@@ -58,11 +60,7 @@ def read_trusted(paths: list[Path]) -> list[Certificate]:
 
 
 def read_bounded(path: Path) -> bytes:
-    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
-        data = file.read(MAX_FILE + 1)
-    if len(data) > MAX_FILE:
-        raise FormatError(f"{path} is larger than {MAX_FILE} bytes")
-    return data
+    return read_limited(path, MAX_FILE)
 
 
 def open_key(path: Path, passphrase: Path | None, certificate: Certificate) -> KeySigner:
@@ -79,10 +77,10 @@ def sign_files(
     """
     certificate = read_certificate(options.certificate)
     certificate.public_key()
-    if certificate.expired():
+    if certificate.expired(datetime.now(UTC)):
         when = f"{certificate.not_after:%Y-%m-%d}"
         report(Warned(f"the certificate of {certificate.subject} expired on {when}; firmware does not mind"))
-    images = {name: data for name, data in files.items() if name.lower().endswith(".efi")}
+    images = {name: data for name, data in files.items() if is_program(name)}
     if options.request:
         request = SignRequest.of(images, certificate, root_hash)
         with plain_errors(SourceError, f"write {options.request}"):
@@ -195,8 +193,7 @@ def _tool(tool: SignTool, options: SigningOptions) -> Sign:
             source.write_bytes(image)
             argv = sign_tool_argv(tool, key, options.certificate, source, target, epoch, options.pkcs11_module)
             run(argv, env=env, timeout=SIGN_SECONDS, package="systemd-ukify" if tool == "systemd-sbsign" else None)
-            with plain_errors(SignatureError, f"read what {tool} signed"):
-                return target.read_bytes()
+            return read_limited(target, MAX_UKI, SignatureError)
 
     return sign
 

@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from oci2boot.boot.names import TRIES
+from oci2boot.boot.names import ADDON, EXTRA, TRIES, uncounted
 from oci2boot.digest import External
 from oci2boot.errors import StoreError, TargetError
-from oci2boot.formats.bls import EntryName
 from oci2boot.formats.cmdline import find_composefs, split
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.content import Content, deployed_refs, image_content
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
 from oci2boot.store.transfer import missing_objects, set_refs, transfer
-from oci2boot.sysroot.bootdir import EXTRA, LINUX
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_plan import is_entry, plan_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
@@ -40,7 +38,7 @@ from oci2boot.workflows.make.canonical import reader
 from oci2boot.workflows.progress import Report, Step, Told, Warned
 
 BLESSER: Final = b"/usr/lib/systemd/systemd-bless-boot"
-LOCAL: Final = "local.addon.efi"
+LOCAL: Final = f"local{ADDON}"
 """The machine's own kernel arguments, beside each of its UKIs."""
 
 
@@ -96,7 +94,7 @@ def plan_deployment(
     tree = read_rootfs(source.read_object(rootfs))
     boot = plan_boot_files(state, source, bootable, tree)
     current = state.current
-    esp = {_uncounted(boot.paths[path]): str(digest) for path, digest in bootable.esp.items()}
+    esp = {uncounted(boot.paths[path]): str(digest) for path, digest in bootable.esp.items()}
     there = next((one for one in state.deployments if one.digest == rootfs), None)
     fresh = current is None or current.digest != rootfs
     merged = there.merged if there and not fresh else None
@@ -153,13 +151,6 @@ def local_addon(state: MachineState) -> Path | None:
             if path.lower().endswith(f"/{LOCAL}"):
                 return state.directory.path / path
     return None
-
-
-def _uncounted(path: str) -> str:
-    folder, _, name = path.rpartition("/")
-    if folder != LINUX:
-        return path
-    return f"{folder}/{EntryName.parse(name).counted(None)}"
 
 
 def check_verity(target: Repository, bootable: Bootable, *, allow_missing: bool) -> None:

@@ -16,7 +16,7 @@ from oci2boot.sysroot.etc import EtcChange, diff_etc
 from oci2boot.sysroot.machine import Sysroot, booted_digest, open_sysroot
 from oci2boot.system.files import plain_errors
 from oci2boot.tree.diff import text
-from oci2boot.tree.model import Directory, File, Inode, Metadata, Special, find, walk
+from oci2boot.tree.model import Directory, File, Inode, Metadata, Special, find, rewrite, walk
 
 MAX_FILES: Final = 200_000
 """In one upper directory of /etc."""
@@ -62,10 +62,7 @@ def read_upper(path: Path, algorithm: Hash) -> Upper:
         elif _is_socket(inode):
             sockets.append(text(name))
     notes = [f"/etc{name} is left out, being a socket" for name in sockets]
-    try:
-        return Upper(_without_sockets(tree) if sockets else tree, files, tuple(notes))
-    except RecursionError as error:
-        raise LimitError("/etc has directories nested too deep") from error
+    return Upper(_without_sockets(tree) if sockets else tree, files, tuple(notes))
 
 
 def image_etc(repository: Repository, digest: VerityDigest) -> Directory:
@@ -126,9 +123,4 @@ def _is_socket(inode: Inode) -> bool:
 
 
 def _without_sockets(tree: Directory) -> Directory:
-    entries = {
-        name: _without_sockets(inode) if isinstance(inode, Directory) else inode
-        for name, inode in tree.entries.items()
-        if not _is_socket(inode)
-    }
-    return Directory(tree.meta, entries)
+    return rewrite(tree, lambda inode: None if _is_socket(inode) else inode)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from oci2boot.boot.names import MAX_UKI, addons_folder
 from oci2boot.boot.payload import EFI_NAMES, find_efi_program, machine_of
 from oci2boot.boot.sealed import read_addon
 from oci2boot.boot.uki import build_addon
@@ -13,7 +14,7 @@ from oci2boot.formats import pe
 from oci2boot.formats.cmdline import join, split
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.bootdir import EXTRA, MAX_UKI, BootEntry, mapped
+from oci2boot.sysroot.bootdir import BootEntry, mapped
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan, Remove, RemoveDirectory, Step, Write, peak, sha256_of
 from oci2boot.sysroot.machine import Sysroot, changing
@@ -120,7 +121,7 @@ def _change(
 
 
 def _steps(entry: BootEntry, addon: bytes | None) -> list[Step]:
-    folder = f"{entry.path.rpartition('/')[0]}/{entry.name.counted(None)}{EXTRA}"
+    folder = addons_folder(entry.path)
     path = next((path for path in entry.files if path.lower().endswith(f"/{LOCAL}")), f"{folder}/{LOCAL}")
     if addon is not None:
         return [Write(path, addon, len(addon), sha256_of(addon))]

@@ -7,13 +7,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from oci2boot.boot.names import MAX_UKI
 from oci2boot.boot.roothash import parse_partition
 from oci2boot.digest import RootHash
 from oci2boot.errors import Error, FormatError, TargetError
 from oci2boot.formats.gpt import Gpt
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import DmVerityRoot
-from oci2boot.sysroot.bootdir import MAX_CONF, MAX_UKI, BootDirectory, BootEntry, mapped, read_boot_directory
+from oci2boot.sysroot.bootdir import MAX_CONF, BootDirectory, BootEntry, mapped, read_boot_directory
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.machine import booted_root_hashes, mounted_esp

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Final
 
 from oci2boot.boot.configuration import configuration_files
+from oci2boot.boot.names import EXTRA, MAX_UKI, is_addon
 from oci2boot.boot.sealed import read_addon
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, StoreError, TargetError, ToolError
@@ -13,7 +14,7 @@ from oci2boot.formats import pe
 from oci2boot.formats.cmdline import split
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.bootdir import EXTRA, MAX_UKI, BootDirectory, BootEntry, mapped
+from oci2boot.sysroot.bootdir import BootDirectory, BootEntry, mapped
 from oci2boot.sysroot.machine import Sysroot
 from oci2boot.sysroot.nextroot import NEXT, WORK, clean_argvs, mount_argvs, unmount_argv
 from oci2boot.sysroot.state import MachineState, read_state
@@ -99,7 +100,7 @@ def _kernel(directory: BootDirectory, entry: BootEntry) -> tuple[list[bytes], li
         kernel = [pe.contents(data, section) for name in _KEPT for section in parsed.sections_named(name)]
         lines = [pe.contents(data, section).decode(errors="replace") for section in parsed.sections_named(b".cmdline")]
     for path in sorted(entry.files):
-        if path.lower().endswith(".efi") and path.rpartition("/")[0].lower().endswith(EXTRA):
+        if is_addon(path) and path.rpartition("/")[0].lower().endswith(EXTRA):
             with mapped(directory.path / path, MAX_UKI) as data:
                 lines.append(read_addon(data))
     words = [word for line in lines for word in split(line.rstrip("\0\n "))]

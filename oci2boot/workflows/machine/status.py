@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from oci2boot.boot.names import MAX_UKI
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error
 from oci2boot.formats import authenticode, pe
 from oci2boot.store.images import saved_images
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.bootdir import MAX_UKI, BootEntry, mapped
+from oci2boot.sysroot.bootdir import BootEntry, mapped
 from oci2boot.sysroot.deployments import Deployment
 from oci2boot.sysroot.machine import Sysroot
 from oci2boot.sysroot.state import MachineState, promised, read_state

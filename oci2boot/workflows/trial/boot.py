@@ -21,7 +21,7 @@ from oci2boot.target.opened import as_raw, open_disk
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from oci2boot.workflows.keys.signing import open_key, read_certificate
 from oci2boot.workflows.progress import Report, Step, Warned
-from oci2boot.workflows.trial.measured import compare, credentials_beside
+from oci2boot.workflows.trial.measured import compare
 from oci2boot.workflows.trial.report import PATIENCE, Bench, Booted, Case
 from oci2boot.workflows.trial.tamper import Sign, Subject, Tampering, look_at, tamperings
 from oci2boot.workflows.trial.tamper_verity import verity_tamperings
@@ -176,8 +176,7 @@ def _measured(request: BootTestRequest, promised: Promised, booted: Booted) -> C
         return Case("measured", False, evidence, booted.seconds, skipped=not demanded)
     with open_disk(request.disk) as opened:
         esp = esp_of_fat(opened.esp())
-        data, credentials = esp[promised.path](), credentials_beside(esp, promised.path)
-    return compare(booted, data, promised.uki, credentials, secure_boot=request.keys is not None, demanded=demanded)
+        return compare(booted, esp, promised.path, secure_boot=request.keys is not None, demanded=demanded)
 
 
 def _changes(request: BootTestRequest, promised: Promised, report: Report) -> Iterator[Tampering]:

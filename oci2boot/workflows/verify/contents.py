@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from oci2boot.digest import RootHash
-from oci2boot.errors import LimitError, TargetError
+from oci2boot.errors import TargetError
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import Mode
+from oci2boot.sysroot.deployments import RECORD_MAX
 from oci2boot.sysroot.layout import RECORD
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import plain_errors, read_limited
 from oci2boot.target.installed import InstalledRoot
 from oci2boot.tree.diff import Difference
 from oci2boot.workflows.verify.checks import Checks
@@ -19,7 +20,6 @@ from oci2boot.workflows.verify.esp import EspFiles
 from oci2boot.workflows.verify.manifest import Manifest
 from oci2boot.workflows.verify.promises import Digest, Start
 
-RECORD_MAX: Final = 1 << 20
 _DEPLOYMENTS: Final = b"/state/deploy"
 
 
@@ -89,7 +89,7 @@ def read_mounted_state(top: Path, places: Iterable[str], checks: Checks) -> Stat
 
     def read(name: bytes) -> bytes | None:
         path = folder / os.fsdecode(name) / RECORD.decode()
-        return _read_limited(path, RECORD_MAX) if path.is_file() else None
+        return read_limited(path, RECORD_MAX, TargetError) if path.is_file() else None
 
     with plain_errors(TargetError, f"read {folder}"):
         names = sorted(os.fsencode(one.name) for one in folder.iterdir())
@@ -105,11 +105,3 @@ def _state(
             if (data := read(name)) is not None:
                 records.append(Bootable.parse(data))
     return State(tuple(shown), tuple(records), tuple(places))
-
-
-def _read_limited(path: Path, limit: int) -> bytes:
-    with plain_errors(TargetError, f"read {path}"), path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise LimitError(f"{path} has more than {limit} bytes")
-    return data

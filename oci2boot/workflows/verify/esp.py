@@ -3,15 +3,17 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from oci2boot.boot.sealed import MAX_ADDON, MAX_UKI, Uki, find_sealable
+from oci2boot.boot.names import EXTRA, GLOBAL_ADDONS, MAX_ADDON, MAX_UKI, addons_folder, is_addon, is_program, uncounted
+from oci2boot.boot.sealed import Uki, find_sealable
 from oci2boot.boot.verity import signature_path
 from oci2boot.errors import Error, LimitError, TargetError
 from oci2boot.formats import bls
 from oci2boot.formats.fat import Fat
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import read_limited
 from oci2boot.tree.model import Directory, File, Inode, Metadata
 
 FILES_MAX: Final = 1 << 16
@@ -19,11 +21,7 @@ FILES_MAX: Final = 1 << 16
 EspFiles = Mapping[str, Callable[[], bytes]]
 """By path from the root of the ESP, with slashes: what reads the file."""
 
-_PROGRAM: Final = ".efi"
-_ADDON: Final = ".addon.efi"
 _ENTRY: Final = re.compile(r"loader/entries/[^/.][^/]*\.conf", re.IGNORECASE)
-_COUNTER: Final = re.compile(r"\+\d+(-\d+)?(?=\.efi$)", re.IGNORECASE)
-"""Boot counting renames a UKI; its addons keep their place, and it stays the same file. systemd-stub(7)."""
 
 
 def esp_of_fat(fat: Fat) -> EspFiles:
@@ -36,16 +34,6 @@ def esp_of_fat(fat: Fat) -> EspFiles:
 def esp_of_directory(top: Path) -> EspFiles:
     """Take a directory as the root of an ESP; symbolic links, which FAT does not know, are left out."""
 
-    def reader(path: Path, limit: int) -> Callable[[], bytes]:
-        def read() -> bytes:
-            with plain_errors(TargetError, f"read {path}"), path.open("rb") as file:
-                data = file.read(limit + 1)
-            if len(data) > limit:
-                raise LimitError(f"{path} has more than {limit} bytes")
-            return data
-
-        return read
-
     found: dict[str, Callable[[], bytes]] = {}
     if not top.is_dir():
         raise TargetError(f"{top} is not a directory")
@@ -55,7 +43,7 @@ def esp_of_directory(top: Path) -> EspFiles:
             path = Path(folder, name)
             if path.is_file() and not path.is_symlink():
                 relative = str(path.relative_to(top))
-                found[relative] = reader(path, _limit(relative))
+                found[relative] = partial(read_limited, path, _limit(relative), TargetError)
         if len(found) > FILES_MAX:
             raise LimitError(f"{top} has more than {FILES_MAX} files")
     return found
@@ -64,7 +52,7 @@ def esp_of_directory(top: Path) -> EspFiles:
 def _limit(path: str) -> int:
     if is_entry(path):
         return bls.MAX_SIZE
-    return MAX_ADDON if path.lower().endswith(_ADDON) else MAX_UKI
+    return MAX_ADDON if is_addon(path) else MAX_UKI
 
 
 def is_entry(path: str) -> bool:
@@ -72,14 +60,10 @@ def is_entry(path: str) -> bool:
     return bool(_ENTRY.fullmatch(path))
 
 
-def is_program(path: str) -> bool:
-    return path.lower().endswith(_PROGRAM)
-
-
 def find_ukis(files: EspFiles) -> Iterator[tuple[str, Uki | Error]]:
     """Yield each UKI by its path, with the addons that the stub would find; an `Error` for one that cannot be read."""
     for path in files:
-        if is_program(path) and not path.lower().endswith(_ADDON):
+        if is_program(path) and not is_addon(path):
             try:
                 for uki in find_sealable(_as_image(files, path), _read):
                     yield path, uki
@@ -91,15 +75,15 @@ def _as_image(files: EspFiles, path: str) -> Directory:
     """Return the tree of an image with this UKI alone, and its addons, where an image has them."""
     name = path.rpartition("/")[2]
     own = addons_folder(path).lower()
-    beside: dict[str, dict[bytes, Inode]] = {own: {}, "loader/addons": {}}
+    beside: dict[str, dict[bytes, Inode]] = {own: {}, GLOBAL_ADDONS: {}}
     for other in files:
         folder, _, file = other.rpartition("/")
-        if folder.lower() in beside and other.lower().endswith(_ADDON):
+        if folder.lower() in beside and is_addon(other):
             beside[folder.lower()][file.encode()] = _file(files[other])
-    linux: dict[bytes, Inode] = {name.encode(): _file(files[path]), f"{name}.extra.d".encode(): _directory(beside[own])}
+    linux: dict[bytes, Inode] = {name.encode(): _file(files[path]), f"{name}{EXTRA}".encode(): _directory(beside[own])}
     boot = {
         b"EFI": _directory({b"Linux": _directory(linux)}),
-        b"loader": _directory({b"addons": _directory(beside["loader/addons"])}),
+        b"loader": _directory({b"addons": _directory(beside[GLOBAL_ADDONS])}),
     }
     return _directory({b"boot": _directory(boot)})
 
@@ -115,16 +99,6 @@ def _directory(entries: Mapping[bytes, Inode]) -> Directory:
 def _read(file: File) -> bytes:
     assert isinstance(file.content, bytes)
     return file.content
-
-
-def addons_folder(uki: str) -> str:
-    """Return where systemd-stub looks for the addons of a UKI."""
-    return uncounted(uki) + ".extra.d"
-
-
-def uncounted(path: str) -> str:
-    """Return the path that a UKI has when its boots are no longer counted."""
-    return _COUNTER.sub("", path)
 
 
 def find_root_signature(paths: Iterable[str], uki: str) -> str | None:

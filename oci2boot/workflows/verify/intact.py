@@ -6,6 +6,7 @@ What boot files promise is here, they are those that were installed, somebody si
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from oci2boot.boot.names import is_program, uncounted
 from oci2boot.boot.roothash import check_root_hash
 from oci2boot.boot.verity import signature_path
 from oci2boot.digest import VerityDigest
@@ -19,7 +20,7 @@ from oci2boot.tree.diff import first_of
 from oci2boot.workflows.verify.checks import NAMED_MAX, Checks
 from oci2boot.workflows.verify.contents import Contents, Root, RootSignature
 from oci2boot.workflows.verify.erofs_files import FSCK
-from oci2boot.workflows.verify.esp import EspFiles, find_root_signature, is_program, uncounted
+from oci2boot.workflows.verify.esp import EspFiles, find_root_signature
 from oci2boot.workflows.verify.manifest import Manifest
 from oci2boot.workflows.verify.promises import DevicePromise, Digest, Promise, Start
 

@@ -69,7 +69,7 @@ def test_a_dry_run_writes_nothing(image: Image, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verify_reads_it_whole(image: Image, iso: Path, key: Pair, tmp_path: Path) -> None:
+def test_verify_reads_it_whole(image: Image, iso: Path, tmp_path: Path) -> None:
     """K0.13: what it is, that firmware finds the partition that it starts from, and that every block is intact."""
     verified = verify(VerifyRequest(iso), silent)
     assert verified.kind == "live ISO"

@@ -61,7 +61,7 @@ def verified(folder: Path, disk: Path, root_hash: object, *words: str, hashes: s
     return said("veritysetup", "verify", *words, data, tree, str(root_hash))
 
 
-def test_veritysetup_verifies_the_partitions_by_the_word_of_the_uki(image: Image, disk: Path, tmp_path: Path) -> None:
+def test_veritysetup_verifies_the_partitions_by_the_word_of_the_uki(disk: Path, tmp_path: Path) -> None:
     """K0.1, K1.8: the root hash is that of the command line, and by halves that of the partitions' names."""
     start = table(disk)[0]["start"]
     said("mcopy", "-n", "-i", f"{disk}@@{start}", f"::/{UKI}", tmp_path / "uki.efi")

@@ -213,9 +213,9 @@ def test_a_missing_virt_firmware_is_named(keys: Path, tmp_path: Path, monkeypatc
     [
         ("db.auth", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
         ("KEK.auth", lambda data: data[:4] + bytes([data[4] ^ 1]) + data[5:]),
-        ("PK.auth", lambda data: b""),
-        ("db.crt", lambda data: b""),
-        ("GUID.txt", lambda data: b"no guid"),
+        ("PK.auth", lambda _: b""),
+        ("db.crt", lambda _: b""),
+        ("GUID.txt", lambda _: b"no guid"),
     ],
 )
 def test_keys_that_firmware_would_refuse_are_not_enrolled(

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from oci2boot.errors import Error, FormatError, TargetError
 from oci2boot.formats.fsverity import measure
+from oci2boot.store.images import find_image
+from oci2boot.store.repository import Repository
 from oci2boot.target.luks import Secret
 from oci2boot.target.plan import LUKS_HEADER
 from oci2boot.workflows.install.disk import install
@@ -402,6 +404,19 @@ def test_a_damaged_object_of_a_mounted_root_is_caught(demo: Demo, tmp_path: Path
     copy = physical_root(demo, tmp_path)
     (copy / "composefs/objects" / measure(BIG).path).write_bytes(BIG[:-1] + b"x")
     assert f"object {measure(BIG)} is damaged" in failures(seen(copy))["repository"]
+
+
+def test_a_record_is_not_read_in_part(demo: Demo, tmp_path: Path) -> None:
+    """One that is valid up to the limit is none."""
+    copy = physical_root(demo, tmp_path)
+    state = copy / "state/deploy" / demo.digest
+    state.mkdir()
+    with Repository.open(demo.repo) as repository:
+        record = json.dumps(find_image(repository, None).to_json()).encode()
+    (state / "oci2boot.json").write_bytes(record.ljust(1 << 20))
+    assert failures(seen(copy)) == {}
+    (state / "oci2boot.json").write_bytes(record.ljust((1 << 20) + 1))
+    assert f"has {(1 << 20) + 1} bytes, at most" in failures(seen(copy))[f"record {demo.digest}"]
 
 
 def test_a_repository_is_verified_too(demo: Demo) -> None:
