@@ -258,7 +258,7 @@ def choose_sealed(
     *,
     name: str | None = None,
     allow_insecure: bool = False,
-    above: Callable[[bytes], str] = lambda path: "",
+    above: Callable[[bytes], str] = lambda _: "",
 ) -> Sealed:
     """Return the UKI that promises this image; `variants` holds, of every argument, what of the image it names, if any.
 

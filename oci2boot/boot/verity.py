@@ -87,7 +87,7 @@ class DmVerityPromise:
         wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
         return Glue(None, archive.pack(), (), modules, programs, notes)
 
-    def build_cmdline(self, image: Sequence[str], user: Sequence[str], added: Glue) -> str:
+    def build_cmdline(self, image: Sequence[str], user: Sequence[str], _: Glue) -> str:
         """Return the UKI's command line: the image's words, the user's, and those of the root file system, each once.
 
         Raises `ImageError` for one that contradicts, or that readers would understand differently.

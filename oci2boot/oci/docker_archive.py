@@ -103,7 +103,7 @@ class DockerArchiveSource(ImageSource):
         finally:
             stream.close()
 
-    def _document(self, descriptor: Descriptor, what: str) -> bytes:
+    def _document(self, descriptor: Descriptor, _what: str) -> bytes:
         return read_document(self.open(descriptor))
 
     def open(self, descriptor: Descriptor) -> Blob:

@@ -122,7 +122,7 @@ class Fake:
     """A registry over a layout, or a token server: what it does is in `respond`."""
 
     layout: Layout | None = None
-    respond: Respond = lambda handler: False
+    respond: Respond = lambda _: False
     requests: list[Request] = field(default_factory=list)
     address: str = ""
 

@@ -91,7 +91,7 @@ def test_a_root_that_is_named_by_a_link_is_entered(root: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["nowhere", "root/usr/bin/small"])
-def test_what_is_no_directory_is_said_so(root: Path, tmp_path: Path, name: str) -> None:
+def test_what_is_no_directory_is_said_so(tmp_path: Path, name: str) -> None:
     with pytest.raises(SourceError, match=f"{name} cannot be read"):
         scan(tmp_path / name, keeping())
 
@@ -121,7 +121,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(root: Path, change: st
 def test_an_error_of_who_keeps_the_files_comes_through(root: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
 
-    def keep(pieces: Iterator[bytes]) -> VerityDigest:
+    def keep(_: Iterator[bytes]) -> VerityDigest:
         raise Error("no space left")
 
     with pytest.raises(Error, match="no space left"):

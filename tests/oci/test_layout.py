@@ -184,8 +184,8 @@ def again(archive: tarfile.TarFile) -> None:
     [
         (gzip.compress, "compressed"),
         (lambda data: data[:2000], "cut short"),
-        (lambda data: b"x" * 2000, "not a proper tar"),
-        (lambda data: b"", "not an OCI layout"),
+        (lambda _: b"x" * 2000, "not a proper tar"),
+        (lambda _: b"", "not an OCI layout"),
         (lambda data: data[:148] + b"1" * 8 + data[156:], "checksum"),
     ],
 )
@@ -193,7 +193,7 @@ def test_what_is_no_tar_is_no_archive(
     tmp_path: Path, simple: Layout, edit: Callable[[bytes], bytes], sentence: str
 ) -> None:
     path = tmp_path / "image.tar"
-    path.write_bytes(edit(archive_of(simple, lambda archive: None)))
+    path.write_bytes(edit(archive_of(simple, lambda _: None)))
     with pytest.raises(Error, match=sentence):
         read(f"oci-archive:{path}")
 

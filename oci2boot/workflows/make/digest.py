@@ -135,7 +135,7 @@ def _gather_image(
 ) -> Gathered:
     kept: dict[VerityDigest, bytes] = {}
 
-    def work(layer: Layer, read: Callable[[int], bytes]) -> list[Entry]:
+    def work(_: Layer, read: Callable[[int], bytes]) -> list[Entry]:
         return list(_measured(read, algorithm, kept))
 
     def read_kept(content: External) -> bytes:

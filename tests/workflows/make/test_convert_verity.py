@@ -379,7 +379,7 @@ def without_key(signing: SigningOptions, **way: Any) -> SigningOptions:
     return replace(signing, key=None, **way)
 
 
-def by_command(signing: SigningOptions, folder: Path, run: Callable[[SigningOptions], Bootable]) -> Bootable:
+def by_command(signing: SigningOptions, _: Path, run: Callable[[SigningOptions], Bootable]) -> Bootable:
     return run(without_key(signing, command=f"{program('openssl')} dgst -sha256 -sign {signing.key}"))
 
 
