@@ -11,6 +11,7 @@ import pytest
 
 from oci2boot.boot.sign import KeySigner, load_key, sign_image
 from oci2boot.formats.fsverity import measure
+from oci2boot.workflows.trial.guarded import image_tamperings
 from oci2boot.workflows.trial.tamper import INTRUSION, Tampering, look_at, tamperings
 from oci2boot.workflows.verify.promises import find_promise
 from tests import vm
@@ -66,7 +67,12 @@ def demo(key: Pair, tmp_path_factory: pytest.TempPathFactory) -> Demo:
 def changes(demo: Demo, key: Pair | None, *, secure_boot: bool = True) -> dict[str, Tampering]:
     subject = look_at(demo.disk, find_promise(demo.disk))
     sign = (lambda data: signed(key, data)) if key else None
-    return {one.name: one for one in tamperings(subject, secure_boot=secure_boot, sign=sign)}
+    assert subject.init
+    found = [
+        *tamperings(subject, secure_boot=secure_boot, sign=sign),
+        *image_tamperings(demo.disk, demo.stored.rootfs.digest, subject.init),
+    ]
+    return {one.name: one for one in found}
 
 
 def changed(demo: Demo, key: Pair, name: str, folder: Path) -> Path:
