@@ -13,6 +13,7 @@ from oci2boot.errors import Error, FormatError, LimitError, SignatureError
 from oci2boot.formats import authenticode, pe
 from oci2boot.formats.x509 import Certificate, read_certificates
 from tests.boot.debian import kernel, package
+from tests.flips import flipped
 from tests.keys import Pair, make, openssl
 from tests.witness import program
 
@@ -175,10 +176,6 @@ def test_a_certificate_with_the_name_and_number_of_another_is_not_that_one(
     assert twin.certificate.issuer_and_serial == db.certificate.issuer_and_serial
     (found,) = authenticode.verify(signed_by(twin, image), [db.certificate])
     assert found.anchor is None
-
-
-def flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 def trusts(data: bytes, certificate: Certificate) -> bool:
