@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from oci2boot.boot.roothash import pack_partition, sign_root_hash
-from oci2boot.boot.sign import KeySigner, load_key
 from oci2boot.digest import RootHash
 from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable, save
@@ -70,8 +69,7 @@ def converted(
         assert isinstance(record, DmVerityRoot)
         if key:
             assert record.root_hash
-            signer = KeySigner(key.certificate, load_key(key.key.read_bytes()))
-            document = pack_partition(record.root_hash, sign_root_hash(record.root_hash, signer), key.certificate)
+            document = pack_partition(record.root_hash, sign_root_hash(record.root_hash, key.signer), key.certificate)
             with ObjectBatch(repository) as batch:
                 record = replace(record, signature_object=batch.add(document))
         line = words if words is not None else f"quiet roothash={record.root_hash}" if record.root_hash else "quiet"
