@@ -22,6 +22,7 @@ from tests.boot.debian import package
 from tests.conftest import ROOT
 from tests.keys import make
 from tests.oci.layouts import Json
+from tests.partitions import table
 from tests.witness import program
 from tests.workflows.sealable import documents, stub, tar
 
@@ -180,7 +181,7 @@ def test_the_firmware_starts_a_uki_and_its_addon_without_a_loader(made: Made) ->
     """P.9, B.4: the vendor's UKI is the only program on the disk, and without our addon it would refuse to boot."""
     words: list[str | Path] = ["--flow", "vendor", "--db", made.vendor, "--loader", "direct"]
     digest, disk = made.convert(made.vendors_image, "direct", *words)
-    esp = f"{disk}@@{vm.partitions(disk)[0][0]}"
+    esp = f"{disk}@@{table(disk)[0]['start']}"
     listed = subprocess.check_output([program("mdir"), "-/", "-b", "-i", esp, "::"], text=True).split()
     files = {name.removeprefix("::/").upper() for name in listed if not name.endswith("/")}
     assert files == {"EFI/BOOT/BOOTX64.EFI", f"EFI/BOOT/BOOTX64.EFI.extra.d/{ADDON}".upper()}
