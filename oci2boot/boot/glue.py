@@ -20,7 +20,7 @@ from oci2boot.boot.configuration import RootConfiguration, configuration_files
 from oci2boot.boot.files import Read, find_file, read_limited
 from oci2boot.boot.kernel import KernelSupport, module_name
 from oci2boot.boot.programs import find_program, libraries
-from oci2boot.errors import FormatError, ImageError
+from oci2boot.errors import FormatError, ImageError, LimitError
 from oci2boot.formats import cpio
 from oci2boot.tree.model import Directory
 
@@ -244,15 +244,17 @@ def add_modules(archive: Archive, tree: Directory, read: Read, support: KernelSu
 def unpack_module(data: bytes, path: bytes) -> bytes:
     suffix = path.rpartition(b".")[2]
     unpackers: Mapping[bytes, Callable[[bytes], bytes]] = {
-        b"xz": lambda packed: lzma.LZMADecompressor().decompress(packed, MAX_MODULE),
-        b"zst": lambda packed: zstandard.ZstdDecompressor().stream_reader(packed).read(MAX_MODULE),
-        b"gz": lambda packed: gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_MODULE),
-        b"bz2": lambda packed: bz2.BZ2Decompressor().decompress(packed, MAX_MODULE),
+        b"xz": lambda packed: lzma.LZMADecompressor().decompress(packed, MAX_MODULE + 1),
+        b"zst": lambda packed: zstandard.ZstdDecompressor().stream_reader(packed).read(MAX_MODULE + 1),
+        b"gz": lambda packed: gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_MODULE + 1),
+        b"bz2": lambda packed: bz2.BZ2Decompressor().decompress(packed, MAX_MODULE + 1),
     }
     try:
         content = unpackers[suffix](data) if suffix in unpackers else data
     except (lzma.LZMAError, zstandard.ZstdError, OSError, EOFError) as error:
         raise FormatError(f"the kernel module {module_name(path)} is damaged: {error}") from error
+    if len(content) > MAX_MODULE:
+        raise LimitError(f"the kernel module {module_name(path)} has more than {MAX_MODULE} bytes")
     if content[:4] != b"\x7fELF":
         raise FormatError(f"the kernel module {module_name(path)} is no ELF file")
     return content

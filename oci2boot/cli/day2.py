@@ -1,13 +1,13 @@
 """A machine that lives on: status, upgrade, switch, rollback, pin, delete."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 
-from oci2boot.cli import output, signing, slots
+from oci2boot.cli import output, signing
 from oci2boot.cli.options import (
     AllowMissingVerity,
     AsJson,
@@ -19,15 +19,20 @@ from oci2boot.cli.options import (
     Repo,
     Source,
     TlsVerify,
+    repo_path,
     source_options,
 )
 from oci2boot.errors import Error
 from oci2boot.sysroot.etc import EtcPolicy
 from oci2boot.sysroot.machine import Sysroot, open_sysroot
-from oci2boot.workflows.machine import rollback as choose
-from oci2boot.workflows.machine.deployments import DeployOptions, DeployPlan
+from oci2boot.workflows.machine import keep as choose
+from oci2boot.workflows.machine.deploy import DeployOptions
+from oci2boot.workflows.machine.model import DeployPlan
+from oci2boot.workflows.machine.place import Place, find_place
+from oci2boot.workflows.machine.rollback import rollback as run_rollback
+from oci2boot.workflows.machine.slot_deploy import SlotPlan
 from oci2boot.workflows.machine.status import Status, read_status
-from oci2boot.workflows.machine.upgrade import Mode, News, Upgraded, UpgradeRequest, reboot_into
+from oci2boot.workflows.machine.upgrade import Goal, News, Upgraded, UpgradeRequest, reboot_into
 from oci2boot.workflows.machine.upgrade import switch as run_switch
 from oci2boot.workflows.machine.upgrade import upgrade as run_upgrade
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, parse_source
@@ -38,6 +43,15 @@ SysrootDir = Annotated[
 ]
 EspDir = Annotated[
     Path | None, typer.Option("--esp", metavar="DIR", help="its boot directory, the ESP", show_default=False)
+]
+DiskPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--disk",
+        metavar="DISK",
+        help="a disk or disk image with two slots under dm-verity, that nothing runs from",
+        show_default=False,
+    ),
 ]
 Etc = Annotated[
     list[str] | None,
@@ -62,14 +76,9 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def status(
-    sysroot: SysrootDir = None, esp: EspDir = None, disk: slots.DiskPath = None, as_json: AsJson = False
-) -> None:
+def status(sysroot: SysrootDir = None, esp: EspDir = None, disk: DiskPath = None, as_json: AsJson = False) -> None:
     """Show what this machine runs, what it boots next, and what else it keeps."""
-    if found_slots := slots.place_of(disk, sysroot, esp):
-        slots.show_status(found_slots, as_json=as_json)
-        return
-    found = read_status(open_sysroot(sysroot, esp))
+    found = read_status(find_place(disk, sysroot, esp))
     if as_json:
         output.print_json(found.to_json())
     else:
@@ -89,7 +98,7 @@ def upgrade(
     dry_run: DryRun = False,
     sysroot: SysrootDir = None,
     esp: EspDir = None,
-    disk: slots.DiskPath = None,
+    disk: DiskPath = None,
     repo: Repo = None,
     db: Db = None,
     key: signing.Key = None,
@@ -104,30 +113,13 @@ def upgrade(
 ) -> None:
     """Bring this machine to what its image's reference leads to now; the next boot takes it."""
     signer = signing.signing_options(key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None)
-    if found := slots.place_of(disk, sysroot, esp, keep=keep, etc=etc, soft_reboot=soft_reboot):
-        slots.upgrade(
-            found,
-            slots.mode_of(found, check=check, download=download_only, apply=apply),
-            BootOptions(signing=signer, db=tuple(db or ())),
-            repo,
-            dry_run=dry_run,
-            apply=apply,
-            as_json=as_json,
-            progress_json=progress_json,
-            quiet=quiet,
-        )
-        return
-    place = open_sysroot(sysroot, esp)
+    place = _place(disk, sysroot, esp, repo, keep=keep, etc=etc, soft_reboot=soft_reboot)
     request = UpgradeRequest(
         place,
-        _mode(place, check=check, download=download_only, apply=apply, soft=soft_reboot),
-        BootOptions(
-            signing=signer,
-            db=tuple(db or ()),
-        ),
-        DeployOptions(EtcPolicy.parse(tuple(etc or ()))),
+        _goal(place, check=check, download=download_only, apply=apply, soft=soft_reboot),
+        BootOptions(signing=signer, db=tuple(db or ())),
+        DeployOptions(EtcPolicy.parse(tuple(etc or ())), keep=keep),
         dry_run,
-        keep,
     )
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         done = run_upgrade(request, report)
@@ -146,7 +138,7 @@ def switch(
     dry_run: DryRun = False,
     sysroot: SysrootDir = None,
     esp: EspDir = None,
-    disk: slots.DiskPath = None,
+    disk: DiskPath = None,
     repo: Repo = None,
     flow: Flow = "auto",
     karg: Kargs = None,
@@ -166,22 +158,7 @@ def switch(
     """Bring this machine to another image, and follow that one from then on."""
     signer = signing.signing_options(key, certificate, passphrase, sign_command, signtool, pkcs11_module, None, None)
     others = {"flow": flow, "karg": karg, "allow_missing_verity": allow_missing_verity}
-    if found := slots.place_of(disk, sysroot, esp, etc=etc, **others, soft_reboot=soft_reboot):
-        slots.switch(
-            found,
-            slots.mode_of(found, check=False, download=download_only, apply=apply),
-            parse_source(source),
-            name,
-            BootOptions(signing=signer, db=tuple(db or ())),
-            repo,
-            dry_run=dry_run,
-            apply=apply,
-            as_json=as_json,
-            progress_json=progress_json,
-            quiet=quiet,
-        )
-        return
-    place = open_sysroot(sysroot, esp)
+    place = _place(disk, sysroot, esp, repo, etc=etc, **others, soft_reboot=soft_reboot)
     boot = BootOptions(
         kargs=tuple(karg or ()),
         flow=flow,
@@ -193,8 +170,8 @@ def switch(
         parse_source(source), place.repository, name, options=source_options(tls_verify=tls_verify), boot=boot
     )
     options = DeployOptions(EtcPolicy.parse(tuple(etc or ())), allow_missing_verity)
-    mode = _mode(place, check=False, download=download_only, apply=apply, soft=soft_reboot)
-    request = UpgradeRequest(place, mode, boot, options, dry_run)
+    goal = _goal(place, check=False, download=download_only, apply=apply, soft=soft_reboot)
+    request = UpgradeRequest(place, goal, boot, options, dry_run)
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         done = run_switch(request, wanted, report)
     _show_upgraded(done, as_json=as_json)
@@ -209,20 +186,17 @@ def rollback(
     dry_run: DryRun = False,
     sysroot: SysrootDir = None,
     esp: EspDir = None,
-    disk: slots.DiskPath = None,
+    disk: DiskPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Let the deployment before boot next, or the one that is named."""
-    if found := slots.place_of(disk, sysroot, esp):
-        slots.rollback(found, deployment, dry_run=dry_run, as_json=as_json)
-        return
-    chosen, plan = choose.rollback(open_sysroot(sysroot, esp), deployment, dry_run=dry_run)
+    chosen, plan = run_rollback(find_place(disk, sysroot, esp), deployment, dry_run=dry_run)
     if as_json:
-        output.print_json({"digest": chosen.digest.hex, "boot": plan.to_json(), "written": not dry_run})
+        named = "digest" if "digest" in chosen.facts else "root_hash"
+        output.print_json({"id": chosen.id, named: chosen.id, "boot": plan.to_json(), "written": not dry_run})
         return
-    for problem in plan.problems:
-        output.err.print(f"[yellow]warning:[/] {escape(problem)}")
-    output.out.print(f"{chosen.digest} {'would boot' if dry_run else 'boots'} next")
+    _warn(plan.problems)
+    output.out.print(f"{chosen.id} {'would boot' if dry_run else 'boots'} next")
 
 
 def pin(deployment: Id, sysroot: SysrootDir = None, esp: EspDir = None, as_json: AsJson = False) -> None:
@@ -254,39 +228,60 @@ def _pinned(deployment: str, sysroot: Path | None, esp: Path | None, *, pinned: 
         output.out.print(f"{chosen.digest} is {'pinned' if pinned else 'not pinned'}")
 
 
-def _mode(place: Sysroot, *, check: bool, download: bool, apply: bool, soft: bool) -> Mode:
+def _place(disk: Path | None, sysroot: Path | None, esp: Path | None, repo: Path | None, **others: object) -> Place:
+    """Find the machine; `others` are options that are not for one with slots."""
+    place = find_place(disk, sysroot, esp, repo_path(repo, writing=True) if disk else repo)
+    for name, value in others.items():
+        if not isinstance(place, Sysroot) and value not in (None, False, (), [], "auto"):
+            raise Error(
+                f"--{name.replace('_', '-')} is not for a root file system under dm-verity",
+                hint="leave it out: the new image is made as the one before",
+            )
+    return place
+
+
+def _goal(place: Place, *, check: bool, download: bool, apply: bool, soft: bool) -> Goal:
     if check + download + apply > 1:
         raise Error("--check, --download-only and --apply exclude each other")
     if soft and not apply:
         raise Error("--soft-reboot says how, and --apply that it reboots", hint="give both")
     if apply and not place.live:
-        raise Error("--apply restarts this machine, and --sysroot names another one")
+        named = "--sysroot" if isinstance(place, Sysroot) else "--disk"
+        raise Error(f"--apply restarts this machine, and {named} names another one")
     return "check" if check else "download" if download else "deploy"
 
 
+_COLUMNS: Final = {
+    "composefs": ("STATE", "DIGEST", "SYSTEM", "SOURCE", "DEPLOYED", "VERITY", "SIGNED BY", "BOOTS"),
+    "verity": ("STATE", "ROOT HASH", "SYSTEM", "SOURCE", "PARTITIONS", "BOOTS"),
+}
+
+
 def _show_status(found: Status) -> None:
-    rows = []
-    for one in found.to_json()["deployments"]:
-        counters = ", ".join(filter(None, map(_counted, one["entries"])))
+    facts = found.to_json()
+    output.print_table(_COLUMNS[found.state.mode], map(_row, facts["deployments"]))
+    for part in facts.get("free", ()):
+        what = "empty" if part["empty"] else "free"
+        output.out.print(f"partition {part['partition']} is {what}, {output.size(part['size'])}")
+    if found.state.mode == "composefs":
+        output.out.print(_next_boot(found), soft_wrap=True)
+    for image in found.downloaded:
+        output.out.print(f"downloaded: {escape(image.name)} {image.root.image.hex[:12]}")
+    _warn(found.problems)
+
+
+def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    if "partitions" in one:
+        own = [", ".join(str(part["number"]) for part in one["partitions"])]
+    else:
         signers = sorted({signer for entry in one["entries"] for signer in entry["signers"]})
-        rows.append(
-            (
-                ", ".join(one["states"]),
-                one["digest"][:12],
-                one["title"] or "unknown",
-                one["source"] or "",
-                (one["deployed"] or "")[:16].replace("T", " "),
-                one["verity"] or "no entry",
-                ", ".join(signers) or "nobody",
-                counters,
-            )
-        )
-    output.print_table(("STATE", "DIGEST", "SYSTEM", "SOURCE", "DEPLOYED", "VERITY", "SIGNED BY", "BOOTS"), rows)
-    output.out.print(_next_boot(found), soft_wrap=True)
-    for name, digest in found.downloaded:
-        output.out.print(f"downloaded: {escape(name)} {digest.hex[:12]}")
-    for problem in found.problems:
-        output.err.print(f"[yellow]warning:[/] {escape(problem)}")
+        own = [
+            (one["deployed"] or "")[:16].replace("T", " "),
+            one["verity"] or "no entry",
+            ", ".join(signers) or "nobody",
+        ]
+    begin = (", ".join(one["states"]), one["id"][:12], one["title"] or "unknown", one["source"] or "")
+    return (*begin, *own, ", ".join(filter(None, map(_counted, one["entries"]))))
 
 
 def _counted(entry: Mapping[str, Any]) -> str:
@@ -302,21 +297,33 @@ def _next_boot(found: Status) -> str:
     state = found.state
     if state.next is None:
         return "what boots next is none of these: another system's entry is first"
-    following = state.next.digest.hex[:12]
+    following = state.next.id[:12]
     if state.booted is None:
         return f"{following} boots next"
-    if state.next.digest == state.booted:
+    if state.next.id == state.booted:
         return f"{following} runs, and boots next"
-    return f"{state.booted.hex[:12]} runs, {following} boots next: restart the machine to change to it"
+    return f"{state.booted[:12]} runs, {following} boots next: restart the machine to change to it"
+
+
+def _warn(problems: Iterable[str]) -> None:
+    for problem in problems:
+        output.err.print(f"[yellow]warning:[/] {escape(problem)}")
 
 
 def plan_facts(plan: DeployPlan) -> list[tuple[str, str]]:
     """Show what happens to /etc, and return the rest."""
+    image = [("image", f"{plan.bootable.name} ({plan.bootable.title})"), ("boots", str(plan.bootable.cmdline))]
+    if isinstance(plan, SlotPlan):
+        return [
+            *image,
+            ("partitions", ", ".join(str(write.partition.number) for write in plan.writes) or "as they are"),
+            ("falls back to", plan.kept.id if plan.kept else "nothing"),
+            ("removed entries", ", ".join(entry.id for entry in plan.doomed) or "none"),
+        ]
     facts = plan.to_json()
     output.print_etc((facts["etc"] or {"rows": []})["rows"])
     return [
-        ("image", f"{plan.bootable.name} ({plan.bootable.title})"),
-        ("boots", str(plan.bootable.cmdline)),
+        *image,
         ("objects", f"{facts['objects']['added']} added, {output.size(facts['objects']['added_bytes'])}"),
         ("first entry", plan.boot.first),
         ("removed entries", ", ".join(plan.boot.removed) or "none"),

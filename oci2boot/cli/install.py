@@ -25,7 +25,7 @@ from oci2boot.sysroot.etc import EtcPolicy
 from oci2boot.sysroot.tpm2 import DEFAULT_PCRS
 from oci2boot.workflows.images import list_images
 from oci2boot.workflows.install.disk import install as run_install
-from oci2boot.workflows.machine.deployments import DeployOptions
+from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.directories import install_boot_directory, install_directories
 from oci2boot.workflows.make.convert import convert as run_convert
 from oci2boot.workflows.make.first_boot import read_first_boot, read_secret

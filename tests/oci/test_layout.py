@@ -133,7 +133,7 @@ DAMAGE: dict[str, tuple[Callable[[Layout], object], str]] = {
     "no oci-layout": (lambda it: (it.path / "oci-layout").unlink(), "not an OCI layout"),
     "another version": (lambda it: (it.path / "oci-layout").write_text('{"imageLayoutVersion":"2"}'), "version 1.0.0"),
     "index not JSON": (lambda it: it.write_index(b"x"), "not valid JSON"),
-    "index of 5 MiB": (lambda it: it.write_index(bytes(5 << 20)), "4194304 are allowed"),
+    "index of 5 MiB": (lambda it: it.write_index(bytes(5 << 20)), "at most 4194304 are read"),
     "index ambiguous": (lambda it: it.write_index(b'{"schemaVersion":2,"manifests":[],"layers":[]}'), "ambiguous"),
     "no image": (lambda it: it.write_index(b'{"schemaVersion":2,"manifests":[]}'), "no image in it"),
 }

@@ -10,7 +10,7 @@ from oci2boot.boot.names import MAX_UKI, is_program
 from oci2boot.errors import Error, SignatureError, SourceError
 from oci2boot.formats import authenticode, cmdline, pe
 from oci2boot.formats.x509 import Certificate
-from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.system.files import plain_errors, read_limited, write_atomically
 from oci2boot.workflows.keys.signing import read_trusted, sign_files
 from oci2boot.workflows.progress import Report
 from oci2boot.workflows.requests import SigningOptions
@@ -21,11 +21,7 @@ TEXTS: Final = (b".osrel", b".cmdline", b".uname", b".sbat", b".profile")
 
 
 def read_executable(path: Path) -> bytes:
-    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
-        data = file.read(MAX_UKI + 1)
-    if len(data) > MAX_UKI:
-        raise SourceError(f"{path} is larger than {MAX_UKI} bytes")
-    return data
+    return read_limited(path, MAX_UKI)
 
 
 def sign(source: Path, target: Path, options: SigningOptions, report: Report) -> None:

@@ -26,7 +26,7 @@ from oci2boot.workflows.trial.report import PATIENCE, Bench, Booted, Case
 from oci2boot.workflows.trial.tamper import Sign, Subject, Tampering, look_at, tamperings
 from oci2boot.workflows.trial.tamper_verity import verity_tamperings
 from oci2boot.workflows.verify.esp import esp_of_fat
-from oci2boot.workflows.verify.promised import Promised, find_promise
+from oci2boot.workflows.verify.promises import Promised, find_promise
 
 MACHINES: Final = 2
 """Virtual machines at a time; each takes a processor, and a gigabyte and a half of memory."""
@@ -184,7 +184,7 @@ def _changes(request: BootTestRequest, promised: Promised, report: Report) -> It
     sign = _signer(request.keys, subject, report)
     yield from tamperings(subject, secure_boot=request.keys is not None, sign=sign)
     if promised.verity:
-        yield from verity_tamperings(request.disk, promised.verity, report)
+        yield from verity_tamperings(request.disk, promised.path, promised.verity, report)
 
 
 def _tell(case: Case, report: Report) -> None:

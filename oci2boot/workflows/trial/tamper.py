@@ -22,7 +22,7 @@ from oci2boot.target.opened import OpenedDisk, open_disk
 from oci2boot.target.types import ESP_TYPE, ROOT_TYPES
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
-from oci2boot.workflows.verify.promised import Promised
+from oci2boot.workflows.verify.promises import Promised
 
 IMAGE_MAX: Final = 1 << 30
 BLOCK: Final = 4096

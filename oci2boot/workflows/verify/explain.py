@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 from oci2boot.boot.names import MAX_UKI
 from oci2boot.digest import OTHER_HASH, External, Hash, OciDigest, VerityDigest
-from oci2boot.errors import Error, FormatError, LimitError, SourceError
+from oci2boot.errors import Error, FormatError, SourceError
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.erofs.structs import COMPOSEFS_MAGIC, IMAGE_MAX, ComposefsHeader
 from oci2boot.formats.fsverity import measure
@@ -22,7 +22,7 @@ from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable
 from oci2boot.store.layers import read_layer
 from oci2boot.store.repository import Repository
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import plain_errors, read_limited
 from oci2boot.target.installed import InstalledRoot
 from oci2boot.target.opened import open_disk
 from oci2boot.tree.diff import Difference, compare, describe, first_of
@@ -180,7 +180,7 @@ class _Opener:
         with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
             head = file.read(1024)
         if head[:4] == COMPOSEFS_MAGIC.to_bytes(4, "little"):
-            return _rootfs_image(str(path), _read_file(path, IMAGE_MAX))
+            return _rootfs_image(str(path), read_limited(path, IMAGE_MAX))
         if head[:2] == b"MZ":
             return _uki(path)
         return self._disk(path) if head[512:520] == b"EFI PART" else None
@@ -272,7 +272,7 @@ def _dumpfile(name: str, data: bytes, algorithm: Hash) -> Side:
 
 
 def _uki(path: Path) -> Side:
-    for _, uki in find_ukis({path.name + ".efi": lambda: _read_file(path, MAX_UKI)}):
+    for _, uki in find_ukis({path.name + ".efi": lambda: read_limited(path, MAX_UKI)}):
         if isinstance(uki, Error):
             raise uki
         digests = dict.fromkeys(argument.digest for argument in uki.about_composefs)
@@ -283,11 +283,3 @@ def _uki(path: Path) -> Side:
             hint="`oci2boot uki inspect` shows its command line; a root hash stands for a partition under dm-verity",
         )
     raise FormatError(f"{path} is an EFI program, and no UKI")
-
-
-def _read_file(path: Path, limit: int) -> bytes:
-    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise LimitError(f"{path} has more than {limit} bytes")
-    return data
