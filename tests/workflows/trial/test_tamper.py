@@ -14,7 +14,7 @@ from oci2boot.formats.fsverity import measure
 from oci2boot.workflows.trial.guarded import image_tamperings
 from oci2boot.workflows.trial.tamper import INTRUSION, Tampering, look_at, tamperings
 from oci2boot.workflows.verify.promises import find_promise
-from tests import vm
+from tests import partitions, vm
 from tests.faults.witnesses import section
 from tests.keys import Pair, make
 from tests.tarballs import file
@@ -83,7 +83,7 @@ def changed(demo: Demo, key: Pair, name: str, folder: Path) -> Path:
 
 def on_esp(disk: Path, path: str, folder: Path) -> bytes:
     """By mtools."""
-    start = vm.partitions(disk)[0][0]
+    start = partitions.table(disk)[0]["start"]
     target = folder / "copied"
     subprocess.run([program("mcopy"), "-n", "-o", "-i", f"{disk}@@{start}", f"::/{path}", target], check=True)
     return target.read_bytes()
