@@ -22,8 +22,8 @@ from tests.boot import debian
 from tests.conftest import Initramfs
 from tests.flips import damaged
 from tests.keys import make, openssl
+from tests.partitions import partition, table
 from tests.witness import program
-from tests.workflows.verity_disks import partition, table
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]
 
