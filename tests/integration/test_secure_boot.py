@@ -21,13 +21,14 @@ from oci2boot.workflows.progress import silent
 from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
 from oci2boot.workflows.trial.report import Bench
 from oci2boot.workflows.trial.tamper import FIRMWARE, Tampering
-from oci2boot.workflows.verify.promised import find_promise
+from oci2boot.workflows.verify.promises import find_promise
 from tests import vm
 from tests.boot.debian import systemd_measure
 from tests.conftest import Initramfs
 from tests.integration.test_boot_chains import add_layer, without_promise
+from tests.keys import Pair
 from tests.witness import program
-from tests.workflows.sealable import sbsigned, tar
+from tests.workflows.sealable import tar
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]
 
@@ -45,7 +46,8 @@ class Disks:
         self._make(f"{image}:latest", self.local)
         layout = home / "layout"
         subprocess.run(["cp", "-r", image, layout], check=True)
-        uki = sbsigned(without_promise(vm.read_uki(self.local, home)[1]), self.keys / "db.key", self.keys / "db.crt")
+        db = Pair(self.keys / "db.key", self.keys / "db.crt")
+        uki = db.sbsign(without_promise(vm.read_uki(self.local, home)[1]))
         add_layer(layout, tar({"boot/EFI/Linux/os.efi": uki}))
         self._make(f"{layout}:vendor", self.vendor, "--flow", "vendor")
 

@@ -11,8 +11,9 @@ from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Report, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
 from tests.boot.test_glue import SYSTEMD
+from tests.keys import make
 from tests.oci.layouts import Layout
-from tests.workflows.sealable import BUILTIN, CONFIG, KVER, add_image, base, make_key, tar
+from tests.workflows.sealable import BUILTIN, CONFIG, KVER, add_image, base, tar
 
 INITRAMFS = [
     *SYSTEMD,
@@ -72,8 +73,8 @@ class Publisher:
 
 
 def make_signing(folder: Path, name: str = "owner") -> SigningOptions:
-    key, certificate = make_key(folder, name)
-    return SigningOptions(certificate, str(key))
+    pair = make(folder, name)
+    return SigningOptions(pair.path, str(pair.key))
 
 
 def convert_verity(

@@ -21,12 +21,12 @@ from oci2boot.target.opened import as_raw, open_disk
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from oci2boot.workflows.keys.signing import open_key, read_certificate
 from oci2boot.workflows.progress import Report, Step, Warned
+from oci2boot.workflows.trial.guarded import device_tamperings, image_tamperings
 from oci2boot.workflows.trial.measured import compare
 from oci2boot.workflows.trial.report import PATIENCE, Bench, Booted, Case
 from oci2boot.workflows.trial.tamper import Sign, Subject, Tampering, look_at, tamperings
-from oci2boot.workflows.trial.tamper_verity import verity_tamperings
 from oci2boot.workflows.verify.esp import esp_of_fat
-from oci2boot.workflows.verify.promised import Promised, find_promise
+from oci2boot.workflows.verify.promises import Promised, find_promise
 
 MACHINES: Final = 2
 """Virtual machines at a time; each takes a processor, and a gigabyte and a half of memory."""
@@ -183,8 +183,10 @@ def _changes(request: BootTestRequest, promised: Promised, report: Report) -> It
     subject = look_at(request.disk, promised)
     sign = _signer(request.keys, subject, report)
     yield from tamperings(subject, secure_boot=request.keys is not None, sign=sign)
+    if subject.init and isinstance(promised.digest, VerityDigest):
+        yield from image_tamperings(request.disk, promised.digest, subject.init)
     if promised.verity:
-        yield from verity_tamperings(request.disk, promised.verity, report)
+        yield from device_tamperings(request.disk, promised.path, promised.verity, report)
 
 
 def _tell(case: Case, report: Report) -> None:

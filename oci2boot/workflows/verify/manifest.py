@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.store.images import Bootable
-from oci2boot.store.roots import DmVerityRoot
+from oci2boot.store.roots import DmVerityRoot, Mode
 from oci2boot.system.files import read_limited
 from oci2boot.tree.diff import Difference, compare, describe, text
 from oci2boot.tree.model import Directory, File, walk
@@ -55,6 +55,10 @@ class Manifest:
             else None,
             "paths": self.paths,
         }
+
+    def digest(self, mode: Mode) -> VerityDigest | RootHash | None:
+        """Return what a machine of this mode is to boot."""
+        return self.rootfs if mode == "composefs" else self.root_hash
 
     def differences(self, tree: Directory) -> Iterator[Difference]:
         """Yield what a tree has otherwise. Contents are compared by their fs-verity digests, which say it all."""

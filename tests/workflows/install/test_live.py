@@ -16,11 +16,13 @@ from oci2boot.workflows.install.disk import install
 from oci2boot.workflows.progress import Event, Warned, silent
 from oci2boot.workflows.requests import InstallRequest
 from oci2boot.workflows.verify.disk import VerifyRequest, verify
+from tests.flips import flipped
 from tests.keys import Pair, make
+from tests.partitions import partition, table
 from tests.store.stored import SKELETON, layer, store_image
 from tests.tarballs import file
 from tests.target.disks import said
-from tests.workflows.verity_disks import UKI, Image, converted, partition, table
+from tests.workflows.verity_disks import UKI, Image, converted
 
 TARS = [layer(SKELETON, file(b"usr/bin/tool", b"tool" * 3000), file(b"etc/inline", b"inline"))]
 
@@ -80,9 +82,7 @@ def test_verify_reads_it_whole(image: Image, iso: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.iso"
     start = table(iso)[1]["start"]
     for position, name in ((start + 3000, f"root file system {image.root_hash}"), (33 * 2048 + 40, "optical drives")):
-        content = bytearray(iso.read_bytes())
-        content[position] ^= 1
-        damaged.write_bytes(content)
+        damaged.write_bytes(flipped(iso.read_bytes(), position))
         found = verify(VerifyRequest(damaged), silent)
         assert not found.ok
         assert name in [check.name for check in found.checks if check.state == "failed"]

@@ -191,7 +191,7 @@ FLIPS: dict[str, tuple[Place, str, str]] = {
     "digest in the UKI's command line": (
         lambda demo, tmp: find(demo.disk, f"quiet composefs={demo.digest}".encode()) + 20,
         f"UKI {UKI}",
-        "no such rootfs image is here",
+        "no such root file system is here",
     ),
     "key in the UKI's command line": (
         lambda demo, tmp: find(demo.disk, f"quiet composefs={demo.digest}".encode()) + 6,
@@ -336,7 +336,7 @@ PROMISES: dict[str, tuple[Callable[[str], dict[str, bytes]], str | None]] = {
     "in every profile": (lambda d: {UKI: profiles(f"composefs={d}", None, f"quiet composefs={d}")}, None),
     "another in one profile": (
         lambda d: {UKI: profiles(f"composefs={d}", None, OTHER)},
-        "no such rootfs image is here",
+        "no such root file system is here",
     ),
     "none in one profile": (lambda d: {UKI: profiles(f"composefs={d}", "quiet")}, "has no composefs argument"),
     "optional": (lambda d: {UKI: uki(f"composefs=?{d}")}, "makes verification optional"),
@@ -379,7 +379,7 @@ def test_an_addon_that_runs_something_else_is_named(demo: Demo, root: Path, tmp_
     [
         ("rw composefs={}", None),
         ("rw", "has no composefs argument"),
-        (OTHER, "no such rootfs image is here"),
+        (OTHER, "no such root file system is here"),
         ("composefs=?{}", "makes verification optional"),
     ],
 )
