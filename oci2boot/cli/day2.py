@@ -190,7 +190,11 @@ def switch(
         db=tuple(db or ()),
     )
     wanted = ConvertRequest(
-        parse_source(source), place.repository, name, options=source_options(tls_verify=tls_verify), boot=boot
+        source=parse_source(source),
+        repo=place.repository,
+        name=name,
+        options=source_options(tls_verify=tls_verify),
+        boot=boot,
     )
     options = DeployOptions(EtcPolicy.parse(tuple(etc or ())), allow_missing_verity)
     mode = _mode(place, check=False, download=download_only, apply=apply, soft=soft_reboot)

@@ -170,7 +170,8 @@ def install(
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         if image and looks_like_a_source(image) and all(found.name != image for found in list_images(path)):
             converted = run_convert(
-                ConvertRequest(parse_source(image), path, options=source_options(tls_verify=tls_verify)), report
+                ConvertRequest(source=parse_source(image), repo=path, options=source_options(tls_verify=tls_verify)),
+                report,
             )
             image = converted.name
     first_boot = read_first_boot(hostname, ssh_key or [], credential or [], luks_tpm2_pcrs if luks_tpm2 else None)

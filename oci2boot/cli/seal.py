@@ -83,12 +83,12 @@ def seal(
         repo=repo_path(repo, writing=True),
         hash=hash_name,
         options=source_options(platform, tls_verify, authfile),
-        tree=TreeOptions(True, selinux_rules, xattrs, erofs_version),
+        tree=TreeOptions(bootable=True, selinux_rules=selinux_rules, xattrs=xattrs, erofs_version=erofs_version),
         boot=BootOptions(
-            kver,
-            tuple(karg or ()),
-            karg_style,
-            ukify,
+            kernel=kver,
+            kargs=tuple(karg or ()),
+            karg_style=karg_style,
+            ukify=ukify,
             signing=signing.signing_options(
                 key, certificate, passphrase, sign_command, signtool, pkcs11_module, sign_request, sign_response
             ),

@@ -80,4 +80,13 @@ def signing_options(
         if any(value is not None for value in others):
             raise Error("who signs? a certificate is missing", hint="name it by --secureboot-certificate")
         return None
-    return SigningOptions(certificate, *others)
+    return SigningOptions(
+        certificate=certificate,
+        key=key,
+        passphrase=passphrase,
+        command=command,
+        tool=tool,
+        pkcs11_module=module,
+        request=request,
+        response=response,
+    )

@@ -144,12 +144,14 @@ def build(
                 output=target,
                 hash=hash_name or "sha256",
                 architecture=Platform.parse(platform).architecture if platform else None,
-                tree=TreeOptions(True, selinux_rules, xattrs, erofs_version),
+                tree=TreeOptions(
+                    bootable=True, selinux_rules=selinux_rules, xattrs=xattrs, erofs_version=erofs_version
+                ),
                 boot=BootOptions(
-                    kver,
-                    tuple(karg or ()),
-                    karg_style,
-                    ukify,
+                    kernel=kver,
+                    kargs=tuple(karg or ()),
+                    karg_style=karg_style,
+                    ukify=ukify,
                     signing=options,
                     size_limit=parse_size(uki_limit) if uki_limit else None,
                 ),
@@ -190,8 +192,10 @@ def config(
                 rootfs=rootfs,
                 hash=hash_name or "sha256",
                 architecture=Platform.parse(platform).architecture if platform else None,
-                tree=TreeOptions(True, selinux_rules, xattrs, erofs_version),
-                boot=BootOptions(kver, tuple(karg or ()), karg_style),
+                tree=TreeOptions(
+                    bootable=True, selinux_rules=selinux_rules, xattrs=xattrs, erofs_version=erofs_version
+                ),
+                boot=BootOptions(kernel=kver, kargs=tuple(karg or ()), karg_style=karg_style),
             ),
             target,
             report,

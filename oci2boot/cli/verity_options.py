@@ -187,7 +187,7 @@ def root_signing(
         raise Error("--verity-certificate without a key", hint="name it by --verity-key")
     if certificate is None:
         return otherwise
-    return SigningOptions(certificate, key, passphrase)
+    return SigningOptions(certificate=certificate, key=key, passphrase=passphrase)
 
 
 def _salt(text: str) -> bytes:

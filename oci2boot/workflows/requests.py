@@ -25,7 +25,7 @@ FlowChoice = Literal["auto", "sealed", "vendor", "local", "type1"]
 """`auto` is sealed where a UKI of the image carries a composefs argument, else local; never what nothing signs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TreeOptions:
     """What decides a digest besides the image: recorded wherever the digest is."""
 
@@ -36,7 +36,7 @@ class TreeOptions:
     erofs_version: ErofsVersion = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SigningOptions:
     """The certificate, and exactly one way to its private key."""
 
@@ -55,7 +55,7 @@ class SigningOptions:
     """A file with the answer to such a request."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootOptions:
     """What goes into the UKI besides the digest."""
 
@@ -89,7 +89,7 @@ class BootOptions:
     """For `initrd` of dracut."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertRequest:
     source: Reference
     repo: Path
@@ -109,7 +109,7 @@ class ConvertRequest:
     """How the root hash of dm-verity is signed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealRequest:
     source: Reference
     destination: Reference
@@ -128,7 +128,7 @@ class SealRequest:
     """Do all but write the destination."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DigestRequest:
     source: Reference
     hash: Hash = "sha256"
@@ -137,7 +137,7 @@ class DigestRequest:
     uki_layer: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstallRequest:
     repo: Path
     target: Path

@@ -52,7 +52,7 @@ class Image:
             return repository.object_path(digest).read_bytes()
 
     def install(self, disk: Path, **options: Any) -> Installed:
-        return install(InstallRequest(self.repo, disk, name="demo", **options), silent)
+        return install(InstallRequest(repo=self.repo, target=disk, name="demo", **options), silent)
 
 
 def converted(

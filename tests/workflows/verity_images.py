@@ -54,7 +54,7 @@ def make_image(folder: Path, layers: list[bytes] | None = None) -> Reference:
 
 def make_signing(folder: Path, name: str = "owner") -> SigningOptions:
     key, certificate = make_key(folder, name)
-    return SigningOptions(certificate, str(key))
+    return SigningOptions(certificate=certificate, key=str(key))
 
 
 def convert_verity(
@@ -66,5 +66,8 @@ def convert_verity(
     report: Report = silent,
 ) -> Bootable:
     return convert(
-        ConvertRequest(source, repo, "demo", boot=boot, verity=options, root_signing=signing or boot.signing), report
+        ConvertRequest(
+            source=source, repo=repo, name="demo", boot=boot, verity=options, root_signing=signing or boot.signing
+        ),
+        report,
     )

@@ -184,7 +184,7 @@ def test_signature_lists_are_taken_for_certificates(keys: Path, tmp_path: Path) 
     """P.7: what was signed by a listed key verifies; damaged lists and lists of hashes are refused."""
     program_file, signed = tmp_path / "a.efi", tmp_path / "signed.efi"
     program_file.write_bytes(kernel())
-    sign(program_file, signed, SigningOptions(keys / "db.crt", str(keys / "db.key")), silent)
+    sign(program_file, signed, SigningOptions(certificate=keys / "db.crt", key=str(keys / "db.key")), silent)
     subprocess.run([program("sbverify"), "--cert", keys / "db.crt", signed], check=True, capture_output=True)
     for name in ("db.esl", "db.crt"):
         (found,) = verify(signed, [keys / name])

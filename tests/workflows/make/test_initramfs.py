@@ -155,7 +155,7 @@ def test_dracut_puts_into_the_initramfs_what_was_asked_for(demo_image: Callable[
     source = Reference.parse(f"oci:{demo_image('dracut')}:latest")
     repo = tmp_path / "repo"
     boot = BootOptions(ukify="builtin", initrd="dracut", dracut=ASKED)
-    first = convert(ConvertRequest(source, repo, "demo", boot=boot), silent)
+    first = convert(ConvertRequest(source=source, repo=repo, name="demo", boot=boot), silent)
     paths = listed(initrd_of(repo, first))
     modules = f"usr/lib/modules/{first.kernel}/kernel"
     assert {"etc/hostname", "usr/bin/sha256sum", "usr/bin/bash"} <= paths
@@ -166,7 +166,7 @@ def test_dracut_puts_into_the_initramfs_what_was_asked_for(demo_image: Callable[
     assert initrd_of(repo, convert(again, silent)) == initrd_of(repo, first)
     absent = BootOptions(ukify="builtin", initrd="dracut", dracut=DracutOptions(install=("/none",)))
     with pytest.raises(ImageError, match="no /none"):
-        convert(ConvertRequest(source, repo, "demo", boot=absent), silent)
+        convert(ConvertRequest(source=source, repo=repo, name="demo", boot=absent), silent)
 
 
 @pytest.mark.demo
@@ -182,7 +182,11 @@ def test_dracut_makes_an_initramfs_for_dm_verity(demo_image: Callable[[str], Pat
     source, repo = Reference.parse(f"oci:{layout}:verity"), tmp_path / "repo"
     boot = BootOptions(ukify="builtin", initrd="dracut")
     options = VerityOptions(signature=False)
-    paths = listed(initrd_of(repo, convert(ConvertRequest(source, repo, "demo", boot=boot, verity=options), silent)))
+    paths = listed(
+        initrd_of(
+            repo, convert(ConvertRequest(source=source, repo=repo, name="demo", boot=boot, verity=options), silent)
+        )
+    )
     assert {"usr/lib/systemd/systemd-veritysetup", "usr/sbin/dmsetup"} <= paths
     assert any(path.endswith("/libcryptsetup.so.12") for path in paths)
     assert any(path.endswith("/dm-verity.ko.xz") for path in paths)
