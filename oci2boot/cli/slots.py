@@ -3,30 +3,20 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
 from rich.markup import escape
 
-from oci2boot.cli import output
-from oci2boot.cli.options import repo_path
+from oci2boot.cli.output import Output, err, out, print_facts, print_json, print_table, size
 from oci2boot.errors import Error
 from oci2boot.oci.reference import Reference
+from oci2boot.workflows.images import writable_repo
 from oci2boot.workflows.machine import slot_upgrade
 from oci2boot.workflows.machine.slot_upgrade import SlotRequest, SlotUpgraded
 from oci2boot.workflows.machine.slots import Place, find_place, open_machine
 from oci2boot.workflows.machine.upgrade import Mode
 from oci2boot.workflows.requests import BootOptions
 
-DiskPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--disk",
-        metavar="DISK",
-        help="a disk or disk image with two slots under dm-verity, that nothing runs from",
-        show_default=False,
-    ),
-]
 STORE: Final = Path("/var/lib/oci2boot/composefs")
 """Of a running machine, as long as a new image is made."""
 
@@ -60,7 +50,7 @@ def show_status(place: Place, *, as_json: bool) -> None:
     with open_machine(place, writing=False) as machine, machine.state() as state:
         found = state.to_json()
     if as_json:
-        output.print_json(found)
+        print_json(found)
         return
     rows = [
         (
@@ -73,18 +63,20 @@ def show_status(place: Place, *, as_json: bool) -> None:
         )
         for one in found["slots"]
     ]
-    output.print_table(("STATE", "ROOT HASH", "SYSTEM", "SOURCE", "PARTITIONS", "BOOTS"), rows)
+    print_table(("STATE", "ROOT HASH", "SYSTEM", "SOURCE", "PARTITIONS", "BOOTS"), rows)
     for one in found["free"]:
         what = "empty" if one["empty"] else "free"
-        output.out.print(f"partition {one['partition']} is {what}, {output.size(one['size'])}")
+        out.print(f"partition {one['partition']} is {what}, {size(one['size'])}")
     _warn(found["problems"])
 
 
-def upgrade(place: Place, mode: Mode, given: BootOptions, repo: Path | None, *, dry_run: bool, **shown: bool) -> None:
+def upgrade(
+    place: Place, mode: Mode, given: BootOptions, repo: Path | None, output: Output, *, dry_run: bool, apply: bool
+) -> None:
     request = SlotRequest(place, _store(place, repo), mode, given, dry_run)
-    with _reporting(shown) as report:
+    with output.reporting() as report:
         done = slot_upgrade.upgrade(request, report)
-    _finish(done, request, repo, shown)
+    _finish(done, request, repo, output, apply=apply)
 
 
 def switch(
@@ -94,48 +86,42 @@ def switch(
     name: str | None,
     given: BootOptions,
     repo: Path | None,
+    output: Output,
     *,
     dry_run: bool,
-    **shown: bool,
+    apply: bool,
 ) -> None:
     request = SlotRequest(place, _store(place, repo), mode, given, dry_run)
-    with _reporting(shown) as report:
+    with output.reporting() as report:
         done = slot_upgrade.switch(request, source, name, report)
-    _finish(done, request, repo, shown)
+    _finish(done, request, repo, output, apply=apply)
 
 
 def rollback(place: Place, wanted: str | None, *, dry_run: bool, as_json: bool) -> None:
     root_hash, plan = slot_upgrade.rollback(place, wanted, dry_run=dry_run)
     if as_json:
-        output.print_json({"root_hash": root_hash, "boot": plan.to_json(), "written": not dry_run})
+        print_json({"root_hash": root_hash, "boot": plan.to_json(), "written": not dry_run})
         return
     _warn(plan.problems)
-    output.out.print(f"{root_hash} {'would boot' if dry_run else 'boots'} next")
+    out.print(f"{root_hash} {'would boot' if dry_run else 'boots'} next")
 
 
 def _store(place: Place, repo: Path | None) -> Path:
-    return repo or (STORE if place.live else repo_path(None, writing=True))
+    return repo or (STORE if place.live else writable_repo())
 
 
-def _reporting(shown: Mapping[str, bool]) -> Any:
-    return output.reporting(progress_json=shown["progress_json"], quiet=shown["quiet"])
-
-
-def _finish(done: SlotUpgraded, request: SlotRequest, repo: Path | None, shown: Mapping[str, bool]) -> None:
+def _finish(done: SlotUpgraded, request: SlotRequest, repo: Path | None, output: Output, *, apply: bool) -> None:
     if request.place.live and repo is None and done.outcome == "deployed":
         # It was needed for this one image; --repo keeps layers for the next.
         shutil.rmtree(request.repo)
-    if shown["as_json"]:
-        output.print_json(done.to_json())
-    else:
-        _show(done)
-    if shown["apply"]:
+    output.show(done, _show)
+    if apply:
         slot_upgrade.reboot_into(done)
 
 
 def _show(done: SlotUpgraded) -> None:
     if done.plan:
-        output.print_facts(
+        print_facts(
             [
                 ("image", f"{done.plan.bootable.name} ({done.plan.bootable.title})"),
                 ("boots", str(done.plan.bootable.cmdline)),
@@ -144,7 +130,7 @@ def _show(done: SlotUpgraded) -> None:
                 ("removed entries", ", ".join(entry.id for entry in done.plan.doomed) or "none"),
             ]
         )
-    fetch = f"{done.news.layers} layers, {output.size(done.news.bytes)}" if done.news else ""
+    fetch = f"{done.news.layers} layers, {size(done.news.bytes)}" if done.news else ""
     text = {
         "up to date": "nothing is newer than what boots next",
         "rejected": "the newer image is here, and was rolled back or did not boot: `oci2boot rollback ID` boots it",
@@ -152,7 +138,7 @@ def _show(done: SlotUpgraded) -> None:
         "downloaded": "downloaded; `oci2boot upgrade` deploys it",
         "deployed": "deployed; the next boot takes it",
     }
-    output.out.print(text[done.outcome], soft_wrap=True)
+    out.print(text[done.outcome], soft_wrap=True)
 
 
 def _counted(entry: Mapping[str, Any]) -> str:
@@ -165,4 +151,4 @@ def _counted(entry: Mapping[str, Any]) -> str:
 
 def _warn(problems: Any) -> None:
     for problem in problems:
-        output.err.print(f"[yellow]warning:[/] {escape(problem)}")
+        err.print(f"[yellow]warning:[/] {escape(problem)}")

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from oci2boot.store.repository import Repository
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.workflows.install.disk import Installed, install
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import InstallRequest
+from oci2boot.workflows.requests import DiskRequest, InstallRequest
 from tests.keys import Pair
 from tests.store.stored import Stored, store_image
 from tests.witness import program
@@ -52,7 +52,10 @@ class Image:
             return repository.object_path(digest).read_bytes()
 
     def install(self, disk: Path, **options: Any) -> Installed:
-        return install(InstallRequest(repo=self.repo, target=disk, name="demo", **options), silent)
+        """`options` are of the request, or of the disk in it."""
+        wishes = {field.name: options.pop(field.name) for field in fields(DiskRequest) if field.name in options}
+        request = InstallRequest(repo=self.repo, target=disk, name="demo", disk=DiskRequest(**wishes), **options)
+        return install(request, silent)
 
 
 def converted(

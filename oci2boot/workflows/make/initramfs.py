@@ -18,9 +18,8 @@ from typing import Final
 
 from oci2boot.boot.dracut import VERITY_MODULES, DracutOptions, complaints, dracut_argv, plan_dracut
 from oci2boot.boot.files import Read
-from oci2boot.boot.initrd import InitrdName
 from oci2boot.boot.payload import MAX_INITRAMFS
-from oci2boot.errors import FormatError, LimitError, ToolError
+from oci2boot.errors import LimitError, ToolError
 from oci2boot.system.files import plain_errors
 from oci2boot.system.run import Argv, find_program
 from oci2boot.tree.lookup import look_up
@@ -59,21 +58,6 @@ exec setpriv --no-new-privs --bounding-set=-all,+sys_chroot,+dac_override --inh-
 """
 """For sh in namespaces of its own: make the image's root the only one, and drop what could undo that."""
 _UNSHARE: Final = ("--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts")
-
-
-def dracut_options(
-    initrd: InitrdName,
-    install: list[str] | None,
-    add_drivers: list[str] | None,
-    force_drivers: list[str] | None,
-    modules: list[str] | None,
-    filesystems: list[str] | None,
-) -> DracutOptions:
-    """Return what the options of `convert` say. Raises `FormatError` for some without `--initrd dracut`."""
-    given = (install, add_drivers, force_drivers, modules, filesystems)
-    if initrd != "dracut" and any(given):
-        raise FormatError("--dracut-… says what dracut is to do, and it is not run", hint="add --initrd dracut")
-    return DracutOptions.parse(*(words or () for words in given))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from oci2boot.sysroot.first_boot import FirstBoot
 from oci2boot.target.luks import Secret
 from oci2boot.workflows.install.disk import Installed, install
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import InstallRequest
+from oci2boot.workflows.requests import DiskRequest, InstallRequest
 from oci2boot.workflows.verify.disk import VerifyRequest, verify
 from tests.store.stored import ESP, SKELETON, Stored, layer, store_image
 from tests.tarballs import directory, file, hard_link, pax, symlink
@@ -144,7 +144,7 @@ def test_a_dry_run_plans_and_writes_nothing(stored: tuple[Path, Stored], tmp_pat
 
 
 def test_a_disk_too_small_is_refused_with_the_size_it_needs(stored: tuple[Path, Stored], tmp_path: Path) -> None:
-    request = InstallRequest(repo=stored[0], target=tmp_path / "disk.raw", size=64 << 20)
+    request = InstallRequest(repo=stored[0], target=tmp_path / "disk.raw", disk=DiskRequest(size=64 << 20))
     with pytest.raises(TargetError, match="bytes are needed"):
         install(request, silent)
     assert list(tmp_path.iterdir()) == []

@@ -16,8 +16,9 @@ from oci2boot.oci.reference import Reference
 from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.make.again import request_again
+from oci2boot.workflows.make.asked import AskedDracut
 from oci2boot.workflows.make.convert import convert
-from oci2boot.workflows.make.initramfs import Confined, check_out, choose_way, dracut_options, run_confined, ways
+from oci2boot.workflows.make.initramfs import Confined, check_out, choose_way, run_confined, ways
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
 from tests.boot.debian import package
@@ -127,9 +128,10 @@ def test_a_checked_out_tree_is_the_tree(tmp_path: Path) -> None:
 def test_options_of_dracut_want_dracut() -> None:
     """K1.14"""
     with pytest.raises(FormatError) as caught:
-        dracut_options("builtin", ["/a"], None, None, None, None)
+        AskedDracut(install=("/a",)).options("builtin")
     assert "--initrd dracut" in (caught.value.hint or "")
-    assert dracut_options("dracut", ["/a /b"], None, None, None, None).install == ("/a", "/b")
+    assert AskedDracut(install=("/a /b",)).options("dracut").install == ("/a", "/b")
+    assert AskedDracut().options("builtin") == DracutOptions()
 
 
 # ---- Debian

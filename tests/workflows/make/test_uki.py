@@ -71,31 +71,31 @@ def test_a_directory_gets_the_uki_that_promises_it(root: Path, db: Pair) -> None
     """D.10, C.26; the digest is cfsctl's, before and after the UKI is there."""
     digest = by_cfsctl(root)
     signing = SigningOptions(certificate=db.path, key=str(db.key))
-    built = build(BuildRequest(root, boot=replace(BUILTIN, signing=signing)), silent)
+    built = build(BuildRequest(rootfs=root, boot=replace(BUILTIN, signing=signing)), silent)
     assert built.path.parent == root / "boot/EFI/Linux"
     assert section(built.path, b".cmdline").decode() == f"rw quiet composefs={digest}"
     assert built == BuiltUki(built.path, digest, f"rw quiet composefs={digest}", KVER)
     sbverify(db, built.path)
     assert by_cfsctl(root) == digest
     before = built.path.read_bytes()
-    assert build(BuildRequest(root, boot=replace(BUILTIN, signing=signing)), silent).path.read_bytes() == before
+    assert build(BuildRequest(rootfs=root, boot=replace(BUILTIN, signing=signing)), silent).path.read_bytes() == before
 
 
 def test_the_uki_goes_where_it_is_told(root: Path, tmp_path: Path) -> None:
     """C.24: unsigned, and the same bytes in each place; the root, which may be a read-only mount, is left alone."""
-    file = build(BuildRequest(root, tmp_path / "my.efi", boot=BUILTIN), silent).path
-    inside = build(BuildRequest(root, tmp_path, boot=BUILTIN), silent).path
+    file = build(BuildRequest(rootfs=root, output=tmp_path / "my.efi", boot=BUILTIN), silent).path
+    inside = build(BuildRequest(rootfs=root, output=tmp_path, boot=BUILTIN), silent).path
     assert (file, inside.parent) == (tmp_path / "my.efi", tmp_path)
     assert file.read_bytes() == inside.read_bytes()
     assert not (root / "boot/EFI").exists()
     with pytest.raises(TargetError, match="cannot write"):
-        build(BuildRequest(root, tmp_path / "missing/my.efi", boot=BUILTIN), silent)
+        build(BuildRequest(rootfs=root, output=tmp_path / "missing/my.efi", boot=BUILTIN), silent)
 
 
 def test_a_key_that_does_not_sign_leaves_no_uki(root: Path, db: Pair) -> None:
     signing = SigningOptions(certificate=db.path, command="false")
     with pytest.raises(SignatureError):
-        build(BuildRequest(root, boot=replace(BUILTIN, signing=signing)), silent)
+        build(BuildRequest(rootfs=root, boot=replace(BUILTIN, signing=signing)), silent)
     assert not (root / "boot/EFI").exists()
 
 
