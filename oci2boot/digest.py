@@ -3,14 +3,17 @@
 import hashlib
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from types import MappingProxyType
+from typing import Final, Literal, Self
 
 from oci2boot.errors import FormatError
 
 Hash = Literal["sha256", "sha512"]
 
 HEX_LENGTH = {"sha256": 64, "sha512": 128}
+OTHER_HASH: Final[Mapping[Hash, Hash]] = MappingProxyType({"sha256": "sha512", "sha512": "sha256"})
 
 
 def parse_hash(text: str) -> Hash:

@@ -126,10 +126,10 @@ def gnu_long(flag: bytes, text: bytes, **fields: Any) -> bytes:
     return file(b"././@LongLink", text + b"\0", flag=flag, magic=GNU, **fields)
 
 
-def with_tarfile(members: Iterable[tuple[tarfile.TarInfo, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
+def with_tarfile(members: Iterable[tuple[tarfile.TarInfo, bytes]], tar_format: int = tarfile.PAX_FORMAT) -> bytes:
     """Return an archive as Python's tarfile writes it."""
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format, errors="surrogateescape") as archive:
+    with tarfile.open(fileobj=out, mode="w", format=tar_format, errors="surrogateescape") as archive:
         for member, content in members:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))

@@ -82,3 +82,42 @@ def test_imports_follow_the_table() -> None:
             if module and area(module) not in MAY_IMPORT[area(own)]
         ]
     assert wrong == []
+
+
+PURE = ("formats", "tree", "rootfs", "boot", "oci/manifest", "oci/reference", "oci/documents", "digest", "errors")
+"""Bytes and values in, bytes and values out."""
+EFFECTS = {
+    *("asyncio", "concurrent", "ctypes", "fcntl", "glob", "mmap", "multiprocessing", "os", "random", "requests"),
+    *("secrets", "select", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib3"),
+}
+"""Modules that look at the machine or change it."""
+
+
+def test_the_pure_folders_import_nothing_that_has_effects() -> None:
+    wrong = []
+    for name in PURE:
+        for path in [ROOT / f"{name}.py"] if (ROOT / f"{name}.py").is_file() else sorted((ROOT / name).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                match node:
+                    case ast.Import(names):
+                        found = {one.name.partition(".")[0] for one in names}
+                    case ast.ImportFrom(module=str(module)):
+                        found = {module.partition(".")[0]}
+                    case ast.Attribute(attr="now" | "today" | "utcnow"):
+                        found = {"time"}
+                    case _:
+                        continue
+                wrong += [f"{path.relative_to(ROOT)} has {effect}" for effect in sorted(found & EFFECTS)]
+    assert wrong == []
+
+
+def test_no_modules_import_each_other() -> None:
+    """Imports within functions count too: they hide a circle, and do not undo it."""
+    graph = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT).with_suffix("").parts
+        graph[name if name[-1] != "__init__" else name[:-1]] = {module for module in imported(path) if module}
+    order: list[tuple[str, ...]] = []
+    while leaves := [name for name, needs in graph.items() if name not in order and needs <= {*order, name}]:
+        order += leaves
+    assert sorted(graph.keys() - set(order)) == []

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from oci2boot.system.qemu import Machine, boot, credential, find_firmware, unit_credentials
+from tests import flips
 from tests.witness import program
 
 BOOT_SECONDS = 600
@@ -181,12 +182,7 @@ def flip(disk: Path, path: str, position: int) -> None:
     """Flip the bits of one byte of a file on the root file system, as an attacker with the disk in hand."""
     block = int(debugfs(disk, f"bmap {path} {position // 4096}").split()[-1])
     assert block, f"{path} has a hole at {position}"
-    with disk.open("r+b") as file:
-        where = partitions(disk)[1][0] + block * 4096 + position % 4096
-        file.seek(where)
-        old = file.read(1)[0]
-        file.seek(where)
-        file.write(bytes([old ^ 0xFF]))
+    flips.flip(disk, partitions(disk)[1][0] + block * 4096 + position % 4096, 0xFF)
 
 
 def object_path(digest: str) -> str:

@@ -9,7 +9,7 @@ import gzip
 import io
 import lzma
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Final, Literal
@@ -20,7 +20,7 @@ from oci2boot.boot.configuration import RootConfiguration, configuration_files
 from oci2boot.boot.files import Read, find_file, read_limited
 from oci2boot.boot.kernel import KernelSupport, module_name
 from oci2boot.boot.programs import find_program, libraries
-from oci2boot.errors import FormatError, ImageError
+from oci2boot.errors import FormatError, ImageError, LimitError
 from oci2boot.formats import cpio
 from oci2boot.tree.model import Directory
 
@@ -29,7 +29,10 @@ MAX_MODULE: Final = 64 << 20
 ROOT_LABEL: Final = "oci2boot"
 """Of the root file system, for an initramfs that does not find it by partition type; ext4 has 16 bytes for it."""
 
-OWN: Final = b"usr/lib/oci2boot/setup-root"
+PLACE: Final = b"usr/lib/oci2boot/"
+SETUP_ROOT: Final = ("setup-root", "grow", "witness-sha256", "witness-sha512")
+"""The files by which a composefs image becomes the root file system."""
+OWN: Final = PLACE + b"setup-root"
 GLUE: Final[Mapping[bytes, str]] = {
     OWN: "oci2boot",
     b"usr/bin/composefs-setup-root": "composefs-setup-root",
@@ -115,7 +118,7 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
         return Glue(brought)
     kind = _kind(initramfs)
     archive = Archive(initramfs)
-    archive.add(cpio.file(OWN, script("setup-root"), 0o755))
+    add_own(archive, SETUP_ROOT)
     configuration = RootConfiguration()
     for path, content in configuration_files(tree, read):
         configuration = configuration.with_file(path, content)
@@ -135,6 +138,13 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
 
 def script(name: str) -> bytes:
     return resources.files("oci2boot.initramfs").joinpath(name).read_bytes()
+
+
+def add_own(archive: Archive, names: Iterable[str]) -> None:
+    """Add scripts of ours, which can be run, and the files that they read."""
+    for name in names:
+        content = script(name)
+        archive.add(cpio.file(PLACE + name.encode(), content, 0o755 if content.startswith(b"#!") else 0o644))
 
 
 def _kind(initramfs: Mapping[bytes, cpio.Found]) -> Kind:
@@ -234,15 +244,17 @@ def add_modules(archive: Archive, tree: Directory, read: Read, support: KernelSu
 def unpack_module(data: bytes, path: bytes) -> bytes:
     suffix = path.rpartition(b".")[2]
     unpackers: Mapping[bytes, Callable[[bytes], bytes]] = {
-        b"xz": lambda packed: lzma.LZMADecompressor().decompress(packed, MAX_MODULE),
-        b"zst": lambda packed: zstandard.ZstdDecompressor().stream_reader(packed).read(MAX_MODULE),
-        b"gz": lambda packed: gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_MODULE),
-        b"bz2": lambda packed: bz2.BZ2Decompressor().decompress(packed, MAX_MODULE),
+        b"xz": lambda packed: lzma.LZMADecompressor().decompress(packed, MAX_MODULE + 1),
+        b"zst": lambda packed: zstandard.ZstdDecompressor().stream_reader(packed).read(MAX_MODULE + 1),
+        b"gz": lambda packed: gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_MODULE + 1),
+        b"bz2": lambda packed: bz2.BZ2Decompressor().decompress(packed, MAX_MODULE + 1),
     }
     try:
         content = unpackers[suffix](data) if suffix in unpackers else data
     except (lzma.LZMAError, zstandard.ZstdError, OSError, EOFError) as error:
         raise FormatError(f"the kernel module {module_name(path)} is damaged: {error}") from error
+    if len(content) > MAX_MODULE:
+        raise LimitError(f"the kernel module {module_name(path)} has more than {MAX_MODULE} bytes")
     if content[:4] != b"\x7fELF":
         raise FormatError(f"the kernel module {module_name(path)} is no ELF file")
     return content

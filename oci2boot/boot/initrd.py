@@ -16,12 +16,13 @@ from oci2boot.boot.configuration import RootConfiguration, configuration_files
 from oci2boot.boot.files import Read, find_file, list_directory, read_file, read_limited
 from oci2boot.boot.glue import (
     MAX_MODULE,
-    OWN,
+    PLACE,
     PROGRAMS,
     ROOT_LABEL,
+    SETUP_ROOT,
     Archive,
+    add_own,
     check_growth,
-    script,
     unpack_module,
 )
 from oci2boot.boot.kernel import MAX_MODULES_FILE, KernelFiles, module_name, read_kernel
@@ -41,11 +42,9 @@ GOAL: Final = 10 << 20
 """Bytes of an initramfs for dm-verity, without firmware."""
 MAX_ALIAS: Final = 400
 
-MODE_FILE: Final = b"usr/lib/oci2boot/mode"
-OVERLAYS_FILE: Final = b"usr/lib/oci2boot/overlays"
-SIGNATURE_REQUIRED: Final = b"usr/lib/oci2boot/verity-signature-required"
-INIT: Final = b"usr/lib/oci2boot/init"
-SETUP_OVERLAYS: Final = b"usr/lib/oci2boot/setup-overlays"
+MODE_FILE: Final = PLACE + b"mode"
+OVERLAYS_FILE: Final = PLACE + b"overlays"
+SIGNATURE_REQUIRED: Final = PLACE + b"verity-signature-required"
 
 PACKAGES: Final[Mapping[str, str]] = {
     "veritysetup": "Debian: cryptsetup-bin; Fedora: veritysetup; Arch: cryptsetup",
@@ -120,9 +119,8 @@ def plan_initrd(
         archive.add(cpio.symlink(path, link.content or b""))
     for path in (b"dev", b"proc", b"sys", b"run", b"sysroot", b"tmp"):
         archive.add(cpio.directory(path))
-    archive.add(cpio.symlink(b"init", INIT))
-    for path in (INIT, OWN, SETUP_OVERLAYS):
-        archive.add(cpio.file(path, script(path.rpartition(b"/")[2].decode()), 0o755))
+    archive.add(cpio.symlink(b"init", PLACE + b"init"))
+    add_own(archive, ("init", "setup-overlays", *SETUP_ROOT))
     archive.add(cpio.file(MODE_FILE, mode.encode() + b"\n"))
     for path, content in files.items():
         archive.add(cpio.file(path, content))

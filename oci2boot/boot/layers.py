@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from oci2boot.boot.discover import UKI_DIRECTORY
 from oci2boot.boot.files import show
+from oci2boot.boot.names import EXTRA, PROGRAM, is_program
 from oci2boot.digest import OciDigest
 from oci2boot.errors import FormatError, ImageError
 from oci2boot.formats.tar import HARD_LINK, Entry
@@ -20,13 +22,13 @@ ANNOTATION: Final = "io.oci2boot.uki.v1"
 """On a layer's descriptor; its value is for people."""
 LABEL: Final = "io.oci2boot.uki.v1.layers"
 """In the image's config: layers, by diff_id or by number, with commas between."""
-UKI_DIRECTORY: Final = b"boot/EFI/Linux"
 HIDDEN: Final = b"composefs-meta"
 NAMED: Final = 3
 _UNCOUNTED: Final = re.compile(rb"(boot|sysroot|run)(/|$)")
 """What canonical rules empty."""
 _STANDARD: Final = re.compile(rb"boot/|usr/lib/modules/[^/]+/[^/]+$")
-_IN_ADDONS: Final = re.compile(rb"(?:.*/)?([^/]+\.efi\.extra\.d(?:/[^/]+)?)", re.IGNORECASE)
+_COMPANIONS: Final = re.escape(f"{PROGRAM}{EXTRA}".encode())
+_IN_ADDONS: Final = re.compile(rb"(?:.*/)?([^/]+" + _COMPANIONS + rb"(?:/[^/]+)?)", re.IGNORECASE)
 
 Mark = Literal["its annotation", "the image's label", "--uki-layer"]
 
@@ -100,7 +102,7 @@ def study(layers: Sequence[Sequence[Entry]], marked: Mapping[int, Mark]) -> UkiL
         entry.path: number
         for number, layer in enumerate(boot_layers(layers, marked), 1)
         for entry in layer
-        if entry.path.lower().endswith(b".efi") and stat.S_ISREG(entry.kind)
+        if is_program(entry.path) and stat.S_ISREG(entry.kind)
     }
     return UkiLayers(dict(marked), frozenset(left_out), origins, changes, tuple(notes))
 
@@ -129,7 +131,7 @@ def _placed(entry: Entry, marked: bool) -> Iterator[Entry]:
     if marked and not _STANDARD.match(entry.path) and entry.kind in (stat.S_IFREG, stat.S_IFDIR, HARD_LINK):
         addons = _IN_ADDONS.fullmatch(entry.path)
         name = addons[1] if addons else entry.path.rpartition(b"/")[2]
-        if addons or (name.lower().endswith(b".efi") and entry.kind != stat.S_IFDIR):
+        if addons or (is_program(name) and entry.kind != stat.S_IFDIR):
             yield entry._replace(path=UKI_DIRECTORY + b"/" + name)
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from oci2boot.boot.files import Read, find_file, list_directory, read_limited
+from oci2boot.boot.names import EXTRA, LINUX, is_program
 from oci2boot.boot.payload import EFI_NAMES, MAX_EFI_PROGRAM, STUB_DIRECTORY, find_efi_program, machine_of
 from oci2boot.errors import ImageError
 from oci2boot.formats import pe
@@ -46,7 +47,7 @@ MOK_MANAGER: Final = (
 )
 SHIM_PACKAGES: Final = "Debian: shim-signed; Fedora: shim-x64"
 
-_LINUX: Final = re.compile(r"EFI/Linux/[^/]+(?=\.extra\.d/|$)")
+_LINUX: Final = re.compile(rf"{LINUX}/[^/]+(?={re.escape(EXTRA)}/|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def loader_conf(timeout: int = TIMEOUT, enroll: EnrollMode | None = None) -> byt
 def check_sbat(files: Mapping[str, bytes]) -> None:
     """Refuse an executable that shim would: one that says nothing by which it could be revoked. shim's SBAT.md."""
     for path, data in files.items():
-        if path.lower().endswith(".efi") and not pe.parse(data).sections_named(b".sbat"):
+        if is_program(path) and not pe.parse(data).sections_named(b".sbat"):
             raise ImageError(f"{path} has no section .sbat: shim refuses to start it", hint="--loader systemd-boot")
 
 

@@ -10,6 +10,7 @@ from oci2boot.boot import discover, glue
 from oci2boot.boot.files import Read, find_file, read_file, read_limited
 from oci2boot.boot.inherited import find_inherited
 from oci2boot.boot.initrd import InitrdName, plan_initrd
+from oci2boot.boot.names import LINUX
 from oci2boot.boot.promise import RootPromise
 from oci2boot.boot.uki import UkiParts, build_uki, check_machines, verify_uki
 from oci2boot.errors import ImageError, LimitError
@@ -157,7 +158,7 @@ def finish_payload(plan: PayloadPlan, uki: bytes | None = None) -> BootPayload:
         notes += (f"the UKI is larger than the {budget >> 20} MiB that some firmware takes (MiB: {shown})",)
     return BootPayload(
         uki=uki,
-        uki_path=f"EFI/Linux/{plan.name}.efi",
+        uki_path=f"{LINUX}/{plan.name}.efi",
         cmdline=plan.parts.cmdline,
         kernel_version=plan.parts.uname,
         glue=plan.glue.brought or "oci2boot",
@@ -180,9 +181,7 @@ def machine_of(architecture: str) -> str:
 
 def _release(tree: Directory, read: Read, version: str) -> tuple[bytes, str]:
     """Return `.osrel`, whose IMAGE_VERSION orders the boot menu, and the UKI's name, which would do so in its stead."""
-    content = None
-    for path in (b"etc/os-release", b"usr/lib/os-release"):
-        content = content or read_file(tree, read, path, os_release.MAX_SIZE)
+    content = discover.read_os_release(tree, read)
     if content is None:
         raise ImageError("the image has no os-release file", hint="systemd boots no root file system without one")
     fields = os_release.parse(content)

@@ -26,7 +26,7 @@ def uki_pcr(uki: bytes, profile: int = 0, algorithm: str = "sha256") -> bytes:
     Raises `FormatError` where it depends on the machine.
     """
     value = bytes(hashlib.new(algorithm).digest_size)
-    sections = _sections(pe.parse(uki), profile)
+    sections = sections_of(pe.parse(uki), profile)
     for name in CHOSEN:
         if name in sections:
             raise FormatError(f"PCR 11 depends on the machine: the UKI has sections {name.decode()} to choose from")
@@ -89,7 +89,7 @@ def _extend(value: bytes, data: bytes | memoryview, algorithm: str) -> bytes:
     return hashlib.new(algorithm, value + hashlib.new(algorithm, data).digest()).digest()
 
 
-def _sections(headers: pe.Pe, profile: int) -> dict[bytes, pe.SectionHeader]:
+def sections_of(headers: pe.Pe, profile: int = 0) -> dict[bytes, pe.SectionHeader]:
     """Return what counts in a profile: its own sections over those before the first `.profile`."""
     found: dict[bytes, pe.SectionHeader] = {}
     number = -1

@@ -13,6 +13,7 @@ from typing import Final
 
 from oci2boot.boot import discover
 from oci2boot.boot.files import Read, list_directory, read_limited, show
+from oci2boot.boot.names import EXTRA, GLOBAL_ADDONS, LINUX, MAX_ADDON, MAX_ADDONS, MAX_UKI, is_addon
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, ImageError, LimitError
 from oci2boot.formats import cmdline, os_release, pe
@@ -25,14 +26,10 @@ from oci2boot.tree.model import Directory, File
 from oci2boot.tree.prepare import Xattrs
 
 MAX_UKIS: Final = 64
-MAX_UKI: Final = 2 << 30
-MAX_ADDONS: Final = 256
-MAX_ADDON: Final = 64 << 20
 MAX_NAMED: Final = 8
 """UKIs that an error names; it counts the others."""
 
-GLOBAL_ADDONS: Final = b"boot/loader/addons"
-_ADDON: Final = b".addon.efi"
+IMAGE_ADDONS: Final = f"boot/{GLOBAL_ADDONS}".encode()
 _NOT_IN_NAME: Final = re.compile(r"[^A-Za-z0-9_.+-]")
 
 
@@ -79,7 +76,7 @@ class Uki:
     @property
     def esp_path(self) -> str:
         """Where it goes; systemd-boot passes over a name of other characters than these."""
-        return f"EFI/Linux/{_NOT_IN_NAME.sub('-', self.name)}"
+        return f"{LINUX}/{_NOT_IN_NAME.sub('-', self.name)}"
 
     @property
     def cmdline(self) -> str:
@@ -109,7 +106,7 @@ def find_sealable(tree: Directory, read: Read) -> list[Uki]:
     paths = discover.find_ukis(tree)
     if len(paths) > MAX_UKIS:
         raise LimitError(f"the image has {len(paths)} UKIs, at most {MAX_UKIS} are looked at")
-    shared = list(find_addons(tree, read, GLOBAL_ADDONS))
+    shared = list(find_addons(tree, read, IMAGE_ADDONS))
     return [uki for path in paths if (uki := _read_uki(tree, read, path, shared))]
 
 
@@ -124,7 +121,7 @@ def _read_uki(tree: Directory, read: Read, path: bytes, shared: Sequence[Addon])
         head = read_head(data)
     if not head:
         return None
-    own = list(find_addons(tree, read, path + b".extra.d"))
+    own = list(find_addons(tree, read, path + EXTRA.encode()))
     version = _version(head.os_release, path)
     return Uki(path, file, head.machine, head.cmdlines, (*shared, *own), head.kernel_version, version)
 
@@ -198,7 +195,7 @@ def find_addons(tree: Directory, read: Read, directory: bytes) -> Iterator[Addon
     for count, (name, _) in enumerate(list_directory(tree, directory)):
         path = directory + b"/" + name
         found = look_up(tree, path)
-        if not name.lower().endswith(_ADDON) or name.startswith(b".") or not name.isascii():
+        if not is_addon(name) or name.startswith(b".") or not name.isascii():
             continue
         if not found or not isinstance(found[1], File):
             continue
@@ -229,13 +226,9 @@ def _arguments(line: str, path: bytes) -> list[ComposefsArg]:
 
 
 def _version(release: bytes, path: bytes) -> str:
-    """systemd, src/boot/boot.c, `boot_entry_add_type2`: what of os-release counts as the version."""
     with _named(path):
-        fields = os_release.parse(release)
-    for name in ("IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"):
-        if fields.get(name):
-            return fields[name]
-    return ""
+        _, version, _ = os_release.pick(os_release.parse(release))
+    return version or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +258,7 @@ def choose_sealed(
     *,
     name: str | None = None,
     allow_insecure: bool = False,
-    above: Callable[[bytes], str] = lambda path: "",
+    above: Callable[[bytes], str] = lambda _: "",
 ) -> Sealed:
     """Return the UKI that promises this image; `variants` holds, of every argument, what of the image it names, if any.
 

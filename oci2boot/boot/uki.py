@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.names import MAX_UKI
 from oci2boot.errors import DigestError, FormatError, ImageError, LimitError, ToolError
 from oci2boot.formats import pe
-
-MAX_UKI: Final = (1 << 32) - (1 << 20)
-"""Offsets in a PE file have 32 bits."""
+from oci2boot.formats.sbat import read_sbat
 
 UKIFY_OLDEST: Final = (255, 0)
 UKIFY_BAD: Final = ((257, 0), (257, 1))
@@ -22,6 +21,8 @@ UKIFY_BAD: Final = ((257, 0), (257, 1))
 STUB_LARGE: Final = 258
 """Stubs from this version on need ukify 257.9."""
 UKIFY_FOR_LARGE_STUB: Final = (257, 9)
+STUB_WITH_ADDONS: Final = 255
+"""Earlier ones measure each addon alone, and look for them under a name with the boot counter in it."""
 
 _SCN_CODE, _SCN_INITIALIZED_DATA, _SCN_READ = 0x20, 0x40, 0x40000000
 _NX_COMPAT: Final = 0x0100
@@ -185,17 +186,8 @@ def _round(value: int, alignment: int) -> int:
 
 def merge_sbat(stub: bytes, kernel: bytes) -> bytes:
     """Return the revocation entries of stub and kernel and a UKI's own, so that each can be revoked."""
-    lines = [_SBAT_HEADER]
-    for data in (stub, kernel):
-        headers = pe.parse(data)
-        for section in headers.sections_named(b".sbat"):
-            try:
-                text = pe.contents(data, section).rstrip(b"\0").decode().splitlines()
-            except UnicodeDecodeError as error:
-                raise FormatError("an SBAT section that is not text") from error
-            if text and text[0].startswith("sbat,"):
-                lines += text[1:]
-    return "\n".join([*lines, _SBAT_UKI]).encode() + b"\n\0"
+    lines = [_SBAT_HEADER, *read_sbat(stub), *read_sbat(kernel), _SBAT_UKI]
+    return "\n".join(lines).encode() + b"\n\0"
 
 
 def verify_uki(uki: bytes, stub: bytes, parts: UkiParts) -> None:

@@ -4,10 +4,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from oci2boot.boot.discover import MODULES, find_ukis
+from oci2boot.boot.discover import MODULES, UKI_DIRECTORY, find_ukis
 from oci2boot.boot.files import Read, list_directory, read_file, show
-from oci2boot.boot.layers import UKI_DIRECTORY
-from oci2boot.boot.sealed import GLOBAL_ADDONS, find_addons
+from oci2boot.boot.names import EXTRA
+from oci2boot.boot.sealed import IMAGE_ADDONS, find_addons
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import DigestError, ImageError
 from oci2boot.formats.fsverity import measure
@@ -63,9 +63,10 @@ def _inherited(tree: Directory, read: Read) -> Iterator[bytes]:
     for path in find_ukis(tree):
         if path.startswith(UKI_DIRECTORY + b"/"):
             yield path
-            if find(tree, path + b".extra.d"):
-                yield path + b".extra.d"
-    for addon in find_addons(tree, read, GLOBAL_ADDONS):
+            folder = path + EXTRA.encode()
+            if find(tree, folder):
+                yield folder
+    for addon in find_addons(tree, read, IMAGE_ADDONS):
         if addon.promises():
             yield addon.path
     for name, _ in list_directory(tree, SHIPPED):

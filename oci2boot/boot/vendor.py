@@ -9,17 +9,16 @@ from typing import Final
 
 from oci2boot.boot import glue
 from oci2boot.boot.files import Read, show
+from oci2boot.boot.names import ADDON
 from oci2boot.boot.payload import EFI_NAMES, find_efi_program
 from oci2boot.boot.sealed import Uki, named_ukis, newer
-from oci2boot.boot.uki import build_addon, stub_version
+from oci2boot.boot.uki import STUB_WITH_ADDONS, build_addon, stub_version
 from oci2boot.errors import ImageError
 from oci2boot.formats import cpio, pe
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.model import Directory
 
-ADDON: Final = "composefs.addon.efi"
-STUB_OLDEST: Final = 255
-"""Earlier ones measure addons otherwise, and look for them under a name with the boot counter in it."""
+PROMISE: Final = f"composefs{ADDON}"
 
 
 def choose_vendor(ukis: Sequence[Uki], name: str | None) -> Uki:
@@ -38,9 +37,9 @@ def vendor_addon(tree: Directory, read: Read, uki: Uki, promise: ComposefsArg) -
     data = read(uki.file)
     what = f"/{show(uki.path)}"
     version = stub_version(data)
-    if version < STUB_OLDEST:
+    if version < STUB_WITH_ADDONS:
         raise ImageError(
-            f"{what} has the systemd-stub {version or 'of unknown version'}, addons take {STUB_OLDEST} or newer"
+            f"{what} has the systemd-stub {version or 'of unknown version'}, addons take {STUB_WITH_ADDONS} or newer"
         )
     if not uki.kernel_version:
         raise ImageError(f"{what} does not say which kernel is in it: an addon for it would be one for all")

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from oci2boot.boot.files import Read
-from oci2boot.boot.glue import OWN, Archive, Glue, add_modules, add_programs, script, wire_systemd
-from oci2boot.boot.initrd import OVERLAYS_FILE, SETUP_OVERLAYS, SIGNATURE_REQUIRED, Mode, overlays_file
+from oci2boot.boot.glue import Archive, Glue, add_modules, add_own, add_programs, wire_systemd
+from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, Mode, overlays_file
 from oci2boot.boot.kernel import KernelSupport, check_verity_kernel
+from oci2boot.boot.names import EXTRA
 from oci2boot.errors import FormatError, ImageError
 from oci2boot.formats import cmdline, cpio
 from oci2boot.rootfs.verity import (
@@ -75,18 +76,18 @@ class DmVerityPromise:
                 name = path.rpartition(b"/")[2].decode()
                 raise ImageError(f"the image's initramfs has no {name}", hint=BUILTIN_HINT)
         archive = Archive(initramfs)
-        archive.add(cpio.file(OWN, script("setup-root"), 0o755))
+        add_own(archive, ["setup-root"])
         for path, content in self.files().items():
             archive.add(cpio.file(path, content))
         overlaid = bool(self.options.overlays)
         programs, notes = add_programs(archive, tree, read, [b"blkid"]) if overlaid else ((), ())
         if overlaid:
-            archive.add(cpio.file(SETUP_OVERLAYS, script("setup-overlays"), 0o755))
+            add_own(archive, ["setup-overlays", "grow"])
         modules = add_modules(archive, tree, read, support)
         wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
         return Glue(None, archive.pack(), (), modules, programs, notes)
 
-    def build_cmdline(self, image: Sequence[str], user: Sequence[str], added: Glue) -> str:
+    def build_cmdline(self, image: Sequence[str], user: Sequence[str], _: Glue) -> str:
         """Return the UKI's command line: the image's words, the user's, and those of the root file system, each once.
 
         Raises `ImageError` for one that contradicts, or that readers would understand differently.
@@ -109,4 +110,4 @@ class DmVerityPromise:
 
 def signature_path(uki: str) -> str:
     """Return where on the ESP the root hash's signature lies for a UKI there. systemd-stub(7), "Companion Files"."""
-    return f"{uki}.extra.d/{SIGNATURE_NAME}"
+    return f"{uki}{EXTRA}/{SIGNATURE_NAME}"

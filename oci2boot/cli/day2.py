@@ -1,26 +1,26 @@
 """A machine that lives on: status, upgrade, switch, rollback, pin, delete."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from rich.markup import escape
 
-from oci2boot.cli import slots
 from oci2boot.cli.groups import Only
-from oci2boot.cli.options import DryRun, Etc, JustJson, SigningNow, TlsVerify
+from oci2boot.cli.options import DryRun, JustJson, Mounted, SigningNow, TlsVerify
 from oci2boot.cli.output import Output, err, out, print_etc, print_facts, print_json, print_table, size
-from oci2boot.cli.place import Mounted, Place
 from oci2boot.errors import Error
-from oci2boot.sysroot.etc import EtcPolicy
-from oci2boot.sysroot.machine import Sysroot
-from oci2boot.workflows.machine import rollback as choose
-from oci2boot.workflows.machine.deployments import DeployOptions, DeployPlan
+from oci2boot.workflows.machine import keep as choose
+from oci2boot.workflows.machine.deploy import DeployOptions
+from oci2boot.workflows.machine.model import DeployPlan
+from oci2boot.workflows.machine.place import AskedPlace
+from oci2boot.workflows.machine.rollback import rollback as run_rollback
+from oci2boot.workflows.machine.slot_deploy import SlotPlan
 from oci2boot.workflows.machine.status import Status, read_status
-from oci2boot.workflows.machine.upgrade import Mode, News, Upgraded, UpgradeRequest, reboot_into
+from oci2boot.workflows.machine.upgrade import Goal, News, Upgraded, UpgradeRequest, reboot_into
 from oci2boot.workflows.machine.upgrade import switch as run_switch
 from oci2boot.workflows.machine.upgrade import upgrade as run_upgrade
-from oci2boot.workflows.options import Option
+from oci2boot.workflows.options import Option, said
 from oci2boot.workflows.requests import BootOptions, ChosenRepo, ConvertRequest, Name, Source
 
 Id = Annotated[str, Option("DEPLOYMENT", "the start of a deployment's digest")]
@@ -41,44 +41,41 @@ class Extent:
         ),
     ] = False
 
+    def goal(self, asked: AskedPlace, *, live: bool) -> Goal:
+        if self.check + self.download + self.apply > 1:
+            raise Error("--check, --download-only and --apply exclude each other")
+        if self.soft and not self.apply:
+            raise Error("--soft-reboot says how, and --apply that it reboots", hint="give both")
+        if self.apply and not live:
+            raise Error(f"--apply restarts this machine, and {said(asked)[0]} names another one")
+        return "check" if self.check else "download" if self.download else "deploy"
 
-def status(*, place: Place, output: JustJson) -> None:
+
+def status(*, asked: AskedPlace, output: JustJson) -> None:
     """Show what this machine runs, what it boots next, and what else it keeps."""
-    if found_slots := slots.place_of(place.disk, place.sysroot, place.esp):
-        slots.show_status(found_slots, as_json=output.as_json)
-        return
-    output.show(read_status(place.open()), _show_status)
+    output.show(read_status(asked.find()), _show_status)
 
 
 def upgrade(
     *,
     extent: Extent,
-    keep: Annotated[
-        int | None,
-        Option("--keep", "delete older deployments that are not pinned, but for so many in all", least=2),
-    ] = None,
-    etc: Etc = (),
+    options: Annotated[DeployOptions, Only("etc", "keep")],
     dry_run: DryRun = False,
-    place: Place,
+    asked: AskedPlace,
     repo: ChosenRepo = None,
-    boot: Annotated[BootOptions, Only("db")],
+    given: Annotated[BootOptions, Only("db")],
     signing: SigningNow,
     output: Output,
 ) -> None:
     """Bring this machine to what its image's reference leads to now; the next boot takes it."""
-    given = replace(boot, signing=signing)
-    if found := slots.place_of(place.disk, place.sysroot, place.esp, keep=keep, etc=etc, soft_reboot=extent.soft):
-        mode = slots.mode_of(found, check=extent.check, download=extent.download, apply=extent.apply)
-        slots.upgrade(found, mode, given, repo, output, dry_run=dry_run, apply=extent.apply)
-        return
-    sysroot = place.open()
-    options = DeployOptions(EtcPolicy.parse(etc))
-    request = UpgradeRequest(sysroot, _mode(sysroot, extent), given, options, dry_run, keep)
+    place = asked.find(asked.store(repo), others=[*said(options), *(["--soft-reboot"] if extent.soft else [])])
+    goal = extent.goal(asked, live=place.live)
+    request = UpgradeRequest(place, goal, replace(given, signing=signing), options, dry_run)
     with output.reporting() as report:
         done = run_upgrade(request, report)
     output.show(done, _show_upgraded)
     if extent.apply:
-        reboot_into(sysroot, done, soft=extent.soft)
+        reboot_into(place, done, soft=extent.soft)
 
 
 def switch(
@@ -86,9 +83,9 @@ def switch(
     source: Source,
     name: Name = None,
     extent: Annotated[Extent, Only("download", "apply", "soft")],
-    etc: Etc = (),
+    options: Annotated[DeployOptions, Only("etc")],
     dry_run: DryRun = False,
-    place: Place,
+    asked: AskedPlace,
     repo: ChosenRepo = None,
     boot: Annotated[BootOptions, Only("flow", "kargs", "allow_missing_verity", "db")],
     signing: SigningNow,
@@ -96,22 +93,18 @@ def switch(
     output: Output,
 ) -> None:
     """Bring this machine to another image, and follow that one from then on."""
+    others = [*said(options), *said(replace(boot, db=())), *(["--soft-reboot"] if extent.soft else [])]
+    place = asked.find(asked.store(repo), others=others)
+    goal = extent.goal(asked, live=place.live)
     boot = replace(boot, signing=signing)
-    others = {"flow": boot.flow, "karg": boot.kargs, "allow_missing_verity": boot.allow_missing_verity}
-    if found := slots.place_of(place.disk, place.sysroot, place.esp, etc=etc, **others, soft_reboot=extent.soft):
-        mode = slots.mode_of(found, check=False, download=extent.download, apply=extent.apply)
-        given = BootOptions(signing=signing, db=boot.db)
-        slots.switch(found, mode, source, name, given, repo, output, dry_run=dry_run, apply=extent.apply)
-        return
-    sysroot = place.open()
-    wanted = ConvertRequest(source=source, repo=sysroot.repository, name=name, options=fetching.options(), boot=boot)
-    options = DeployOptions(EtcPolicy.parse(etc), boot.allow_missing_verity)
-    request = UpgradeRequest(sysroot, _mode(sysroot, extent), boot, options, dry_run)
+    options = replace(options, allow_missing_verity=boot.allow_missing_verity)
+    wanted = ConvertRequest(source=source, repo=place.repository, name=name, options=fetching.options(), boot=boot)
+    request = UpgradeRequest(place, goal, boot, options, dry_run)
     with output.reporting() as report:
         done = run_switch(request, wanted, report)
     output.show(done, _show_upgraded)
     if extent.apply:
-        reboot_into(sysroot, done, soft=extent.soft)
+        reboot_into(place, done, soft=extent.soft)
 
 
 def rollback(
@@ -120,82 +113,76 @@ def rollback(
         str | None, Option("DEPLOYMENT", "the start of its digest; the one before by default")
     ] = None,
     dry_run: DryRun = False,
-    place: Place,
+    asked: AskedPlace,
     output: JustJson,
 ) -> None:
     """Let the deployment before boot next, or the one that is named."""
-    if found := slots.place_of(place.disk, place.sysroot, place.esp):
-        slots.rollback(found, deployment, dry_run=dry_run, as_json=output.as_json)
-        return
-    chosen, plan = choose.rollback(place.open(), deployment, dry_run=dry_run)
+    chosen, plan = run_rollback(asked.find(), deployment, dry_run=dry_run)
     if output.as_json:
-        print_json({"digest": chosen.digest.hex, "boot": plan.to_json(), "written": not dry_run})
+        named = "digest" if "digest" in chosen.facts else "root_hash"
+        print_json({"id": chosen.id, named: chosen.id, "boot": plan.to_json(), "written": not dry_run})
         return
-    for problem in plan.problems:
-        err.print(f"[yellow]warning:[/] {escape(problem)}")
-    out.print(f"{chosen.digest} {'would boot' if dry_run else 'boots'} next")
+    _warn(plan.problems)
+    out.print(f"{chosen.id} {'would boot' if dry_run else 'boots'} next")
 
 
-def pin(*, deployment: Id, place: Mounted, output: JustJson) -> None:
+def pin(*, deployment: Id, asked: Mounted, output: JustJson) -> None:
     """Keep a deployment, whatever needs its place."""
-    _pinned(deployment, place, output, pinned=True)
+    _pinned(deployment, asked, output, pinned=True)
 
 
-def unpin(*, deployment: Id, place: Mounted, output: JustJson) -> None:
+def unpin(*, deployment: Id, asked: Mounted, output: JustJson) -> None:
     """Keep a deployment no longer than there is room."""
-    _pinned(deployment, place, output, pinned=False)
+    _pinned(deployment, asked, output, pinned=False)
 
 
-def delete(*, deployment: Id, dry_run: DryRun = False, place: Mounted, output: JustJson) -> None:
+def _pinned(deployment: str, asked: AskedPlace, output: Output, *, pinned: bool) -> None:
+    chosen = choose.pin(asked.open(), deployment, pinned=pinned)
+    output.say(
+        {"digest": chosen.digest.hex, "pinned": pinned}, f"{chosen.digest} is {'pinned' if pinned else 'not pinned'}"
+    )
+
+
+def delete(*, deployment: Id, dry_run: DryRun = False, asked: Mounted, output: JustJson) -> None:
     """Remove a deployment with its /etc; `gc` frees its space."""
-    chosen = choose.delete(place.open(), deployment, dry_run=dry_run)
-    if output.as_json:
-        print_json({"digest": chosen.digest.hex, "deleted": not dry_run})
-    else:
-        out.print(f"{chosen.digest} {'would be' if dry_run else 'is'} deleted")
+    chosen = choose.delete(asked.open(), deployment, dry_run=dry_run)
+    output.say(
+        {"digest": chosen.digest.hex, "deleted": not dry_run},
+        f"{chosen.digest} {'would be' if dry_run else 'is'} deleted",
+    )
 
 
-def _pinned(deployment: str, place: Place, output: Output, *, pinned: bool) -> None:
-    chosen = choose.pin(place.open(), deployment, pinned=pinned)
-    if output.as_json:
-        print_json({"digest": chosen.digest.hex, "pinned": pinned})
-    else:
-        out.print(f"{chosen.digest} is {'pinned' if pinned else 'not pinned'}")
-
-
-def _mode(place: Sysroot, extent: Extent) -> Mode:
-    if extent.check + extent.download + extent.apply > 1:
-        raise Error("--check, --download-only and --apply exclude each other")
-    if extent.soft and not extent.apply:
-        raise Error("--soft-reboot says how, and --apply that it reboots", hint="give both")
-    if extent.apply and not place.live:
-        raise Error("--apply restarts this machine, and --sysroot names another one")
-    return "check" if extent.check else "download" if extent.download else "deploy"
+_COLUMNS: Final = {
+    "composefs": ("STATE", "DIGEST", "SYSTEM", "SOURCE", "DEPLOYED", "VERITY", "SIGNED BY", "BOOTS"),
+    "verity": ("STATE", "ROOT HASH", "SYSTEM", "SOURCE", "PARTITIONS", "BOOTS"),
+}
 
 
 def _show_status(found: Status) -> None:
-    rows = []
-    for one in found.to_json()["deployments"]:
-        counters = ", ".join(filter(None, map(_counted, one["entries"])))
+    facts = found.to_json()
+    print_table(_COLUMNS[found.state.mode], map(_row, facts["deployments"]))
+    for part in facts.get("free", ()):
+        what = "empty" if part["empty"] else "free"
+        out.print(f"partition {part['partition']} is {what}, {size(part['size'])}")
+    if found.state.mode == "composefs":
+        out.print(_next_boot(found), soft_wrap=True)
+    for image in found.downloaded:
+        out.print(f"downloaded: {escape(image.name)} {image.root.image.hex[:12]}")
+    _warn(found.problems)
+
+
+def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    if "partitions" in one:
+        own = [", ".join(str(part["number"]) for part in one["partitions"])]
+    else:
         signers = sorted({signer for entry in one["entries"] for signer in entry["signers"]})
-        rows.append(
-            (
-                ", ".join(one["states"]),
-                one["digest"][:12],
-                one["title"] or "unknown",
-                one["source"] or "",
-                (one["deployed"] or "")[:16].replace("T", " "),
-                one["verity"] or "no entry",
-                ", ".join(signers) or "nobody",
-                counters,
-            )
-        )
-    print_table(("STATE", "DIGEST", "SYSTEM", "SOURCE", "DEPLOYED", "VERITY", "SIGNED BY", "BOOTS"), rows)
-    out.print(_next_boot(found), soft_wrap=True)
-    for name, digest in found.downloaded:
-        out.print(f"downloaded: {escape(name)} {digest.hex[:12]}")
-    for problem in found.problems:
-        err.print(f"[yellow]warning:[/] {escape(problem)}")
+        own = [
+            (one["deployed"] or "")[:16].replace("T", " "),
+            one["verity"] or "no entry",
+            ", ".join(signers) or "nobody",
+        ]
+    begin = (", ".join(one["states"]), one["id"][:12], one["title"] or "unknown", one["source"] or "")
+    return (*begin, *own, ", ".join(filter(None, map(_counted, one["entries"]))))
 
 
 def _counted(entry: Mapping[str, Any]) -> str:
@@ -211,21 +198,33 @@ def _next_boot(found: Status) -> str:
     state = found.state
     if state.next is None:
         return "what boots next is none of these: another system's entry is first"
-    following = state.next.digest.hex[:12]
+    following = state.next.id[:12]
     if state.booted is None:
         return f"{following} boots next"
-    if state.next.digest == state.booted:
+    if state.next.id == state.booted:
         return f"{following} runs, and boots next"
-    return f"{state.booted.hex[:12]} runs, {following} boots next: restart the machine to change to it"
+    return f"{state.booted[:12]} runs, {following} boots next: restart the machine to change to it"
+
+
+def _warn(problems: Iterable[str]) -> None:
+    for problem in problems:
+        err.print(f"[yellow]warning:[/] {escape(problem)}")
 
 
 def plan_facts(plan: DeployPlan) -> list[tuple[str, str]]:
     """Show what happens to /etc, and return the rest."""
+    image = [("image", f"{plan.bootable.name} ({plan.bootable.title})"), ("boots", str(plan.bootable.cmdline))]
+    if isinstance(plan, SlotPlan):
+        return [
+            *image,
+            ("partitions", ", ".join(str(write.partition.number) for write in plan.writes) or "as they are"),
+            ("falls back to", plan.kept.id if plan.kept else "nothing"),
+            ("removed entries", ", ".join(entry.id for entry in plan.doomed) or "none"),
+        ]
     facts = plan.to_json()
     print_etc((facts["etc"] or {"rows": []})["rows"])
     return [
-        ("image", f"{plan.bootable.name} ({plan.bootable.title})"),
-        ("boots", str(plan.bootable.cmdline)),
+        *image,
         ("objects", f"{facts['objects']['added']} added, {size(facts['objects']['added_bytes'])}"),
         ("first entry", plan.boot.first),
         ("removed entries", ", ".join(plan.boot.removed) or "none"),

@@ -4,11 +4,9 @@ from typing import Annotated
 
 from rich.markup import escape
 
-from oci2boot.cli.options import DryRun, Etc, JustJson, Shown
+from oci2boot.cli.options import DryRun, JustJson, MountedRoot, Shown
 from oci2boot.cli.output import err, out, print_etc, print_json, print_table
-from oci2boot.cli.place import MountedRoot
-from oci2boot.sysroot.etc import EtcPolicy
-from oci2boot.workflows.machine.etc import EtcDiff, changed_etc
+from oci2boot.workflows.machine.etc import EtcDiff, OtherPolicy, changed_etc
 from oci2boot.workflows.machine.finalize import check_finalized
 from oci2boot.workflows.machine.finalize import finalize as run_finalize
 from oci2boot.workflows.options import Option
@@ -42,14 +40,13 @@ def _show_diff(found: EtcDiff) -> None:
         out.print("/etc is the image's")
 
 
-def finalize(*, etc: Etc = (), dry_run: DryRun = False, place: MountedRoot, output: Shown) -> None:
+def finalize(*, etc: OtherPolicy = None, dry_run: DryRun = False, place: MountedRoot, output: Shown) -> None:
     """Take what changed in /etc since the upgrade into the deployment that boots next.
 
     oci2boot-finalize.service does it at every shutdown. --etc replaces the policy that was given to the upgrade.
     """
-    policy = EtcPolicy.parse(etc) if etc else None
     with output.reporting() as report:
-        found = run_finalize(place.open(), report, policy, dry_run=dry_run)
+        found = run_finalize(place.open(), report, etc, dry_run=dry_run)
     if output.as_json:
         print_json({"deployments": [one.to_json() for one in found], "written": not dry_run})
     else:

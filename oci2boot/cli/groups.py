@@ -74,9 +74,8 @@ class Parameter:
         """Return what the field is to hold, None where nothing was given."""
         if given is None or (self.many and not given):
             return self.option.default() if self.option.default else None
-        if self.many:
-            return tuple(map(self.option.parse, given)) if self.option.parse else tuple(given)
-        return self.option.parse(given) if self.option.parse else given
+        parse = self.option.parse or (lambda one: one)
+        return tuple(map(parse, given)) if self.many and not self.option.many else parse(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +168,12 @@ def _parameter(name: str, hint: Any, default: Any, panel: str | None) -> Paramet
     option = next((one for one in extras if isinstance(one, Option)), None)
     if option is None:
         return None
-    many = get_origin(kind) is tuple
+    several = get_origin(kind) is tuple
     return Parameter(
         field=name,
         option=option,
-        type=option.type or (str if option.parse else get_args(kind)[0] if many else kind),
-        many=many,
+        type=option.type or (str if option.parse else get_args(kind)[0] if several else kind),
+        many=several or option.many,
         required=default is MISSING and option.default is None,
         default=None if default is MISSING else default,
         panel=panel,

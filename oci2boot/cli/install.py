@@ -1,21 +1,21 @@
 """`oci2boot install`: onto a disk, or into file systems that somebody else mounted."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from oci2boot.cli.day2 import plan_facts
-from oci2boot.cli.options import DryRun, Etc, TlsVerify
+from oci2boot.cli.groups import Only
+from oci2boot.cli.options import DryRun, TlsVerify
 from oci2boot.cli.output import Output, out, print_facts, print_json, print_table, size
 from oci2boot.errors import Error
-from oci2boot.sysroot.etc import EtcPolicy
 from oci2boot.workflows.images import DmVerityRoot, default_repo, image_names, list_images
 from oci2boot.workflows.install.disk import Installed
 from oci2boot.workflows.install.disk import install as run_install
-from oci2boot.workflows.machine.deployments import DeployOptions
+from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.directories import install_boot_directory, install_directories
 from oci2boot.workflows.make.convert import convert as run_convert
 from oci2boot.workflows.make.first_boot import AskedFirstBoot, AskedSecret
@@ -52,10 +52,6 @@ class Where:
             metavar="DIR",
         ),
     ] = None
-    allow_missing_verity: Annotated[
-        bool, Option("--allow-missing-verity", "take a directory on a file system without fs-verity")
-    ] = False
-    etc: Etc = ()
 
     def check(self, disk: DiskRequest, secret: AskedSecret, first_boot: AskedFirstBoot) -> None:
         """Raise `Error` for places and options that do not go together."""
@@ -81,6 +77,7 @@ def install(
         ),
     ] = None,
     where: Where,
+    options: Annotated[DeployOptions, Only("etc", "allow_missing_verity")],
     disk: DiskRequest,
     wipe: Annotated[bool, Option("--wipe", "replace a disk image, or all that is on a disk")] = False,
     yes: Annotated[bool, Option("--yes", "do not ask before a disk is overwritten")] = False,
@@ -101,7 +98,7 @@ def install(
     with output.reporting() as report:
         name = _converted(image, repo, fetching, report)
     if where.esp is not None:
-        options = DeployOptions(EtcPolicy.parse(where.etc), where.allow_missing_verity, told)
+        options = replace(options, first_boot=told)
         _install_directories(repo, name, where.target, where.esp, options, output, nvram=nvram, dry_run=dry_run)
         return
     assert where.target

@@ -5,9 +5,8 @@ from typing import Annotated
 import typer
 
 from oci2boot.cli.groups import command
-from oci2boot.cli.options import DryRun, JustJson, Shown, SigningNow
+from oci2boot.cli.options import DryRun, JustJson, Mounted, Shown, SigningNow
 from oci2boot.cli.output import out
-from oci2boot.cli.place import Mounted
 from oci2boot.workflows.machine.kargs import LocalArguments, add_arguments, list_arguments, remove_arguments
 from oci2boot.workflows.options import Option
 

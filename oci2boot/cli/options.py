@@ -4,6 +4,7 @@ from typing import Annotated
 
 from oci2boot.cli.groups import Only
 from oci2boot.cli.output import Output
+from oci2boot.workflows.machine.place import AskedPlace
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.requests import BootOptions, Fetching, SigningOptions, TreeOptions
 
@@ -28,10 +29,13 @@ AttestHook = Annotated[
 AllowMissingVerity = Annotated[
     bool, Option("--allow-missing-verity", "take, or make, a UKI that does not insist on fs-verity")
 ]
-Etc = Annotated[tuple[str, ...], Option("--etc", "who wins in /etc: ours, theirs or stop, or /etc/GLOB=theirs")]
 DryRun = Annotated[bool, Option("--dry-run", "show the plan, write nothing")]
 
 JustJson = Annotated[Output, Only("as_json")]
 JustQuiet = Annotated[Output, Only("quiet")]
 Shown = Annotated[Output, Only("as_json", "quiet")]
 """Of what takes no time that is worth events."""
+
+Mounted = Annotated[AskedPlace, Only("sysroot", "esp")]
+"""Of what there is for deployments in directories alone."""
+MountedRoot = Annotated[AskedPlace, Only("sysroot")]

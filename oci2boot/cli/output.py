@@ -113,6 +113,13 @@ class Output:
         else:
             in_words(result)
 
+    def say(self, facts: Mapping[str, object], text: str) -> None:
+        """Show what is one sentence."""
+        if self.as_json:
+            print_json(facts)
+        else:
+            out.print(text)
+
 
 @contextmanager
 def _reporting(*, progress_json: bool, quiet: bool) -> Iterator[Report]:

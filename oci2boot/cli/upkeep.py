@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from oci2boot.cli.options import DryRun, JustJson, Shown
+from oci2boot.cli.options import DryRun, JustJson, Mounted, MountedRoot, Shown
 from oci2boot.cli.output import out, print_json, size
-from oci2boot.cli.place import Mounted, MountedRoot
 from oci2boot.errors import Error
 from oci2boot.sysroot.machine import LIVE, Sysroot, open_sysroot
 from oci2boot.workflows.images import Checked, GarbagePlan, check_store, default_repo

@@ -5,7 +5,7 @@ import warnings
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -79,8 +79,8 @@ class Certificate:
     def not_after(self) -> datetime:
         return self._ask(lambda loaded: loaded.not_valid_after_utc)
 
-    def expired(self, now: datetime | None = None) -> bool:
-        return self.not_after < (now or datetime.now(UTC))
+    def expired(self, now: datetime) -> bool:
+        return self.not_after < now
 
     def public_key(self) -> "RSAPublicKey":
         """Return the key; `SignatureError` where firmware would not take it."""

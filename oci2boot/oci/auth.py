@@ -13,6 +13,7 @@ from typing import Any, Final
 from oci2boot.errors import FormatError, SourceError, ToolError
 from oci2boot.oci.documents import parse_object
 from oci2boot.oci.reference import DOCKER_HUB
+from oci2boot.system.files import read_all
 from oci2boot.system.run import run
 
 MAX_AUTH_FILE: Final = 1 << 20
@@ -65,15 +66,13 @@ def _auth_files(authfile: Path | None, env: Mapping[str, str]) -> Iterator[tuple
 def _read_config(path: Path, required: bool) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_AUTH_FILE + 1)
+            data = read_all(file, MAX_AUTH_FILE, path)
     except (FileNotFoundError, NotADirectoryError) as error:
         if required:
             raise SourceError(f"there is no file of credentials {path}") from error
         return None
     except OSError as error:
         raise SourceError(f"the credentials in {path} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_AUTH_FILE:
-        raise FormatError(f"{path} is too long for a file of credentials")
     return parse_object(data, str(path)) if data.strip() else None
 
 

@@ -4,9 +4,10 @@ import hashlib
 from typing import Final, Protocol
 
 from oci2boot.digest import OciDigest
-from oci2boot.errors import DigestError, LimitError
+from oci2boot.errors import DigestError
 from oci2boot.oci.documents import MAX_DOCUMENT
 from oci2boot.oci.manifest import Descriptor
+from oci2boot.system.files import read_all
 
 PIECE: Final = 256 << 10
 """Bytes that are read at once."""
@@ -68,9 +69,4 @@ class Blob:
 def read_document(blob: Blob) -> bytes:
     """Return the whole of a small blob: a manifest, an index or a config."""
     with blob:
-        if blob.descriptor.size > MAX_DOCUMENT:
-            raise LimitError(f"{blob.what} has {blob.descriptor.size} bytes, {MAX_DOCUMENT} are allowed")
-        pieces = []
-        while piece := blob.read(PIECE):
-            pieces.append(piece)
-        return b"".join(pieces)
+        return read_all(blob, MAX_DOCUMENT, blob.what, size=blob.descriptor.size)

@@ -10,6 +10,7 @@ import re
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -19,9 +20,10 @@ import requests
 from oras.container import Container
 from oras.provider import Registry
 
-from oci2boot.errors import LimitError, SourceError
+from oci2boot.errors import SourceError
 from oci2boot.oci.auth import Credentials, find_credentials
 from oci2boot.oci.reference import DOCKER_HUB, RegistryReference
+from oci2boot.system.files import read_all
 
 CONNECT_SECONDS: Final = 10.0
 SILENCE_SECONDS: Final = 60.0
@@ -122,7 +124,7 @@ class RegistryClient(Registry):  # type: ignore[misc]
         data: Any = None,
         headers: Mapping[str, str] | None = None,
         json: Any = None,
-        stream: bool = True,
+        stream: bool = True,  # noqa: ARG002 oras asks for it; here every body is streamed
     ) -> requests.Response:
         """Send a request, logged in where the registry asks for it; the response's body is yet to be read.
 
@@ -288,13 +290,18 @@ def read_capped(response: requests.Response, limit: int, what: str) -> bytes:
     """Read a small body that is not encoded; one over `limit` bytes is a `LimitError`."""
     import urllib3
 
-    pieces, size = [], 0
     try:
-        while piece := response.raw.read(min(limit + 1 - size, 1 << 16), decode_content=False):
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise LimitError(f"{what} has more than {limit} bytes")
+        return read_all(_Body(response), limit, what)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise SourceError(f"the connection broke within {what}") from error
-    return b"".join(pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What a registry answers, as it is sent."""
+
+    response: requests.Response
+
+    def read(self, size: int, /) -> bytes:
+        data: bytes = self.response.raw.read(min(size, 1 << 16), decode_content=False)
+        return data

@@ -1,54 +1,25 @@
 """Where images go: OCI image layouts, a directory or a tar of one; registries are in `push`. image-spec,
 image-layout.md.
-
-Blobs first, the manifest last and its name after it, so that no reader finds half an image.
 """
 
-import hashlib
-import json
 import stat
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
 
 from oci2boot.digest import OciDigest
-from oci2boot.errors import DigestError, TargetError
+from oci2boot.errors import TargetError
 from oci2boot.formats.tar import NO_XATTRS, Entry
 from oci2boot.formats.tar_writer import END, header, padding
 from oci2boot.oci.documents import MAX_DOCUMENT, parse_object
 from oci2boot.oci.manifest import OCI_INDEX, REF_NAME, Descriptor, parse_layout_index
+from oci2boot.oci.outgoing import ImageDestination, Open, checked, pack_json, to_json
 from oci2boot.oci.reference import ArchiveReference, LayoutReference, Reference, RegistryReference
 from oci2boot.oci.source import SourceOptions
-from oci2boot.system.files import atomic_file, plain_errors, write_atomically
+from oci2boot.system.files import atomic_file, plain_errors, read_all, write_atomically
 
 _MARKER: Final = b'{"imageLayoutVersion":"1.0.0"}'
-
-Open = Callable[[], Iterable[bytes]]
-"""Gives a blob's bytes in pieces, from the start whenever it is called."""
-
-
-class ImageDestination(ABC):
-    """A place for one image; a context manager, whose image is there when `name` has returned."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    @abstractmethod
-    def has(self, descriptor: Descriptor) -> bool:
-        """Say whether a blob is there already."""
-
-    @abstractmethod
-    def put(self, descriptor: Descriptor, content: Open) -> None:
-        """Store a blob; `DigestError` where the content is not what its descriptor says."""
-
-    @abstractmethod
-    def name(self, descriptor: Descriptor, manifest: bytes) -> None:
-        """Store the manifest under the name that the reference gives."""
 
 
 def open_destination(reference: Reference, options: SourceOptions) -> ImageDestination:
@@ -62,34 +33,6 @@ def open_destination(reference: Reference, options: SourceOptions) -> ImageDesti
         case ArchiveReference():
             return ArchiveDestination(reference)
     raise TargetError(f"{reference} cannot take an image", hint="give docker://…, oci:DIR:TAG or oci-archive:FILE")
-
-
-def checked(descriptor: Descriptor, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Pass a blob's bytes on; `DigestError` at the end if they are not what the descriptor says."""
-    found = hashlib.new(descriptor.digest.algorithm)
-    size = 0
-    for piece in pieces:
-        found.update(piece)
-        size += len(piece)
-        yield piece
-    digest = OciDigest(descriptor.digest.algorithm, found.hexdigest())
-    if (digest, size) != (descriptor.digest, descriptor.size):
-        raise DigestError(f"a blob of digest {digest} and {size} bytes, promised are {descriptor.digest}")
-
-
-def to_json(descriptor: Descriptor) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "mediaType": descriptor.media_type,
-        "digest": str(descriptor.digest),
-        "size": descriptor.size,
-    }
-    if descriptor.annotations:
-        document["annotations"] = dict(descriptor.annotations)
-    return document
-
-
-def pack_json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _index(manifests: list[Any]) -> bytes:
@@ -141,12 +84,12 @@ class LayoutDestination(ImageDestination):
             write_atomically(path, _index([*kept, _tagged(descriptor, tag)]))
 
     def _listed(self, path: Path) -> list[Any]:
+        what = f"index.json of {self._reference}"
         try:
             with path.open("rb") as file:
-                data = file.read(MAX_DOCUMENT + 1)
+                data = read_all(file, MAX_DOCUMENT, what)
         except FileNotFoundError:
             return []
-        what = f"index.json of {self._reference}"
         parse_layout_index(data, what)
         manifests = parse_object(data, what)["manifests"]
         assert isinstance(manifests, list)

@@ -8,13 +8,14 @@ import json
 from typing import Any, Final
 
 from oci2boot.digest import OciDigest
-from oci2boot.errors import FormatError, LimitError, SourceError
-from oci2boot.oci.blob import PIECE, Blob, RawStream, read_document
+from oci2boot.errors import FormatError, SourceError
+from oci2boot.oci.blob import Blob, RawStream, read_document
 from oci2boot.oci.documents import MAX_DOCUMENT
 from oci2boot.oci.image import ImageSource
 from oci2boot.oci.manifest import MAX_LAYERS, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Platform, parse_config
 from oci2boot.oci.members import Members
 from oci2boot.oci.reference import DockerArchiveReference
+from oci2boot.system.files import read_all
 
 MANIFEST: Final = "manifest.json"
 
@@ -98,13 +99,11 @@ class DockerArchiveSource(ImageSource):
     def _small_file(self, name: str) -> bytes:
         stream, size = self._open_member(name)
         try:
-            if size > MAX_DOCUMENT:
-                raise LimitError(f"{name[:200]} of {self.reference} has {size} bytes, {MAX_DOCUMENT} are allowed")
-            return b"".join(iter(lambda: stream.read(PIECE), b""))
+            return read_all(stream, MAX_DOCUMENT, f"{name[:200]} of {self.reference}", size=size)
         finally:
             stream.close()
 
-    def _document(self, descriptor: Descriptor, what: str) -> bytes:
+    def _document(self, descriptor: Descriptor, _what: str) -> bytes:
         return read_document(self.open(descriptor))
 
     def open(self, descriptor: Descriptor) -> Blob:

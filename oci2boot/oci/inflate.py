@@ -74,7 +74,7 @@ def _gunzip(read: Read) -> Iterator[bytes]:
 def _unzstd(read: Read) -> Iterator[bytes]:
     frames = _ZstdFrames(read)
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
-    reader = decompressor.stream_reader(cast(IO[bytes], frames), read_size=_INPUT, read_across_frames=True)
+    reader = decompressor.stream_reader(cast("IO[bytes]", frames), read_size=_INPUT, read_across_frames=True)
     while True:
         try:
             piece = reader.read(PIECE)

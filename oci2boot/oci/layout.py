@@ -5,13 +5,14 @@ import stat
 from abc import abstractmethod
 from typing import Final
 
-from oci2boot.errors import DigestError, FormatError, LimitError, SourceError
+from oci2boot.errors import DigestError, FormatError, SourceError
 from oci2boot.oci.blob import Blob, RawStream, read_document
 from oci2boot.oci.documents import MAX_DOCUMENT, parse_object
 from oci2boot.oci.image import ImageSource, root_of_layout
 from oci2boot.oci.manifest import Descriptor, Platform, parse_layout_index
 from oci2boot.oci.members import Members, Span
 from oci2boot.oci.reference import ArchiveReference, LayoutReference
+from oci2boot.system.files import read_all
 
 LAYOUT_VERSION: Final = "1.0.0"
 
@@ -34,9 +35,7 @@ class _Layout(ImageSource):
             )
         stream, size = found
         try:
-            if size > MAX_DOCUMENT:
-                raise LimitError(f"{path} of {self.reference} has {size} bytes, {MAX_DOCUMENT} are allowed")
-            return b"".join(iter(lambda: stream.read(MAX_DOCUMENT), b""))
+            return read_all(stream, MAX_DOCUMENT, f"{path} of {self.reference}", size=size)
         finally:
             stream.close()
 

@@ -9,8 +9,8 @@ import requests
 from oci2boot.errors import DigestError, SourceError, TargetError
 from oci2boot.formats.pieces import Pieces
 from oci2boot.oci.client import RegistryClient
-from oci2boot.oci.destination import ImageDestination, Open, checked
 from oci2boot.oci.manifest import Descriptor
+from oci2boot.oci.outgoing import ImageDestination, Open, checked
 from oci2boot.oci.reference import RegistryReference
 
 UPLOAD_ATTEMPTS: Final = 3

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import StoreError
-from oci2boot.formats.splitstream import SplitStream
-from oci2boot.rootfs.reader import referenced_objects
 from oci2boot.store.images import REF, escaped
+from oci2boot.store.reach import follow
 from oci2boot.store.repository import Repository
 
 DEPLOYED = "oci2boot-deploy"
@@ -45,33 +44,18 @@ def image_content(repository: Repository, name: str) -> Content:
     """Follow the references of a converted image to everything they keep."""
     refs = image_refs(repository, name)
     links: dict[str, VerityDigest] = {}
-    found: set[VerityDigest] = set()
-    streams: list[VerityDigest] = []
-    by_digest = repository.names_of_streams()
+    roots: dict[str, list[VerityDigest]] = {"images": [], "streams": []}
     for ref, target in refs.items():
         area = ref.partition("/")[0]
         digest = repository.image_digest(target) if area == "images" else repository.stream_digest(target)
         if digest is None:
             raise StoreError(f"the reference {ref} names {target}, which is gone", hint="convert the image again")
         links[f"{area}/{target}"] = digest
-        found.add(digest)
-        if area == "images":
-            found |= referenced_objects(repository.read_object(digest))
-        else:
-            streams.append(digest)
-    walked: set[VerityDigest] = set()
-    while streams:
-        digest = streams.pop()
-        if digest in walked:
-            continue
-        walked.add(digest)
-        stream = SplitStream.unpack(repository.read_object(digest))
-        found |= {digest, *stream.objects, *stream.named.values()}
-        for named in stream.named.values():
-            if name_of := by_digest.get(named):
-                links[f"streams/{name_of}"] = named
-                streams.append(named)
-    return Content({digest: repository.object_size(digest) for digest in sorted(found, key=str)}, links, refs)
+        roots[area].append(digest)
+    names = repository.names_of_streams()
+    objects, streams = follow(repository, roots["images"], roots["streams"], names)
+    links |= {f"streams/{names[digest]}": digest for digest in sorted(streams.difference(roots["streams"]), key=str)}
+    return Content({digest: repository.object_size(digest) for digest in sorted(objects, key=str)}, links, refs)
 
 
 def deployed_refs(content: Content, rootfs: VerityDigest) -> dict[str, str]:

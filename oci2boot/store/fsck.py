@@ -40,7 +40,7 @@ class Checked:
         }
 
 
-def check(repository: Repository, progress: Callable[[int, int], None] = lambda done, total: None) -> Checked:
+def check(repository: Repository, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Checked:
     """Read everything once. Damage is reported, not raised; `progress` gets (objects read, objects)."""
     problems: list[str] = []
     broken: set[VerityDigest] = set()

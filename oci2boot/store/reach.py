@@ -74,6 +74,31 @@ def stored_objects(repository: Repository) -> Iterator[tuple[VerityDigest, Path]
             yield digest, path
 
 
+def follow(
+    repository: Repository,
+    images: Iterable[VerityDigest],
+    streams: Iterable[VerityDigest],
+    names: Container[VerityDigest],
+) -> tuple[set[VerityDigest], set[VerityDigest]]:
+    """Return every object that these images and streams keep, and which of them are streams.
+
+    `names` are the objects that a name in streams/ leads to: of what a stream names, these are streams too.
+    """
+    objects: set[VerityDigest] = set()
+    for digest in images:
+        objects |= {digest, *referenced_objects(repository.read_object(digest))}
+    waiting, walked = list(streams), set[VerityDigest]()
+    while waiting:
+        digest = waiting.pop()
+        if digest in walked:
+            continue
+        walked.add(digest)
+        stream = SplitStream.unpack(repository.read_object(digest))
+        objects |= {digest, *stream.objects, *stream.named.values()}
+        waiting += [one for one in stream.named.values() if one in names]
+    return objects, walked
+
+
 def live_objects(
     repository: Repository, roots: Iterable[VerityDigest] = (), stale: Container[str] = ()
 ) -> set[VerityDigest]:
@@ -81,35 +106,16 @@ def live_objects(
 
     References in `stale`, by path in the repository, keep nothing any more.
     """
-    images, streams = named(repository, "images"), named(repository, "streams")
-    stream_digests = set(streams.values())
-    live: set[VerityDigest] = set()
-    for root in roots:
-        live |= {root, *referenced_objects(repository.read_object(root))}
-    for name, link, target in repository.refs("images"):
-        if f"images/refs/{name}" in stale:
-            continue
-        if target not in images:
-            raise StoreError(f"the reference {name} names an image that is gone", hint=f"remove {link}")
-        digest = images[target]
-        live |= {digest, *referenced_objects(repository.read_object(digest))}
-    waiting = []
-    for name, link, target in repository.refs("streams"):
-        if f"streams/refs/{name}" in stale:
-            continue
-        if target not in streams:
-            raise StoreError(f"the reference {name} names a stream that is gone", hint=f"remove {link}")
-        waiting.append(streams[target])
-    walked: set[VerityDigest] = set()
-    while waiting:
-        digest = waiting.pop()
-        if digest in walked:
-            continue
-        walked.add(digest)
-        stream = SplitStream.unpack(repository.read_object(digest))
-        live |= {digest, *stream.objects, *stream.named.values()}
-        waiting += [named_digest for named_digest in stream.named.values() if named_digest in stream_digests]
-    return live
+    links = {area: named(repository, area) for area in AREAS}
+    kept: dict[str, list[VerityDigest]] = {"images": list(roots), "streams": []}
+    for area, what in (("images", "an image"), ("streams", "a stream")):
+        for name, link, target in repository.refs(area):
+            if f"{area}/refs/{name}" in stale:
+                continue
+            if target not in links[area]:
+                raise StoreError(f"the reference {name} names {what} that is gone", hint=f"remove {link}")
+            kept[area].append(links[area][target])
+    return follow(repository, kept["images"], kept["streams"], set(links["streams"].values()))[0]
 
 
 def plan_collection(

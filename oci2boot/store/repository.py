@@ -25,6 +25,8 @@ from oci2boot.system.files import (
     is_temporary,
     make_directories,
     plain_errors,
+    read_all,
+    read_limited,
     replace_symlink,
     sync_directory,
     write_atomically,
@@ -122,12 +124,9 @@ class Repository:
         path = self.object_path(digest)
         try:
             with path.open("rb") as file:
-                # As much memory is asked for as is to be read: not the limit, where a small machine reads a small file.
-                data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+                data = read_all(file, limit, f"object {digest}", size=os.fstat(file.fileno()).st_size)
         except FileNotFoundError as error:
             raise StoreError(f"object {digest} is missing from {self.path}", hint="run `oci2boot fsck`") from error
-        if len(data) > limit:
-            raise LimitError(f"object {digest} has more than {limit} bytes")
         if (found := fsverity.measure(data, digest.algorithm)) != digest:
             raise DigestError(f"object {digest} is damaged: it measures {found}", hint="run `oci2boot fsck`")
         return data
@@ -240,15 +239,13 @@ def _create(path: Path, algorithm: Hash) -> None:
 
 def _read_meta(path: Path) -> tuple[Hash, bool]:
     """Return (hash, may be written)."""
-    with path.open("rb") as file:
-        data = file.read(MAX_META + 1)
     try:
-        meta: Any = json.loads(data)
+        meta: Any = json.loads(read_limited(path, MAX_META, StoreError))
         version, algorithm = meta["version"], meta["algorithm"]
         features = meta.get("features", {})
         unknown = set(features.get("incompatible", []))
         read_only = set(features.get("read-only-compatible", [])) - {V1_EROFS}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (LimitError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path} is damaged") from error
     if version != 1 or unknown:
         raise StoreError(f"{path} is of a newer version: {', '.join(map(str, unknown)) or version}")

@@ -19,7 +19,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from oci2boot.boot.sealed import MAX_ADDONS, read_addon, read_head
+from oci2boot.boot.names import (
+    EXTRA,
+    GLOBAL_ADDONS,
+    LINUX,
+    MAX_ADDONS,
+    MAX_UKI,
+    RECORD,
+    addons_folder,
+    is_addon,
+    is_program,
+)
+from oci2boot.boot.sealed import read_addon, read_head
 from oci2boot.boot.type1 import ENTRIES, FILES
 from oci2boot.digest import RootHash
 from oci2boot.errors import Error, FormatError, LimitError, TargetError
@@ -31,16 +42,9 @@ from oci2boot.system.files import plain_errors
 MAX_FILES: Final = 1 << 16
 MAX_DEPTH: Final = 32
 MAX_ENTRIES: Final = 1024
-MAX_UKI: Final = 2 << 30
 MAX_CONF: Final = 64 << 10
 
-LINUX: Final = "EFI/Linux"
 LOADER_CONF: Final = "loader/loader.conf"
-GLOBAL_ADDONS: Final = "loader/addons"
-ADDON: Final = ".addon.efi"
-EXTRA: Final = ".extra.d"
-RECORD: Final = "oci2boot.json"
-"""Beside a UKI with a root hash: says that it is ours, and where its image is from. systemd-stub passes it over."""
 TEMPORARY: Final = ".oci2boot-"
 """Begins the name of a file that is not complete yet; it ends neither in `.efi` nor in `.conf`."""
 
@@ -215,7 +219,7 @@ def mapped(path: Path, limit: int) -> Iterator[bytes]:
             yield b""
             return
         with mmap.mmap(fd, status.st_size, prot=mmap.PROT_READ) as data:
-            yield cast(bytes, data)
+            yield cast("bytes", data)
     finally:
         os.close(fd)
 
@@ -250,7 +254,7 @@ class _Reader:
     def read(self) -> list[BootEntry]:
         """Return the entries; what is wrong with others is kept."""
         for path in self.files:
-            if path.lower().endswith(".efi"):
+            if is_program(path):
                 with self._named(path) if path.lower().startswith(_OURS) else suppress(Error, OSError):
                     self._read_program(path)
         found = []
@@ -286,7 +290,7 @@ class _Reader:
 
     def _read_program(self, path: str) -> None:
         with mapped(self.top / path, MAX_UKI) as data:
-            if path.lower().endswith(ADDON):
+            if is_addon(path):
                 texts = [read_addon(data)]
             else:
                 head = read_head(data)
@@ -302,9 +306,9 @@ class _Reader:
             return None  # why is among the problems
         with mapped(self.top / path, MAX_UKI) as data:
             title, version, sort_key = describe_uki(data)
-        folder = f"{path.rpartition('/')[0]}/{name.counted(None)}{EXTRA}".lower()
+        folder = addons_folder(path).lower()
         addons = [other for other in self.files if other.rpartition("/")[0].lower() == folder]
-        programs = [other for other in addons if other.lower().endswith(ADDON)]
+        programs = [other for other in addons if is_addon(other)]
         if len(programs) > MAX_ADDONS:
             raise LimitError(f"it has {len(programs)} addons, at most {MAX_ADDONS} are read")
         every = [argument for part in (path, *programs) for argument in self.promises.get(part, ())]
@@ -339,11 +343,11 @@ class _Reader:
         path = next((path for path in self.files if path.lower() == LOADER_CONF), None)
         if path is None:
             return None
+        text = ""
         with self._named(path), mapped(self.top / path, MAX_CONF) as data:
             text = bytes(data).decode(errors="replace")
-            words = [line.split(None, 1) for line in text.splitlines() if not line.strip().startswith("#")]
-            return next((word[1].strip() for word in words[::-1] if len(word) == 2 and word[0] == "default"), None)
-        return None
+        words = [line.split(None, 1) for line in text.splitlines() if not line.strip().startswith("#")]
+        return next((word[1].strip() for word in words[::-1] if len(word) == 2 and word[0] == "default"), None)
 
 
 def describe_uki(data: bytes) -> tuple[str, str | None, str | None]:
@@ -351,20 +355,7 @@ def describe_uki(data: bytes) -> tuple[str, str | None, str | None]:
     head = read_head(data)
     if not head:
         raise FormatError("it is not a UKI")
-    title, version, sort_key = pick(os_release.parse(head.os_release))
+    title, version, sort_key = os_release.pick(os_release.parse(head.os_release))
     if title is None:
         raise FormatError("its os-release has no name: systemd-boot passes it over")
     return title, version, sort_key
-
-
-def pick(release: Mapping[str, str]) -> tuple[str | None, str | None, str | None]:
-    """Return title, version and sort key by os-release fields. systemd, `bootspec_pick_name_version_sort_key`."""
-
-    def first(*names: str) -> str | None:
-        return next((release[name] for name in names if name in release), None)
-
-    return (
-        first("PRETTY_NAME", "IMAGE_ID", "NAME", "ID"),
-        first("IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"),
-        first("IMAGE_ID", "ID"),
-    )

@@ -12,17 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.names import EXTRA, LINUX, MAX_UKI, PROGRAM, RECORD, is_addon, is_program
 from oci2boot.boot.type1 import ENTRIES, FILES
 from oci2boot.errors import FormatError, LimitError, TargetError
-from oci2boot.formats import bls, cmdline, pe, version
+from oci2boot.formats import bls, cmdline, sbat, version
 from oci2boot.formats.bls import EntryName, Type1
 from oci2boot.sysroot.bootdir import (
-    ADDON,
-    EXTRA,
-    LINUX,
     LOADER_CONF,
-    MAX_UKI,
-    RECORD,
     TEMPORARY,
     BootDirectory,
     BootEntry,
@@ -166,7 +162,7 @@ def is_entry(path: str) -> bool:
     """Say whether a new file is one for the menu, by its place."""
     folder, _, name = path.rpartition("/")
     suffix = Path(name).suffix
-    return (folder, suffix) in ((LINUX, ".efi"), (ENTRIES, ".conf")) and not name.endswith(ADDON)
+    return (folder, suffix) in ((LINUX, PROGRAM), (ENTRIES, ".conf")) and not is_addon(name)
 
 
 @dataclass(frozen=True)
@@ -211,7 +207,7 @@ def _describe(path: str, paths: Mapping[str, str], new: Mapping[str, Source]) ->
     to = paths[path]
     name = EntryName.parse(to.rpartition("/")[2])
     files = {paths[part]: source_size(new[part]) for part in paths}
-    if path.endswith(".efi"):
+    if is_program(path):
         try:
             with opened(new[path]) as data:
                 title, number, sort_key = describe_uki(data)
@@ -259,7 +255,7 @@ def _writes(
 def _other_loader(directory: BootDirectory, path: str, source: Source) -> str | None:
     """Return why a program that is there stays: it is another's, or newer. By the names and versions in `.sbat`."""
     actual = directory.by_lower.get(path.lower())
-    if actual is None or not path.lower().endswith(".efi"):
+    if actual is None or not is_program(path):
         return None
     with mapped(directory.path / actual, MAX_UKI) as data:
         there = _product(data)
@@ -273,16 +269,10 @@ def _other_loader(directory: BootDirectory, path: str, source: Source) -> str | 
 
 
 def _product(program: bytes) -> tuple[str, str]:
-    """Return name and version of what an EFI program says it is."""
     try:
-        for section in pe.parse(program).sections_named(b".sbat"):
-            lines = pe.contents(program, section).rstrip(b"\0").decode(errors="replace").splitlines()
-            words = lines[1].split(",") if len(lines) > 1 else []
-            if len(words) > 4 and words[0].isprintable():
-                return words[0], words[4]
+        return sbat.product(program)
     except FormatError:
-        pass
-    return "", ""
+        return "", ""
 
 
 def _leftovers(

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from oci2boot.sysroot.bootdir import MAX_UKI, TEMPORARY, BootDirectory, mapped
+from oci2boot.boot.names import MAX_UKI
+from oci2boot.errors import TargetError
+from oci2boot.formats import bls
+from oci2boot.sysroot.bootdir import TEMPORARY, BootDirectory, mapped
+from oci2boot.system.files import read_limited
 
 SLOT: Final = 32
 """Bytes of a slot in a directory of FAT; a long name has one for each 13 characters, and one more."""
@@ -97,7 +101,8 @@ def opened(source: Source) -> Iterator[bytes]:
 
 
 def content(source: Source) -> bytes:
-    return source if isinstance(source, bytes) else source.read_bytes()
+    """Return an entry of the boot menu."""
+    return source if isinstance(source, bytes) else read_limited(source, bls.MAX_SIZE, TargetError)
 
 
 def sha256_of(source: Source) -> str:

@@ -9,16 +9,46 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Protocol
 
-from oci2boot.errors import Error
+from oci2boot.errors import Error, LimitError, SourceError
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2  # <linux/fs.h>
 _FICLONE: Final = 0x40049409
+_PIECE: Final = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp", re.DOTALL)
+
+
+class Readable(Protocol):
+    """A file, or what is read like one: a call may give less than it is asked for, and gives nothing at the end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def read_all(source: Readable, limit: int, what: object, *, size: int = 0) -> bytes:
+    """Return everything that is left of `source`; `LimitError` where that is more than `limit` bytes.
+
+    `size` is what it is said to be: so much memory is asked for, and not as much as the limit allows.
+    """
+    if size > limit:
+        raise LimitError(f"{what} has {size} bytes, at most {limit} are read")
+    pieces, left, wanted = [], limit + 1, size + 1 if size else _PIECE
+    while left and (piece := source.read(min(wanted, left))):
+        pieces.append(piece)
+        left -= len(piece)
+        wanted = _PIECE
+    if not left:
+        raise LimitError(f"{what} has more than {limit} bytes")
+    return b"".join(pieces)
+
+
+def read_limited(path: Path, limit: int, kind: type[Error] = SourceError) -> bytes:
+    """Return the content of a file; `LimitError` where it is longer, an error of `kind` where it cannot be read."""
+    with plain_errors(kind, f"read {path}"), path.open("rb", buffering=0) as file:
+        return read_all(file, limit, path, size=os.fstat(file.fileno()).st_size)
 
 
 def syncfs(path: Path) -> None:

@@ -32,15 +32,15 @@ def format_of(target: Path) -> DiskFormat:
     return next((known for known in FORMATS if known == suffix), "vhd" if suffix == "vpc" else "raw")
 
 
-def convert_argv(raw: Path, target: Path, format: DiskFormat) -> Argv:
-    driver, options = _OPTIONS[format]
+def convert_argv(raw: Path, target: Path, disk_format: DiskFormat) -> Argv:
+    driver, options = _OPTIONS[disk_format]
     return ["qemu-img", "convert", "-f", "raw", "-O", driver, "-o", options, "-S", "64k", raw, target]
 
 
 def write_disk_as(
     plan: DiskPlan,
     target: Path,
-    format: DiskFormat,
+    disk_format: DiskFormat,
     *,
     name: str = "",
     overwrite: bool = False,
@@ -51,19 +51,19 @@ def write_disk_as(
 
     An ISO is called by a `name`.
     """
-    if format == "iso":
+    if disk_format == "iso":
         write_iso(plan, target, volume_id(name), overwrite=overwrite, progress=progress)
         return
-    if format == "raw":
+    if disk_format == "raw":
         write_disk(plan, target, overwrite=overwrite, secret=secret, progress=progress)
         return
     if plan.sector != 512:
-        raise TargetError(f"a disk image in the format {format} has sectors of 512 bytes", hint="use --format raw")
+        raise TargetError(f"a disk image in the format {disk_format} has sectors of 512 bytes", hint="use --format raw")
     with plain_errors(TargetError, f"write the disk image {target}"):
         check_target(plan, target, overwrite)
         with TemporaryDirectory(prefix=f".{target.name[:200]}.", dir=target.parent) as folder:
             raw, converted = Path(folder, "raw"), Path(folder, "converted")
             write_disk(plan, raw, secret=secret, progress=progress)
-            run(convert_argv(raw, converted, format), package="qemu-utils")
+            run(convert_argv(raw, converted, disk_format), package="qemu-utils")
             with converted.open("rb") as file:
                 publish(converted, target, file.fileno(), overwrite=overwrite)

@@ -54,7 +54,7 @@ def merge(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None]) -> Dir
 
 def _children(directory: Directory) -> _Entries:
     """Return the entries of a directory for change: until `merge` returns nobody else holds it."""
-    return cast(_Entries, directory.entries)
+    return cast("_Entries", directory.entries)
 
 
 class _Tree:

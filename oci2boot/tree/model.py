@@ -5,7 +5,7 @@ Paths and names are bytes, as in an image. A tree holds no device and no open fi
 """
 
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -129,3 +129,28 @@ def find(root: Directory, path: bytes) -> Inode | None:
             return None
         inode = inode.entries[name]
     return inode
+
+
+def rewrite(root: Directory, change: Callable[[Inode], Inode | None]) -> Directory:
+    """Return the tree with what `change` gives for every inode, those in a directory before it; None takes one out.
+
+    What does not change stays the same object, and hard links stay one inode.
+    """
+    changed: dict[int, Inode | None] = {}  # by id() of the inode that is replaced
+    directories = [root]
+    for directory in directories:
+        for inode in directory.entries.values():
+            if isinstance(inode, Directory):
+                directories.append(inode)
+            elif id(inode) not in changed and (new := change(inode)) is not inode:
+                changed[id(inode)] = new
+    for directory in reversed(directories):
+        now = directory
+        if any(id(inode) in changed for inode in directory.entries.values()):
+            pairs = [(name, changed.get(id(inode), inode)) for name, inode in directory.entries.items()]
+            now = Directory(directory.meta, {name: inode for name, inode in pairs if inode is not None})
+        if (new := change(now)) is not directory:
+            changed[id(directory)] = new
+    result = changed.get(id(root), root)
+    assert isinstance(result, Directory)
+    return result

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from oci2boot.errors import ImageError
 from oci2boot.formats.tar import printable
 from oci2boot.tree.merge import OVERLAY_XATTRS
-from oci2boot.tree.model import NO_XATTRS, Directory, Inode, Metadata, Symlink
+from oci2boot.tree.model import NO_XATTRS, Directory, Inode, Metadata, Symlink, rewrite
 
 Xattrs = Literal["allowlist-only", "keep-user", "keep-all"]
 """`keep-user` lets `user.*` through besides the allowlist, composefs-rs calls it keep-user-xattrs; `keep-all` is what
@@ -107,7 +107,7 @@ def _emptied(inode: Inode, name: bytes, usr: Metadata) -> Directory:
 
 
 def _filter_xattrs(root: Directory, xattrs: Xattrs) -> Directory:
-    """Return the tree without the attributes that may not count; inodes that have none stay the same objects."""
+    """Return the tree without the attributes that may not count."""
 
     def allowed(name: bytes) -> bool:
         if xattrs == "keep-all":
@@ -116,26 +116,11 @@ def _filter_xattrs(root: Directory, xattrs: Xattrs) -> Directory:
             return not name.startswith(OVERLAY_XATTRS)
         return name in ALLOWED_XATTRS
 
-    changed: dict[int, Inode] = {}  # by id() of the inode it replaces, so that hard links stay one inode
+    def change(inode: Inode) -> Inode:
+        here = inode.meta.xattrs
+        kept: Mapping[bytes, bytes] = {name: value for name, value in here.items() if allowed(name)}
+        if len(kept) == len(here):
+            return inode
+        return replace(inode, meta=replace(inode.meta, xattrs=kept or NO_XATTRS))
 
-    def filtered(meta: Metadata) -> Metadata:
-        kept: Mapping[bytes, bytes] = {name: value for name, value in meta.xattrs.items() if allowed(name)}
-        return meta if len(kept) == len(meta.xattrs) else replace(meta, xattrs=kept or NO_XATTRS)
-
-    directories = [root]
-    for directory in directories:
-        for inode in directory.entries.values():
-            if isinstance(inode, Directory):
-                directories.append(inode)
-            elif inode.meta.xattrs and id(inode) not in changed:
-                meta = filtered(inode.meta)
-                if meta is not inode.meta:
-                    changed[id(inode)] = replace(inode, meta=meta)
-    for directory in reversed(directories):
-        meta = filtered(directory.meta) if directory.meta.xattrs else directory.meta
-        new = {name: changed[id(inode)] for name, inode in directory.entries.items() if id(inode) in changed}
-        if new or meta is not directory.meta:
-            changed[id(directory)] = Directory(meta, {**directory.entries, **new})
-    result = changed.get(id(root), root)
-    assert isinstance(result, Directory)
-    return result
+    return rewrite(root, change)

@@ -6,7 +6,7 @@ adds an option writes it once, at the field that it fills.
 
 import re
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, MISSING, dataclass, fields
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from oci2boot.errors import FormatError
@@ -27,8 +27,10 @@ class Option:
     most: int | None = None
     type: Any = None
     """As it is typed, where the field holds something else."""
-    parse: Callable[[str], object] | None = None
+    parse: Callable[[Any], object] | None = None
     """Makes the field's value, or each of its values, of a text."""
+    many: bool = False
+    """It may be repeated, and `parse` makes one value of all the texts."""
     default: Callable[[], object] | None = None
     """What it is where nobody says it, and the field itself has no default."""
     shown: bool = True
@@ -57,12 +59,13 @@ def option_of(hint: Any) -> Option | None:
 def said(group: Any) -> list[str]:
     """Return the names of the options whose fields, in this dataclass, are not as they are by default."""
     hints = get_type_hints(type(group), include_extras=True)
-    options = {field: option_of(hints[field.name]) for field in fields(group)}
-    return [
-        option.name.partition("/")[0]
-        for field, option in options.items()
-        if option and getattr(group, field.name) != field.default
-    ]
+    found = []
+    for field in fields(group):
+        usual = field.default if field.default_factory is MISSING else field.default_factory()
+        option = option_of(hints[field.name])
+        if option and getattr(group, field.name) != usual:
+            found.append(option.name.partition("/")[0])
+    return found
 
 
 def parse_size(text: str) -> int:

@@ -1,21 +1,25 @@
+import bz2
+import gzip
 import lzma
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from oci2boot.boot import glue
 from oci2boot.boot.files import Read
-from oci2boot.boot.glue import Glue, plan_glue
+from oci2boot.boot.glue import Glue, plan_glue, unpack_module
 from oci2boot.boot.kernel import KernelSupport, check_kernel
 from oci2boot.boot.programs import libraries
-from oci2boot.errors import FormatError, ImageError
+from oci2boot.errors import FormatError, ImageError, LimitError
 from oci2boot.formats import cpio
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel
 from tests.boot.trees import read_inline, scan, tree_of
+from tests.initramfs.scripts import needed_by
 from tests.witness import program
 
 NO_MODULES = KernelSupport((), None, ())
@@ -76,6 +80,13 @@ def test_systemd_gets_a_unit_that_its_root_target_requires() -> None:
     assert link.content == b"../oci2boot-setup-root.service"
     assert stat.S_IMODE(found[glue.OWN].mode) == 0o755
     assert (plan.arguments, plan.modules, plan.programs, plan.notes) == (("rw",), (), (), ())
+
+
+@pytest.mark.parametrize("below", [SYSTEMD, INITRAMFS_TOOLS], ids=["systemd", "initramfs-tools"])
+def test_what_setup_root_needs_comes_along(below: list[cpio.Member]) -> None:
+    """C.15"""
+    found = unpacked(plan_glue(tree_of(GROWING), read_inline, initramfs(below), NO_MODULES))
+    assert {f"usr/lib/oci2boot/{name}".encode() for name in needed_by("setup-root")} <= set(found)
 
 
 def test_a_systemd_that_knows_no_partition_types_is_told_the_label() -> None:
@@ -175,6 +186,23 @@ def test_a_damaged_module_is_refused() -> None:
     for content in (b"\xfd7zXZ\0 no", lzma.compress(b"no ELF")):
         with pytest.raises(FormatError, match="erofs"):
             plan_glue(tree_of({"m/erofs.ko.xz": content}), read_inline, initramfs(SYSTEMD), support)
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "xz": lzma.compress,
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "zst": zstandard.ZstdCompressor().compress,
+}
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_a_module_that_unpacks_to_more_than_is_read_is_refused(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glue, "MAX_MODULE", 4096)
+    module, name = b"\x7fELF".ljust(4096, b"m"), f"m/erofs.ko.{suffix}".encode()
+    assert unpack_module(PACKERS[suffix](module), name) == module
+    with pytest.raises(LimitError, match="the kernel module erofs has more than 4096 bytes"):
+        unpack_module(PACKERS[suffix](module + b"m"), name)
 
 
 def test_klibc_gets_a_mount_that_can_loop() -> None:

@@ -17,6 +17,7 @@ from oci2boot.rootfs.verity import Overlay, VerityOptions
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel, package
 from tests.boot.trees import joined, read_inline, scan, tree_of
+from tests.initramfs.scripts import needed_by
 from tests.witness import program
 
 PACKAGES = (
@@ -122,6 +123,7 @@ def test_init_is_the_first_program(unpacked: Path) -> None:
     target = unpacked / (unpacked / "init").readlink()
     assert target.read_bytes().startswith(b"#!/bin/sh\n")
     assert target.stat().st_mode & stat.S_IXUSR
+    assert {file.name for file in (unpacked / "usr/lib/oci2boot").iterdir()} >= needed_by("init")
     assert (unpacked / "usr/lib/oci2boot/mode").read_text() == "verity\n"
     assert (unpacked / "usr/lib/oci2boot/overlays").read_text() == "/etc persistent\n/var tmpfs\n"
 

@@ -58,7 +58,7 @@ def test_systemd_boot_lies_where_bootctl_puts_it(debian: Directory, systemd_boot
     assert loader.place("EFI/Linux/os_1.efi") == "EFI/Linux/os_1.efi"
 
 
-def test_a_signed_loader_is_taken_before_one_that_is_not(debian: Directory) -> None:
+def test_a_signed_loader_is_taken_before_one_that_is_not() -> None:
     tree = tree_of({f"{EFI}/systemd-bootx64.efi": b"unsigned", f"{EFI}/systemd-bootx64.efi.signed": b"signed"})
     programs = find_loader(tree, read_inline, "amd64", "systemd-boot", CONF).programs
     assert programs["EFI/BOOT/BOOTX64.EFI"] == programs["EFI/systemd/systemd-bootx64.efi"] == b"signed"

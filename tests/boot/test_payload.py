@@ -69,7 +69,7 @@ def test_the_uki_promises_the_root_after_the_images_and_the_users_arguments(payl
     assert payload.cmdline == section(payload, b".cmdline").decode()
 
 
-def test_the_boot_menu_sorts_by_the_version_that_was_given(payload: BootPayload, tmp_path: Path) -> None:
+def test_the_boot_menu_sorts_by_the_version_that_was_given(payload: BootPayload) -> None:
     """systemd-boot takes IMAGE_ID and IMAGE_VERSION of .osrel; the name says the same."""
     assert os_release.parse(section(payload, b".osrel")) == {
         **os_release.parse(OS_RELEASE),

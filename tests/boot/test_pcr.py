@@ -87,7 +87,7 @@ def test_what_depends_on_the_machine_is_not_predicted(tmp_path: Path) -> None:
         uki_pcr(profiles(LINE, LINE), 3)
 
 
-def test_credentials_beside_a_uki_are_measured_as_the_archive_that_the_stub_makes(tmp_path: Path) -> None:
+def test_credentials_beside_a_uki_are_measured_as_the_archive_that_the_stub_makes() -> None:
     """K0.7: systemd-stub, cpio.c: directories 0555 and 0500, files 0400, inodes from 1, one link each, no times.
 
     GNU cpio reads the archive; its fields stand here by hand.

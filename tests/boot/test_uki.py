@@ -18,9 +18,10 @@ from oci2boot.boot.uki import (
     ukify_argv,
     verify_uki,
 )
-from oci2boot.errors import DigestError, FormatError, ImageError, ToolError
+from oci2boot.errors import DigestError, FormatError, ImageError, LimitError, ToolError
 from oci2boot.formats import pe
 from tests.boot.debian import package
+from tests.flips import flipped
 from tests.witness import program
 
 EFI = "usr/lib/systemd/boot/efi"
@@ -93,7 +94,7 @@ def test_the_bytes_are_those_of_ukify(number: int, inputs: Inputs, tmp_path: Pat
     verify_uki(built, given.stub.read_bytes(), given.parts())
 
 
-def test_an_addon_has_the_bytes_of_ukifys(inputs: Inputs, tmp_path: Path) -> None:
+def test_an_addon_has_the_bytes_of_ukifys(tmp_path: Path) -> None:
     stub = package("systemd-boot-efi") / EFI / "addonx64.efi.stub"
     line = f"composefs={'ab' * 32}"
     (tmp_path / "cmdline").write_text(line)
@@ -124,10 +125,6 @@ def test_revocation_entries_of_stub_kernel_and_uki_are_joined(inputs: Inputs) ->
     assert [line.partition(",")[0] for line in merged.splitlines()[1:-1]] == [
         "systemd-stub", "systemd-stub.debian", "systemd-boot", "systemd-boot.debian", "uki",
     ]  # fmt: skip
-
-
-def flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -217,3 +214,10 @@ def test_a_newer_stub_wants_a_newer_ukify(inputs: Inputs) -> None:
     check_ukify("ukify 257 (257.9-1)", newer)
     with pytest.raises(ToolError, match=r"257\.9"):
         check_ukify("ukify 257 (257.8-1)", newer)
+
+
+def test_no_uki_is_built_that_would_not_be_read_again(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(build_uki(inputs.stub.read_bytes(), inputs.parts()))
+    monkeypatch.setattr(uki, "MAX_UKI", size // 2)
+    with pytest.raises(LimitError, match=f"a UKI of more than {size // 2} bytes"):
+        build_uki(inputs.stub.read_bytes(), inputs.parts())

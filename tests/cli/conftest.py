@@ -23,8 +23,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[byte
         status: Any = 0
         try:
             main()
-        except SystemExit as exit:
-            status = exit.code
+        except SystemExit as ended:
+            status = ended.code
         sys.stdout.flush()
         output, errors = capfdbinary.readouterr()
         return int(status or 0), output.decode(), errors.decode()

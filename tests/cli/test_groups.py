@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -26,6 +26,7 @@ class Disk:
     labels: Annotated[tuple[str, ...], Option("--label", "may be repeated")] = ()
     sparse: Annotated[bool, Option("--sparse/--full", "leave holes")] = True
     check: Annotated[bool, Option("--check", "read it", parse=parse_bool)] = True
+    rules: Annotated[list[str], Option("--rule", parse=sorted, many=True)] = field(default_factory=list)
     inner: str = "nobody says it"
 
 
@@ -60,9 +61,9 @@ def part(
 
 
 def test_a_group_is_its_dataclass() -> None:
-    words = ("disk.raw", "--size", "4k", "--label", "a", "--label", "b", "--full", "--check", "no", "--force")
+    words = "disk.raw --size 4k --label a --label b --full --check no --rule 2 --rule 1 --force".split()
     assert called(one, *words) == {
-        "disk": Disk(path=Path("disk.raw"), size=4096, labels=("a", "b"), sparse=False, check=False),
+        "disk": Disk(path=Path("disk.raw"), size=4096, labels=("a", "b"), sparse=False, check=False, rules=["1", "2"]),
         "key": None,
         "force": True,
     }

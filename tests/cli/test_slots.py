@@ -12,6 +12,7 @@ from oci2boot.oci.reference import Reference
 from oci2boot.sysroot import machine
 from tests.cli.conftest import Run
 from tests.oci.layouts import Layout
+from tests.status_schema import check_status
 from tests.target.disks import said
 from tests.workflows.sealable import add_image, tar
 from tests.workflows.verity_disks import table
@@ -66,8 +67,8 @@ def test_the_life_of_a_disk_image(run: Run, publisher: Publisher, tmp_path: Path
     told(run, "install", *repo, "--target", disk, "--ab", "--root-size", "8M", "--esp-size", "300M", "--quiet")
     assert [part["size"] for part in table(disk) if part["type"] == table(disk)[1]["type"]] == [8 << 20] * 2
     assert told(run, "verify", disk)["ok"]
-    found = told(run, "status", "--disk", disk)
-    (slot,) = found["slots"]
+    found = check_status(told(run, "status", "--disk", disk))
+    (slot,) = found["deployments"]
     assert (slot["root_hash"], slot["states"], slot["signed"]) == (first["verity"]["root_hash"], ["next"], True)
     assert [one["empty"] for one in found["free"]] == [True]
     assert told(run, "upgrade", "--disk", disk, *repo, *keys, "--check")["outcome"] == "up to date"
@@ -84,8 +85,8 @@ def test_the_life_of_a_disk_image(run: Run, publisher: Publisher, tmp_path: Path
     done = told(run, "upgrade", "--disk", disk, *repo, *keys, "--quiet")
     assert done["outcome"] == "deployed"
     second = done["plan"]["root_hash"]
-    found = told(run, "status", "--disk", disk)
-    assert [one["root_hash"] for one in found["slots"]] == [second, slot["root_hash"]]
+    found = check_status(told(run, "status", "--disk", disk))
+    assert [one["root_hash"] for one in found["deployments"]] == [second, slot["root_hash"]]
     assert found["problems"] == []
     assert told(run, "verify", disk)["ok"]
     assert found["next"] == second
@@ -100,9 +101,9 @@ def test_the_life_of_a_disk_image(run: Run, publisher: Publisher, tmp_path: Path
 
     other = publisher.release(b"three", "w")
     done = told(run, "switch", other, "--disk", disk, *repo, *keys, "--quiet")
-    found = told(run, "status", "--disk", disk)
-    assert [one["root_hash"] for one in found["slots"]] == [done["plan"]["root_hash"], slot["root_hash"]]
-    assert found["slots"][0]["source"] == other
+    found = check_status(told(run, "status", "--disk", disk))
+    assert [one["root_hash"] for one in found["deployments"]] == [done["plan"]["root_hash"], slot["root_hash"]]
+    assert found["deployments"][0]["source"] == other
     verified(disk, found["next"], tmp_path)
 
 

@@ -97,7 +97,7 @@ def test_gc_stopped_anywhere(run: Commands, one: Path, two: Path, tmp_path: Path
         assert snapshot(repo) == wanted, f"after change {cut}"
 
 
-def test_forgetting_an_image_stopped_anywhere(run: Commands, one: Path, two: Path, tmp_path: Path) -> None:
+def test_forgetting_an_image_stopped_anywhere(run: Commands, two: Path, tmp_path: Path) -> None:
     """B.8"""
     repo = tmp_path / "repo"
     changes = run.succeed("images", "--remove", "two", "--repo", copied(two, repo)).changes

@@ -13,6 +13,7 @@ from oci2boot.errors import Error, FormatError, LimitError, SignatureError
 from oci2boot.formats import authenticode, pe
 from oci2boot.formats.x509 import Certificate, read_certificates
 from tests.boot.debian import kernel, package
+from tests.flips import flipped
 from tests.keys import Pair, make, openssl
 from tests.witness import program
 
@@ -71,7 +72,7 @@ def test_signing_twice_gives_the_same_bytes(db: Pair, image: bytes, signed: byte
     assert signed_by(db, image) == signed
 
 
-def test_the_hash_does_not_change_by_signing(db: Pair, image: bytes, signed: bytes) -> None:
+def test_the_hash_does_not_change_by_signing(image: bytes, signed: bytes) -> None:
     assert authenticode.image_hash(signed) == authenticode.image_hash(image)
 
 
@@ -99,7 +100,7 @@ def test_signatures_of_other_signers_hold(tool: str, db: Pair, image: bytes, fol
     assert found.anchor == found.signer == db.certificate
 
 
-def test_both_signatures_of_debians_shim_lead_to_microsofts_authorities(folder: Path) -> None:
+def test_both_signatures_of_debians_shim_lead_to_microsofts_authorities() -> None:
     """P.9: shim 16.1 is signed under the authorities of 2011 and of 2023; openssl takes the certificates out."""
     shim = (package("shim-signed") / "usr/lib/shim/shimx64.efi.signed").read_bytes()
     found = authenticode.verify(shim)
@@ -156,7 +157,7 @@ def test_the_issuer_of_a_signer_is_trusted_only_as_an_authority(folder: Path, im
     assert found.anchor is None
 
 
-def test_a_certificate_that_only_looks_trusted_is_not(db: Pair, signed: bytes, folder: Path) -> None:
+def test_a_certificate_that_only_looks_trusted_is_not(signed: bytes, folder: Path) -> None:
     imitation = make(folder, "imitation", "-subj", "/CN=db").certificate
     (found,) = authenticode.verify(signed, [imitation])
     assert found.anchor is None
@@ -175,10 +176,6 @@ def test_a_certificate_with_the_name_and_number_of_another_is_not_that_one(
     assert twin.certificate.issuer_and_serial == db.certificate.issuer_and_serial
     (found,) = authenticode.verify(signed_by(twin, image), [db.certificate])
     assert found.anchor is None
-
-
-def flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 def trusts(data: bytes, certificate: Certificate) -> bool:
@@ -209,7 +206,7 @@ def test_a_byte_changed_anywhere_in_our_signature_is_refused(db: Pair, image: by
     assert [at for at in range(len(image), len(signed)) if trusts(flipped(signed, at), certificate)] == []
 
 
-def test_more_or_less_at_the_end_is_refused(db: Pair, signed: bytes) -> None:
+def test_more_or_less_at_the_end_is_refused(signed: bytes) -> None:
     for changed in (signed + bytes(8), signed[:-8], signed + signed[-8:]):
         with pytest.raises(FormatError):
             authenticode.verify(changed)
@@ -272,7 +269,7 @@ def test_bytes_between_sections_are_refused(image: bytes) -> None:
         authenticode.image_hash(gapped)
 
 
-def test_a_signature_of_another_image_is_refused(db: Pair, image: bytes, signed: bytes) -> None:
+def test_a_signature_of_another_image_is_refused(image: bytes, signed: bytes) -> None:
     other = image[:-1] + b"x"
     moved = other + signed[len(image) :]
     with pytest.raises(SignatureError, match="changed"):

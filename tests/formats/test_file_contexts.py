@@ -68,8 +68,8 @@ RULES: dict[str, tuple[dict[str, bytes], bytes, int, bytes | None]] = {
     "a dot matches a byte above 127": ({"": b"/a.c F\n"}, b"/a\xffc", REG, b"F"),
     "a fourth field is ignored": ({"": b"/a.c -- F more\n"}, b"/abc", REG, b"F"),
     "of two fields the second is the context": ({"": b"/a.c --\n"}, b"/abc", REG, b"--"),
-    "a literal's escapes are undone": ({"": rb"/a\.b\-c\_d\,e L" b"\n/.* R\n"}, b"/a.b-c_d,e", REG, b"L"),
-    "another escape makes a regex": ({"": rb"/a\@b L" b"\n/.* R\n"}, b"/a@b", REG, b"R"),
+    "a literal's escapes are undone": ({"": b"/a\\.b\\-c\\_d\\,e L\n/.* R\n"}, b"/a.b-c_d,e", REG, b"L"),
+    "another escape makes a regex": ({"": b"/a\\@b L\n/.* R\n"}, b"/a@b", REG, b"R"),
     "a kind is a kind": ({"": b"/a.* -l F\n"}, b"/ab", LNK, b"F"),
     "a kind is no other": ({"": b"/a.* -l F\n"}, b"/ab", DIR, None),
     "a lazy count matches": ({"": b"/(ab){2,3}? F\n"}, b"/ababab", REG, b"F"),
@@ -235,7 +235,7 @@ def test_states_are_dropped_when_there_are_many(monkeypatch: pytest.MonkeyPatch)
     random = Random(2)
     names = [(bytes(random.choices(b"ab", k=40)), REG) for _ in range(500)]
     before = count_states()
-    made = policy(rb"/.*a.{16} X" b"\n")
+    made = policy(b"/.*a.{16} X\n")
     labels = made.labels(made.root, names)
     assert labels == [b"X" if name[-17:-16] == b"a" else None for name, _ in names]
     assert 0 < count_states() - before < 2000

@@ -265,9 +265,9 @@ def as_we_read(data: bytes) -> list[Row]:
     return found
 
 
-@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_what_tarfile_writes_is_read_as_tarfile_reads_it(format: int) -> None:
-    data = with_tarfile(members(), format)
+@pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_what_tarfile_writes_is_read_as_tarfile_reads_it(tar_format: int) -> None:
+    data = with_tarfile(members(), tar_format)
     assert as_we_read(data) == as_tarfile_reads(data)
 
 
@@ -287,13 +287,13 @@ def odd_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("format", ["pax", "gnu", "oldgnu", "ustar", "v7"])
-def test_what_gnu_tar_writes_is_read_as_tarfile_reads_it(odd_tree: Path, format: str) -> None:
+@pytest.mark.parametrize("tar_format", ["pax", "gnu", "oldgnu", "ustar", "v7"])
+def test_what_gnu_tar_writes_is_read_as_tarfile_reads_it(odd_tree: Path, tar_format: str) -> None:
     assert shutil.which("tar")
     argv: list[str | Path] = [
         "tar",
         "-c",
-        f"--format={format}",
+        f"--format={tar_format}",
         "--sort=name",
         "--owner=big:2000000",
         "--group=g:7",
@@ -301,17 +301,17 @@ def test_what_gnu_tar_writes_is_read_as_tarfile_reads_it(odd_tree: Path, format:
         odd_tree,
         ".",
     ]
-    if format in ("ustar", "v7"):
+    if tar_format in ("ustar", "v7"):
         long = ["./" + os.fsdecode(name.partition(b"/")[0]) for name in ODD_NAMES if len(name) > 98]
         argv[1:1] = [*(f"--exclude={name}" for name in long), "--exclude=./sym"]
-    if format == "v7":
+    if tar_format == "v7":
         argv[1:1] = ["--exclude=./fifo", "--no-recursion"]
         argv[-1:] = ["plain", "zz-hard"]
     data = subprocess.run(argv, check=True, capture_output=True).stdout
     ours = as_we_read(data)
     assert ours == as_tarfile_reads(data)
     assert len(ours) >= 2
-    if format == "pax":
+    if tar_format == "pax":
         found = {entry.path: entry for entry in read_tar(MemorySource(data))}
         status = (odd_tree / "plain").stat()
         for raw in ODD_NAMES:

@@ -14,6 +14,7 @@ from oci2boot.formats import cpio
 from oci2boot.formats.fsverity import Hasher
 from tests.boot.debian import kernel, package
 from tests.boot.trees import scan
+from tests.flips import flip
 from tests.witness import program
 
 TIMEOUT = 300
@@ -59,18 +60,18 @@ mount() {
     command mount "$@"
 }
 END
-sed '/^set -uf$/r /shallow' /usr/lib/oci2boot/setup-root >/shallow-setup-root
-chmod 755 /shallow-setup-root
+sed '/^set -uf$/r /shallow' /usr/lib/oci2boot/setup-root >/usr/lib/oci2boot/shallow-setup-root
+chmod 755 /usr/lib/oci2boot/shallow-setup-root
 run() { # NAME STORE CONFIGURATION SEALED COMMAND_LINE
     echo "=== $1"
-    case $1 in shallow*) setup_root=/shallow-setup-root ;; *) setup_root=/usr/lib/oci2boot/setup-root ;; esac
+    case $1 in shallow*) shallow=shallow- ;; *) shallow= ;; esac
     printf "$3" >/usr/lib/composefs/setup-root-conf.toml
     if [ -n "$4" ]; then echo "$4" >/usr/lib/composefs/rootfs.digest; fi
     echo "$5" >/cmdline
     mount --bind /cmdline /proc/cmdline
     mount --bind "/disk/$2" /sysroot
     dmesg -c >/dev/null
-    $setup_root /sysroot 2>&1
+    "/usr/lib/oci2boot/${shallow}setup-root" /sysroot 2>&1
     echo "exit=$?"
     mountinfo=$(cat /proc/self/mountinfo)
     echo "left=$(echo "$mountinfo" | grep -c ' /run/oci2boot/')"
@@ -190,11 +191,7 @@ class Disk:
         """Change one bit of a file behind the file system's back."""
         said = self._debugfs([f"bmap /{path} {offset // 4096}"])
         (block,) = re.findall(r"^\d+$", said, re.MULTILINE)
-        with self.image.open("r+b") as file:
-            file.seek(int(block) * 4096 + offset % 4096)
-            (old,) = file.read(1)
-            file.seek(-1, 1)
-            file.write(bytes([old ^ 1]))
+        flip(self.image, int(block) * 4096 + offset % 4096)
 
 
 def run(cases: Sequence[Case], disk: Path, scratch: Path) -> dict[str, Outcome]:

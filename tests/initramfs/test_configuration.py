@@ -10,7 +10,7 @@ from oci2boot.boot.configuration import RootConfiguration, configuration_files
 from oci2boot.errors import ImageError
 from oci2boot.formats.cmdline import ComposefsArg
 from tests.boot.trees import read_inline, tree_of
-from tests.initramfs.test_promise import SETUP_ROOT, SHELLS, shell
+from tests.initramfs.scripts import SETUP_ROOT, SHELLS, shell
 
 TOML, OSTREE = "composefs/setup-root-conf.toml", "ostree/prepare-root.conf"
 DEFAULT = "overlay bind false true maybe"

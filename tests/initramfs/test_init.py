@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from oci2boot.boot.roothash import pack_partition, parse_partition, sign_root_ha
 from oci2boot.boot.sign import KeySigner, load_key
 from oci2boot.digest import RootHash
 from oci2boot.rootfs.verity import Overlay
-from tests.initramfs.test_promise import SCRIPTS, SHELLS, shell
+from tests.initramfs.scripts import SCRIPTS, SHELLS, needed_by, shell
 from tests.keys import make
 
 INIT, SETUP_OVERLAYS = SCRIPTS / "init", SCRIPTS / "setup-overlays"
@@ -41,13 +42,17 @@ def plan(name: str, mode: str, line: str, folder: Path, veritytab: str | None = 
         (f"roothash={HASH}", f"{FIRST} {FIRST} {HASH} init="),
         (f'ro "roothash={LONG}" init=/sbin/other', f"{FIRST} {LAST} {LONG} init=/sbin/other"),
         (
-            f"roothash={HASH} systemd.verity_root_data=/dev/vda2 systemd.verity_root_hash=LABEL=tree "
-            "systemd.verity_root_options=panic-on-corruption,hash-offset=4096",
+            (
+                f"roothash={HASH} systemd.verity_root_data=/dev/vda2 systemd.verity_root_hash=LABEL=tree "
+                "systemd.verity_root_options=panic-on-corruption,hash-offset=4096"
+            ),
             f"/dev/vda2 LABEL=tree {HASH} --panic-on-corruption --hash-offset=4096 init=",
         ),
         (
-            f'roothash={HASH} x="roothash={LONG} y" '
-            "systemd.verity_root_options=root-hash-signature=/a,check-at-most-once",
+            (
+                f'roothash={HASH} x="roothash={LONG} y" '
+                "systemd.verity_root_options=root-hash-signature=/a,check-at-most-once"
+            ),
             f"{FIRST} {FIRST} {HASH} --check-at-most-once signature=/a init=",
         ),
     ],
@@ -158,3 +163,46 @@ def test_a_list_that_is_missing_stops_the_boot(name: str, tmp_path: Path) -> Non
     argv = [*shell(name), str(SETUP_OVERLAYS), "list", str(tmp_path / "none")]
     done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
     assert (done.returncode, "FATAL" in done.stderr) == (1, True)
+
+
+MOUNTS = """
+for name in mount umount mkdir chroot; do eval "$name() { echo $name \\"\\$*\\"; }"; done
+. "$0"
+"""
+"""What a script does to the machine is told instead; `$0` is the script, as it would be by itself."""
+
+
+def laid(name: str, root: Path, place: str, folder: Path) -> tuple[int, str, str]:
+    for script in needed_by("setup-overlays"):
+        shutil.copy(SCRIPTS / script, folder)
+    (folder / "overlays").write_text(f"{place} tmpfs\n")
+    argv = [*shell(name), "-c", MOUNTS, str(folder / "setup-overlays"), str(root)]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_an_overlay_is_laid_on_a_directory_of_the_root_file_system(name: str, tmp_path: Path) -> None:
+    """K0.3"""
+    root = tmp_path / "root"
+    (root / "var/lib").mkdir(parents=True)
+    code, done, _ = laid(name, root, "/var/lib", tmp_path)
+    assert code == 0
+    assert f"lowerdir={root}/var/lib,upperdir=" in done
+    assert f" oci2boot {root}/var/lib\n" in done
+
+
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize("place", ["/etc", "/var/lib", "/var/lib/below", "/none", "/file"])
+def test_an_overlay_is_laid_nowhere_else(name: str, place: str, tmp_path: Path) -> None:
+    """K0.17: in the initramfs a symlink of the root file system leads to a directory of the initramfs."""
+    root = tmp_path / "root"
+    (tmp_path / "outside/below").mkdir(parents=True)
+    (root / "var").mkdir(parents=True)
+    (root / "etc").symlink_to(tmp_path / "outside")
+    (root / "var/lib").symlink_to(tmp_path / "outside")
+    (root / "file").write_text("")
+    code, done, words = laid(name, root, place, tmp_path)
+    assert code == 1
+    assert f"FATAL: the root file system has no directory {place} " in words
+    assert "mount -t overlay" not in done

@@ -1,31 +1,21 @@
 """What setup-root reads and writes before it mounts anything, under each shell that an initramfs may have."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from oci2boot.digest import External, VerityDigest
+from oci2boot.digest import External, Hash, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.formats import cmdline
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.tree.model import Directory, File, Metadata
-from tests.boot.debian import PROJECT, package
 from tests.formats.test_cmdline import REFUSED
+from tests.initramfs.scripts import SCRIPTS, SETUP_ROOT, SHELLS, shell, witness_template
 from tests.witness import program
 
-SCRIPTS = PROJECT / "oci2boot/initramfs"
-SETUP_ROOT = SCRIPTS / "setup-root"
 A, B = "ab" * 32, "0f" * 64
-
-
-def shell(name: str) -> list[str]:
-    if name == "busybox":
-        return [str(package("busybox-static") / "usr/bin/busybox"), "ash"]
-    return [program(name), *(["--posix"] if name == "bash" else [])]
-
-
-SHELLS = ("dash", "bash", "busybox")
 
 
 def promise(name: str, line: str, tmp_path: Path) -> tuple[int, str, str]:
@@ -107,7 +97,20 @@ def test_the_witness_is_the_image_that_the_rootfs_writer_writes(digest: VerityDi
     assert witness("dash", digest) == build_rootfs(tree, 2, digest.algorithm).image
 
 
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_the_template_of_the_witness_is_the_writers(algorithm: Hash) -> None:
+    assert (SCRIPTS / f"witness-{algorithm}").read_text() == witness_template(algorithm)
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_without_a_template_nothing_is_checked_and_the_boot_stops(name: str, tmp_path: Path) -> None:
+    argv = [*shell(name), str(shutil.copy(SETUP_ROOT, tmp_path)), "witness", "sha256", A]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "FATAL: the initramfs has no witness-sha256" in done.stderr
+
+
 def test_shellcheck_finds_nothing() -> None:
     scripts = [path for path in SCRIPTS.rglob("*") if path.is_file() and path.read_bytes().startswith(b"#!")]
-    assert {"init", "setup-root", "setup-overlays"} <= {path.name for path in scripts}
+    assert {"init", "setup-root", "setup-overlays", "grow"} <= {path.name for path in scripts}
     subprocess.run([program("shellcheck"), *scripts], check=True)

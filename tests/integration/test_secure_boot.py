@@ -21,7 +21,7 @@ from oci2boot.workflows.progress import silent
 from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
 from oci2boot.workflows.trial.report import Bench
 from oci2boot.workflows.trial.tamper import FIRMWARE, Tampering
-from oci2boot.workflows.verify.promised import find_promise
+from oci2boot.workflows.verify.promises import find_promise
 from tests import vm
 from tests.boot.debian import systemd_measure
 from tests.conftest import Initramfs

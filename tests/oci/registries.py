@@ -122,7 +122,7 @@ class Fake:
     """A registry over a layout, or a token server: what it does is in `respond`."""
 
     layout: Layout | None = None
-    respond: Respond = lambda handler: False
+    respond: Respond = lambda _: False
     requests: list[Request] = field(default_factory=list)
     address: str = ""
 
@@ -154,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     fake: ClassVar[Fake]
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
     def do_GET(self) -> None:

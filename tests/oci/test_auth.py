@@ -44,7 +44,7 @@ def test_keys_that_are_web_addresses_are_known(tmp_path: Path, key: str) -> None
     assert user(authfile(tmp_path / "a.json", {key: basic("ann", "x")}), "reg.example/x") == "ann"
 
 
-def test_the_files_are_looked_through_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_are_looked_through_in_their_order(tmp_path: Path) -> None:
     """P.1: containers' auth.json before docker's config."""
     env = {
         "XDG_RUNTIME_DIR": str(tmp_path / "run"),

@@ -10,8 +10,9 @@ import pytest
 
 from oci2boot.digest import OciDigest
 from oci2boot.errors import DigestError, Error, SourceError, TargetError
-from oci2boot.oci.destination import ImageDestination, open_destination
+from oci2boot.oci.destination import open_destination
 from oci2boot.oci.manifest import Descriptor
+from oci2boot.oci.outgoing import ImageDestination
 from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import SourceOptions, open_source
 from tests.oci.layouts import CONFIG, LAYER, MANIFEST

@@ -66,8 +66,7 @@ def test_a_scan_is_what_composefs_rs_sees(root: Path, algorithm: Hash) -> None:
         os.chown(root / "usr/bin/large", 70_000, 3_000_000_000)
     argv = [program("cfsctl"), "--hash", algorithm, "create-dumpfile", "--no-propagate-usr-to-root", str(root)]
     expected = subprocess.run(argv, check=True, capture_output=True).stdout
-    found = write_dumpfile(scan(root, keeping(algorithm)))
-    assert (found if isinstance(found, bytes) else b"".join(found)) == expected
+    assert b"".join(write_dumpfile(scan(root, keeping(algorithm)))) == expected
 
 
 def test_a_tree_has_its_kinds_and_its_hard_links(root: Path) -> None:
@@ -92,7 +91,7 @@ def test_a_root_that_is_named_by_a_link_is_entered(root: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["nowhere", "root/usr/bin/small"])
-def test_what_is_no_directory_is_said_so(root: Path, tmp_path: Path, name: str) -> None:
+def test_what_is_no_directory_is_said_so(tmp_path: Path, name: str) -> None:
     with pytest.raises(SourceError, match=f"{name} cannot be read"):
         scan(tmp_path / name, keeping())
 
@@ -122,7 +121,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(root: Path, change: st
 def test_an_error_of_who_keeps_the_files_comes_through(root: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
 
-    def keep(pieces: Iterator[bytes]) -> VerityDigest:
+    def keep(_: Iterator[bytes]) -> VerityDigest:
         raise Error("no space left")
 
     with pytest.raises(Error, match="no space left"):

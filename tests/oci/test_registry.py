@@ -121,8 +121,9 @@ def test_of_an_index_the_platform_asked_for_is_pulled(registry: str, tmp_path: P
     assert "linux/amd64, linux/arm64, linux/riscv64" in (caught.value.hint or "")
 
 
+@pytest.mark.usefixtures("pushed")
 @pytest.mark.parametrize("name", ["some/image:no", "nobody/nothing:v", f"some/image@sha256:{'0' * 64}"])
-def test_what_is_not_there_is_said_so(registry: str, pushed: str, name: str) -> None:
+def test_what_is_not_there_is_said_so(registry: str, name: str) -> None:
     with pytest.raises(SourceError, match=f"{registry} has no docker://{registry}/"):
         pull(f"docker://{registry}/{name}")
 
@@ -146,8 +147,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return certificate(tmp_path_factory.mktemp("keys"))
 
 
+@pytest.mark.usefixtures("pushed")
 def test_a_certificate_is_checked_unless_told_otherwise(
-    storage: Path, pushed: str, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    storage: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P.1: TLS options."""
     cert, key = keys
@@ -162,7 +164,11 @@ def test_a_certificate_is_checked_unless_told_otherwise(
 
 
 @pytest.fixture(scope="module")
-def closed(storage: Path, pushed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def closed(
+    storage: Path,
+    pushed: str,  # noqa: ARG001 it fills the storage
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
     """The same registry behind a password."""
     path = htpasswd(tmp_path_factory.mktemp("htpasswd") / "htpasswd", "ann", "päss:word")
     with docker_registry(storage, f"auth:\n  htpasswd:\n    realm: basic-realm\n    path: {path}\n") as address:
@@ -237,9 +243,10 @@ class TokenServer:
         return True
 
 
+@pytest.mark.usefixtures("pushed")
 @pytest.mark.parametrize("login", ["anonymous", "password", "identitytoken"])
 def test_tokens_of_a_real_token_server_open_a_real_registry(
-    storage: Path, pushed: str, keys: tuple[Path, Path], tmp_path: Path, login: str
+    storage: Path, keys: tuple[Path, Path], tmp_path: Path, login: str
 ) -> None:
     """P.1: token auth, with and without a password, and by OAuth2's refresh token."""
     server = Fake(respond=TokenServer(keys, None if login == "anonymous" else "word"))
@@ -263,8 +270,9 @@ def test_tokens_of_a_real_token_server_open_a_real_registry(
                     pull(f"docker://{address}/some/image:v")
 
 
+@pytest.mark.usefixtures("pushed")
 def test_a_trusted_registry_cannot_send_the_password_over_plain_http(
-    storage: Path, pushed: str, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: Path, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cert, key = keys
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cert))

@@ -17,6 +17,7 @@ from oci2boot.oci.manifest import Platform
 from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import SourceOptions, open_source
 from oci2boot.oci.unpack import Uncompressed
+from tests.flips import flipped
 from tests.oci.layouts import MANIFEST, Layout, digest, platform
 from tests.oci.registries import Fake, Handler, Respond, authfile, basic
 
@@ -129,7 +130,7 @@ def test_a_resumed_blob_from_another_place_is_refused(fake: Fake) -> None:
 class Tokens:
     """Bearer tokens that are good for so many requests each."""
 
-    def __init__(self, uses: int, then: Respond = lambda handler: False) -> None:
+    def __init__(self, uses: int, then: Respond = lambda _: False) -> None:
         self.uses = uses
         self.then = then
         self.left: dict[str, int] = {}
@@ -258,10 +259,6 @@ def test_lasting_trouble_is_one_sentence(fake: Fake, code: int, sentence: str) -
     assert len(fake.paths("/manifests/")) <= client.ATTEMPTS
 
 
-def changed(data: bytes) -> bytes:
-    return data[:-1] + bytes([data[-1] ^ 1])
-
-
 def serving(edit: object, part: str) -> Respond:
     def respond(handler: Handler) -> bool:
         assert handler.fake.layout
@@ -277,7 +274,7 @@ def serving(edit: object, part: str) -> Respond:
 
 
 def test_a_blob_that_is_not_what_its_digest_says_is_refused(fake: Fake) -> None:
-    fake.respond = serving(changed, "/blobs/")
+    fake.respond = serving(lambda data: flipped(data, -1), "/blobs/")
     with pytest.raises(DigestError, match="has the digest"):
         pull(fake)
 
@@ -329,7 +326,7 @@ def test_a_manifest_under_another_content_digest_is_refused(fake: Fake) -> None:
 
 
 def test_a_manifest_without_end_is_cut_off(fake: Fake) -> None:
-    fake.respond = serving(lambda data: bytes(5 << 20), "/manifests/")
+    fake.respond = serving(lambda _: bytes(5 << 20), "/manifests/")
     with pytest.raises(Error, match="more than 4194304 bytes"):
         pull(fake)
 
@@ -387,6 +384,30 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(fake: Fake, layout
         assert all(request.authorization is None for request in storage.requests)
         # The same server under another name is another host, too.
         assert any(request.authorization for request in fake.requests)
+
+
+@pytest.mark.parametrize("offered", ["Basic", "Bearer"])
+def test_another_host_that_asks_for_a_login_gets_none(fake: Fake, layout: Layout, tmp_path: Path, offered: str) -> None:
+    """Its challenge would have the credentials of the registry sent to a token server of its choice."""
+    with Fake(layout).serving() as storage:
+
+        def elsewhere(handler: Handler) -> bool:
+            if "/blobs/" not in handler.path:
+                return False
+            handler.send(307, b"", {"Location": f"http://{storage.address}{handler.path}"})
+            return True
+
+        def ask(handler: Handler) -> bool:
+            return handler.challenge(f'{offered} realm="http://{storage.address}/token",service="s"')
+
+        fake.respond, storage.respond = elsewhere, ask
+        options = SourceOptions(
+            tls_verify=False, authfile=authfile(tmp_path / "a.json", {fake.address: basic("ann", "word")})
+        )
+        with pytest.raises(SourceError, match="wants a login"):
+            pull(fake, options)
+        assert {request.path.split("/")[-2] for request in storage.requests} == {"blobs"}
+        assert all(request.authorization is None for request in (*storage.requests, *fake.requests))
 
 
 def test_a_redirect_without_end_is_left(fake: Fake) -> None:

@@ -186,7 +186,7 @@ def test_a_name_that_is_none_is_refused(name: bytes) -> None:
         plan_plain(Directory(Metadata(0o755), {name: File(Metadata(0o644), b"")}), IMAGE_UUID)
 
 
-def test_content_of_another_size_is_refused(contents: Contents, tmp_path: Path) -> None:
+def test_content_of_another_size_is_refused(contents: Contents) -> None:
     external = stored(contents, b"a" * 5000)
     image = plan_plain(Directory(Metadata(0o755), {b"f": File(Metadata(0o644), external)}), IMAGE_UUID)
     with pytest.raises(FormatError, match="has 4999 bytes, the tree says 5000"):

@@ -109,7 +109,7 @@ TestLife.__doc__ = "B.8, D.20, P.9"
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "open")
 
 
-def cut_after(count: int, esp: Path, work: object) -> bool:
+def cut_after(count: int, work: object) -> bool:
     """Do the work in a process of its own that ends, as by a power cut, before its change number `count`; say if so."""
     child = os.fork()
     if child == 0:
@@ -155,7 +155,7 @@ def test_a_cut_after_any_step_leaves_what_booted_before_or_what_is_wanted(tmp_pa
         def work(esp: Path = esp) -> None:
             apply_boot(plan_boot(read_boot_directory(esp), files, first=path, tries=3), esp)
 
-        cut = cut_after(count, esp, work)
+        cut = cut_after(count, work)
         cuts += cut
         first = chooser.menu(esp, KNOWN)[0].said.label
         assert first in (before, KNOWN[new].label), count
@@ -188,7 +188,7 @@ def test_a_cut_in_a_rollback_or_a_removal_leaves_something_that_boots(verb: str,
             elif directory.find("debian_2.efi"):
                 apply_boot(plan_remove(directory, "debian_2.efi"), esp)
 
-        cut = cut_after(count, esp, work)
+        cut = cut_after(count, work)
         first = chooser.menu(esp, KNOWN)[0].said
         assert first.version in ({"10", "1"} if verb == "rollback" else {"10"})
         work()

@@ -38,7 +38,7 @@ def test_the_kernel_shows_what_was_merged() -> None:
     assert (done.returncode, done.stdout) == (0, f"{ROUNDS} rounds\n"), done.stderr
 
 
-def test_an_immutable_file_is_immutable_in_the_next_deployment(tmp_path: Path) -> None:
+def test_an_immutable_file_is_immutable_in_the_next_deployment() -> None:
     script = f"""
     set -e
     mount -t tmpfs etc /mnt; cd /mnt; mkdir base theirs old old/upper old/work new etc; echo x >base/a; echo y >theirs/a

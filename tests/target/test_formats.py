@@ -17,18 +17,18 @@ PLAN = plan_of([regular(b"/a", b"content" * 100_000)], [EspFile("EFI/x", b"x" * 
 DRIVERS: dict[DiskFormat, str] = {"qcow2": "qcow2", "vmdk": "vmdk", "vhd": "vpc", "vdi": "vdi"}
 
 
-@pytest.mark.parametrize("format", DRIVERS)
-def test_each_format_holds_the_bytes_of_the_raw_image(format: DiskFormat, tmp_path: Path) -> None:
+@pytest.mark.parametrize("disk_format", DRIVERS)
+def test_each_format_holds_the_bytes_of_the_raw_image(disk_format: DiskFormat, tmp_path: Path) -> None:
     """P.8"""
-    raw, target = tmp_path / "disk.raw", tmp_path / f"disk.{format}"
+    raw, target = tmp_path / "disk.raw", tmp_path / f"disk.{disk_format}"
     write_disk(PLAN, raw)
-    write_disk_as(PLAN, target, format)
+    write_disk_as(PLAN, target, disk_format)
     assert sorted(tmp_path.iterdir()) == sorted([raw, target])
-    said("qemu-img", "compare", "-f", "raw", "-F", DRIVERS[format], raw, target)
-    known = json.loads(said("qemu-img", "info", "--output=json", "-f", DRIVERS[format], target))
+    said("qemu-img", "compare", "-f", "raw", "-F", DRIVERS[disk_format], raw, target)
+    known = json.loads(said("qemu-img", "info", "--output=json", "-f", DRIVERS[disk_format], target))
     assert known["virtual-size"] == PLAN.size
     assert target.stat().st_blocks * 512 < 80 << 20
-    with pytest.raises(FormatError, match=f"format {DRIVERS[format]}") as caught, open_disk(target):
+    with pytest.raises(FormatError, match=f"format {DRIVERS[disk_format]}") as caught, open_disk(target):
         pass
     argv = str(caught.value.hint).split()
     subprocess.run([*argv[:-1], tmp_path / "back.raw"], check=True)
@@ -40,18 +40,18 @@ def test_each_format_holds_the_bytes_of_the_raw_image(format: DiskFormat, tmp_pa
         assert found == raw
 
 
-@pytest.mark.parametrize("format", ["qcow2", "vmdk"])
-def test_an_image_that_names_other_files_reads_none(format: DiskFormat, tmp_path: Path) -> None:
+@pytest.mark.parametrize("disk_format", ["qcow2", "vmdk"])
+def test_an_image_that_names_other_files_reads_none(disk_format: DiskFormat, tmp_path: Path) -> None:
     """QEMU would open them, whatever they are: qemu-img says that each image names one."""
-    secret, disk = tmp_path / "secret", tmp_path / f'a,"b".{format}'
+    secret, disk = tmp_path / "secret", tmp_path / f'a,"b".{disk_format}'
     secret.write_bytes(b"secret" * 200_000)
     backing = secret
-    if format == "vmdk":
+    if disk_format == "vmdk":
         backing = tmp_path / "backing"
         said("qemu-img", "convert", "-f", "raw", "-O", "vmdk", secret, backing)
-    said("qemu-img", "create", "-f", format, "-F", "raw" if backing == secret else "vmdk", "-b", backing, disk)
-    assert "backing file: " in said("qemu-img", "info", "-f", format, disk)
-    if format == "qcow2":
+    said("qemu-img", "create", "-f", disk_format, "-F", "raw" if backing == secret else "vmdk", "-b", backing, disk)
+    assert "backing file: " in said("qemu-img", "info", "-f", disk_format, disk)
+    if disk_format == "qcow2":
         with pytest.raises(FormatError, match="is not whole"), as_raw(disk):
             pass
     else:
@@ -70,14 +70,14 @@ def test_an_image_with_its_data_elsewhere_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "format"),
+    ("name", "disk_format"),
     [
-        *((f"a.{format}", format) for format in ("raw", "qcow2", "vmdk", "vhd", "vdi")),
+        *((f"a.{known}", known) for known in ("raw", "qcow2", "vmdk", "vhd", "vdi")),
         *(("a.VMDK", "vmdk"), ("a.vpc", "vhd"), ("a.img", "raw"), ("a", "raw")),
     ],
 )
-def test_the_name_tells_the_format(name: str, format: DiskFormat) -> None:
-    assert format_of(Path(name)) == format
+def test_the_name_tells_the_format(name: str, disk_format: DiskFormat) -> None:
+    assert format_of(Path(name)) == disk_format
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:

@@ -72,8 +72,10 @@ def test_a_whiteout_acts_on_its_own_layer_too_and_names_what_is_lost() -> None:
     upper = directory(b"etc") + directory(b"etc/d") + file(b"etc/d/new") + file(b"etc/.wh.d") + file(b"etc/x")
     assert paths(merged(ETC, upper)) == ["/etc", "/etc/a", "/etc/x"]
     assert told(ETC, upper) == [
-        "layer 2: /etc/d, /etc/d/new: removed by a later whiteout of the same layer, as composefs-rs does;"
-        " the image specification would keep it"
+        (
+            "layer 2: /etc/d, /etc/d/new: removed by a later whiteout of the same layer, as composefs-rs does;"
+            " the image specification would keep it"
+        )
     ]
     again = upper + directory(b"etc/d")
     assert len(told(ETC, again)) == 1  # what is put back after its whiteout is not there twice

@@ -186,13 +186,15 @@ def test_merging_alone_keeps_every_attribute_as_composefs_0_3_does(name: str, al
     if b"run" in tree.entries:
         run = replace(tree.entries[b"run"].meta, mtime=usr.meta.mtime)
         tree = Directory(usr.meta, {**tree.entries, b"run": Directory(run, {})})
-    wanted = cast(str, CASES[name][THREE][algorithm]["plain"])
+    wanted = cast("str", CASES[name][THREE][algorithm]["plain"])
     assert build_rootfs(tree, 2, algorithm).digest.hex == wanted
 
 
 def test_what_the_image_specification_would_keep_is_named() -> None:
     assert [warning for warning in load("opaque-late").warnings if "image specification" in warning] == [
-        "layer 2: /etc/b: removed by a later whiteout of the same layer, as composefs-rs does;"
-        " the image specification would keep it"
+        (
+            "layer 2: /etc/b: removed by a later whiteout of the same layer, as composefs-rs does;"
+            " the image specification would keep it"
+        )
     ]
     assert ["/f: more than once" in warning for warning in load("dup").warnings] == [True]

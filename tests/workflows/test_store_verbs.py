@@ -222,7 +222,7 @@ def test_the_calls_of_mount() -> None:
     assert argv[4] == "ro,metacopy=on,redirect_dir=on,verity=require,lowerdir=/m::/r/objects"
 
 
-def test_the_metadata_is_told_with_its_size_as_it_is_sent(layout: Layout, repo: Path, tmp_path: Path) -> None:
+def test_the_metadata_is_told_with_its_size_as_it_is_sent(layout: Layout, repo: Path) -> None:
     """C.38: the object's own size, and zstd(1)'s; its frames differ by a few bytes of header and checksum."""
     bootable = converted(layout, repo, "one")
     image = repo / "objects" / bootable.root.image.path

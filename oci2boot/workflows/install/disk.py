@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import stat
@@ -13,13 +12,14 @@ from threading import Lock
 from typing import Any, Final
 
 from oci2boot.digest import VerityDigest
-from oci2boot.errors import Error, FormatError, StoreError, TargetError
+from oci2boot.errors import Error, StoreError, TargetError
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import ComposefsRoot, DmVerityRoot
 from oci2boot.system import nvram
 from oci2boot.system.block import BlockDevice, read_block_device, with_signatures
+from oci2boot.system.epoch import source_date_epoch
 from oci2boot.target.copy import Progress
 from oci2boot.target.device import write_device
 from oci2boot.target.entries import EspFile, FileSource, RootEntry
@@ -86,8 +86,8 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
         seed = _seed(request, bootable, device)
-        format = request.disk.format or ("raw" if device else format_of(request.target))
-        if format == "iso":
+        disk_format = request.disk.format or ("raw" if device else format_of(request.target))
+        if disk_format == "iso":
             check_live(request, bootable)
         label, ext4, images = _content(repository, bootable, request, seed)
         esp = [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()]
@@ -95,7 +95,7 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             esp.append(slot_record(bootable))
         options = DiskOptions(
             seed=seed,
-            epoch=source_date_epoch(),
+            epoch=source_date_epoch(0),
             architecture=bootable.architecture,
             size=device.size if device else request.disk.size,
             esp_size=request.disk.esp_size,
@@ -103,18 +103,18 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             encrypted=request.secret is not None,
             ext4_label=label,
         )
-        plan = plan_iso(esp, images, options) if format == "iso" else plan_disk(ext4, esp, options, images)
+        plan = plan_iso(esp, images, options) if disk_format == "iso" else plan_disk(ext4, esp, options, images)
         planned = Installed(
             bootable,
             request.target,
             plan,
-            format,
+            disk_format,
             device=device,
             nvram=bootable.title if device and request.nvram and nvram.EFI.is_dir() else None,
         )
         if request.secret:
             _warn_of_missing(bootable, read_rootfs(repository.read_object(bootable.root.tree)), report)
-        if format == "iso":
+        if disk_format == "iso":
             for text in warnings_of(bootable, read_rootfs(repository.read_object(bootable.root.tree))):
                 report(Warned(text))
         if dry_run:
@@ -129,7 +129,7 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
             write_disk_as(
                 plan,
                 request.target,
-                format,
+                disk_format,
                 name=bootable.name,
                 overwrite=request.wipe,
                 secret=request.secret,
@@ -243,14 +243,6 @@ def _boot_entry(planned: Installed, report: Report) -> str | None:
 def loader_of(bootable: Bootable) -> str | None:
     """Return what the firmware is to start, by its path on the ESP."""
     return next((path for kind in _LOADERS for path in bootable.esp if re.fullmatch(kind, path, re.IGNORECASE)), None)
-
-
-def source_date_epoch() -> int:
-    """Return the time that goes into what is written. reproducible-builds.org, SOURCE_DATE_EPOCH."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
-    if not text.isdecimal() or len(text) > 12:
-        raise FormatError(f"SOURCE_DATE_EPOCH is not a time in seconds: {text!r}")
-    return int(text)
 
 
 def _object(repository: Repository, digest: VerityDigest) -> FileSource:

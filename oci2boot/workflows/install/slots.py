@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from oci2boot.boot.names import EXTRA, RECORD
 from oci2boot.digest import RootHash
 from oci2boot.errors import TargetError
 from oci2boot.formats.dmverity import Parameters, plan_area
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import DmVerityRoot
-from oci2boot.sysroot.bootdir import EXTRA, RECORD
 from oci2boot.sysroot.bootdir_plan import is_entry
 from oci2boot.target.entries import EspFile
 from oci2boot.target.images import Image

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from oci2boot.boot.names import TRIES
+from oci2boot.boot.names import EXTRA, MAX_UKI, RECORD, TRIES
 from oci2boot.errors import TargetError
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.rootfs.verity import SIGNATURE_NAME
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.bootdir import EXTRA, RECORD
-from oci2boot.system.files import atomic_file, make_directories, plain_errors, write_atomically
+from oci2boot.system.files import atomic_file, make_directories, plain_errors, read_limited, write_atomically
 from oci2boot.target.images import Image
 from oci2boot.target.slots import SUFFIXES, kind, labels
 from oci2boot.workflows.images import image_names
@@ -38,6 +37,7 @@ Suffix = Literal["transfer", "conf"]
 _TYPES: Final = ("root", "root-verity", "root-verity-sig")
 _NUMBERS: Final = (50, 51, 52)
 _CHUNK: Final = 1 << 20
+SUMS_MAX: Final = 16 << 20
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.~^+-]*")
 _UNPACKED: Final = (f"{EXTRA}/{SIGNATURE_NAME}", f"{EXTRA}/{RECORD}")
 """What lies beside a UKI, by what follows its name."""
@@ -85,7 +85,7 @@ def publish(request: SysupdateRequest, report: Report) -> Published:
         for image in images:
             target = f"{name}_{version}_{image.guid}.{_TYPES[kind(image.type)]}.raw"
             written |= _pack(request, target, _pieces(image))
-        parts = {path: repository.object_path(digest).read_bytes() for path, digest in bootable.esp.items()}
+        parts = {path: repository.read_object(digest, MAX_UKI) for path, digest in bootable.esp.items()}
         parts[f"{uki}{EXTRA}/{RECORD}"] = record_bytes(bootable)
         for path, data in parts.items():
             if path.startswith(uki):
@@ -177,7 +177,7 @@ def _write_sums(output: Path, written: dict[str, str]) -> None:
     path = output / SUMS
     kept = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in read_limited(path, SUMS_MAX, TargetError).decode(errors="replace").splitlines():
             digest, _, name = line.partition("  ")
             if (output / name).is_file():
                 kept[name] = digest

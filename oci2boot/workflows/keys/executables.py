@@ -6,31 +6,27 @@ from pathlib import Path
 from typing import Any, Final
 
 from oci2boot.boot import pcr
+from oci2boot.boot.names import MAX_UKI, is_program
 from oci2boot.errors import Error, SignatureError, SourceError
 from oci2boot.formats import authenticode, cmdline, pe
 from oci2boot.formats.x509 import Certificate
-from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.system.files import plain_errors, read_limited, write_atomically
 from oci2boot.workflows.keys.signing import read_trusted, sign_files
 from oci2boot.workflows.progress import Report
 from oci2boot.workflows.requests import SigningOptions
 
-MAX_EXECUTABLE: Final = 2 << 30
 MAX_SHOWN: Final = 64 << 10
 """Bytes of a section that are shown as text."""
 TEXTS: Final = (b".osrel", b".cmdline", b".uname", b".sbat", b".profile")
 
 
 def read_executable(path: Path) -> bytes:
-    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
-        data = file.read(MAX_EXECUTABLE + 1)
-    if len(data) > MAX_EXECUTABLE:
-        raise SourceError(f"{path} is larger than {MAX_EXECUTABLE} bytes")
-    return data
+    return read_limited(path, MAX_UKI)
 
 
 def sign(source: Path, target: Path, options: SigningOptions, report: Report) -> None:
     """Write `source` with one more signature to `target`; with a request to be written, nothing else is."""
-    name = source.name if source.name.lower().endswith(".efi") else f"{source.name}.efi"
+    name = source.name if is_program(source.name) else f"{source.name}.efi"
     signed = sign_files({name: read_executable(source)}, options, report)
     if options.request is None:
         with plain_errors(SourceError, f"write {target}"):

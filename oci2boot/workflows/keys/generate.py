@@ -14,13 +14,14 @@ from oci2boot.errors import FormatError, SignatureError, TargetError, ToolError
 from oci2boot.formats import esl
 from oci2boot.formats.esl import Variable
 from oci2boot.formats.x509 import Certificate, to_pem
+from oci2boot.system.epoch import now, source_date_epoch
 from oci2boot.system.files import plain_errors, temporary_name, write_atomically
 from oci2boot.system.qemu import find_firmware
 from oci2boot.system.run import find_program, run
 from oci2boot.target.esp import replace_on_esp
 from oci2boot.target.opened import open_disk
 from oci2boot.target.types import ESP_TYPE
-from oci2boot.workflows.keys.signing import read_bounded, read_certificate, read_trusted, source_date_epoch
+from oci2boot.workflows.keys.signing import read_bounded, read_certificate, read_trusted
 from oci2boot.workflows.options import Option
 
 OWNER: Final = "GUID.txt"
@@ -77,9 +78,9 @@ def generate(request: GenerateRequest) -> Generated:
     secret = read_bounded(request.passphrase).rstrip(b"\r\n") if request.passphrase else None
     if secret == b"":
         raise SignatureError(f"{request.passphrase} holds no passphrase")
-    now, owner = source_date_epoch(), request.owner or uuid.uuid4()
-    pairs = {name: generate_pair(f"{request.name} {name}", request.bits, request.days, now) for name in VARIABLES}
-    enrolment = Enrolment.of(pairs, owner, now, read_trusted(list(request.db)))
+    moment, owner = source_date_epoch(now()), request.owner or uuid.uuid4()
+    pairs = {name: generate_pair(f"{request.name} {name}", request.bits, request.days, moment) for name in VARIABLES}
+    enrolment = Enrolment.of(pairs, owner, moment, read_trusted(list(request.db)))
     files: dict[str, bytes] = {OWNER: f"{owner}\n".encode()}
     for name in VARIABLES:
         files[f"{name}.crt"] = to_pem("CERTIFICATE", pairs[name].certificate.der)
@@ -120,7 +121,7 @@ def enroll_on_esp(folder: Path, target: Path, *, mok: bool = False) -> list[str]
             starts = [part.start for part in disk.gpt.partitions if part.type == ESP_TYPE]
         if len(starts) != 1:
             raise TargetError(f"{target} has {len(starts) or 'no'} EFI system partition{'s' if starts else ''}")
-        replace_on_esp(target, starts[0], files, source_date_epoch())
+        replace_on_esp(target, starts[0], files, source_date_epoch(now()))
     return list(files)
 
 

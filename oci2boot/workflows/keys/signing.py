@@ -1,16 +1,15 @@
 """Executables become signed ones, by whichever way the user keeps the key."""
 
 import hashlib
-import os
-import re
 import shlex
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.names import MAX_UKI, is_program
 from oci2boot.boot.roothash import check_root_hash, sign_root_hash
 from oci2boot.boot.sign import (
     KeySigner,
@@ -29,7 +28,8 @@ from oci2boot.digest import RootHash
 from oci2boot.errors import Error, FormatError, SignatureError, SourceError
 from oci2boot.formats.esl import trusted_certificates
 from oci2boot.formats.x509 import Certificate, read_certificates
-from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.system.epoch import now, source_date_epoch
+from oci2boot.system.files import plain_errors, read_limited, write_atomically
 from oci2boot.system.run import run
 from oci2boot.workflows.progress import Report, Told, Warned
 from oci2boot.workflows.requests import SigningOptions
@@ -58,11 +58,7 @@ def read_trusted(paths: list[Path]) -> list[Certificate]:
 
 
 def read_bounded(path: Path) -> bytes:
-    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
-        data = file.read(MAX_FILE + 1)
-    if len(data) > MAX_FILE:
-        raise FormatError(f"{path} is larger than {MAX_FILE} bytes")
-    return data
+    return read_limited(path, MAX_FILE)
 
 
 def open_key(path: Path, passphrase: Path | None, certificate: Certificate) -> KeySigner:
@@ -79,10 +75,10 @@ def sign_files(
     """
     certificate = read_certificate(options.certificate)
     certificate.public_key()
-    if certificate.expired():
+    if certificate.expired(datetime.now(UTC)):
         when = f"{certificate.not_after:%Y-%m-%d}"
         report(Warned(f"the certificate of {certificate.subject} expired on {when}; firmware does not mind"))
-    images = {name: data for name, data in files.items() if name.lower().endswith(".efi")}
+    images = {name: data for name, data in files.items() if is_program(name)}
     if options.request:
         request = SignRequest.of(images, certificate, root_hash)
         with plain_errors(SourceError, f"write {options.request}"):
@@ -187,7 +183,7 @@ def _tool(tool: SignTool, options: SigningOptions) -> Sign:
         raise SignatureError(f"{tool} needs a key", hint="--secureboot-key FILE or pkcs11:URI")
     check_key_name(key)
     env = {"PKCS11_MODULE_PATH": str(options.pkcs11_module)} if options.pkcs11_module else {}
-    epoch = source_date_epoch()
+    epoch = source_date_epoch(now())
 
     def sign(image: bytes) -> bytes:
         with tempfile.TemporaryDirectory(prefix="oci2boot-") as folder:
@@ -195,20 +191,9 @@ def _tool(tool: SignTool, options: SigningOptions) -> Sign:
             source.write_bytes(image)
             argv = sign_tool_argv(tool, key, options.certificate, source, target, epoch, options.pkcs11_module)
             run(argv, env=env, timeout=SIGN_SECONDS, package="systemd-ukify" if tool == "systemd-sbsign" else None)
-            with plain_errors(SignatureError, f"read what {tool} signed"):
-                return target.read_bytes()
+            return read_limited(target, MAX_UKI, SignatureError)
 
     return sign
-
-
-def source_date_epoch() -> int:
-    """Return the time to write into signatures: `SOURCE_DATE_EPOCH`, else now. reproducible-builds.org."""
-    text = os.environ.get("SOURCE_DATE_EPOCH")
-    if text is None:
-        return int(time.time())
-    if not re.fullmatch(r"[0-9]{1,11}", text):
-        raise FormatError(f"SOURCE_DATE_EPOCH is not a time in seconds: {text!r}")
-    return int(text)
 
 
 def answer(request: Path, key: Path, passphrase: Path | None, response: Path) -> SignRequest:

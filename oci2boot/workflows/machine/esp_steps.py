@@ -2,8 +2,9 @@
 
 import hashlib
 
+from oci2boot.boot.names import MAX_UKI
 from oci2boot.errors import DigestError, TargetError
-from oci2boot.sysroot.bootdir import MAX_UKI, TEMPORARY
+from oci2boot.sysroot.bootdir import TEMPORARY
 from oci2boot.sysroot.bootdir_steps import BootPlan, Remove, RemoveDirectory, Rename, Step, Write, parents
 from oci2boot.target.esp_disk import EspOnDisk
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from oci2boot.boot.names import TRIES
 from oci2boot.digest import RootHash
 from oci2boot.errors import StoreError, TargetError
 from oci2boot.rootfs.reader import read_rootfs
@@ -20,12 +19,10 @@ from oci2boot.sysroot.bootdir_plan import plan_boot, plan_default, plan_remove
 from oci2boot.sysroot.bootdir_steps import BootPlan, Source, Write, sha256_of, source_size
 from oci2boot.target.plan import derive_uuid
 from oci2boot.target.slots import SlotWrite, choose_slot, labels
-from oci2boot.tree.lookup import look_up
-from oci2boot.tree.model import File
 from oci2boot.workflows.install.slots import check_slots, record_bytes, record_path
 from oci2boot.workflows.install.verity_disk import image_partitions
-from oci2boot.workflows.machine.deployments import BLESSER
-from oci2boot.workflows.machine.slots import Machine, SlotState
+from oci2boot.workflows.machine.deploy import tries_of
+from oci2boot.workflows.machine.slot_state import Slots, SlotState
 from oci2boot.workflows.progress import Report, Step, Told, Warned
 
 
@@ -87,8 +84,7 @@ def plan_slot(state: SlotState, repository: Repository, bootable: Bootable) -> S
     ]
     new: dict[str, Source] = {path: _object(repository, digest) for path, digest in bootable.esp.items()}
     new[record_path(uki)] = record_bytes(bootable)
-    found = look_up(read_rootfs(repository.read_object(bootable.root.tree)), BLESSER)
-    tries = TRIES if found and isinstance(found[1], File) else None
+    tries = tries_of(read_rootfs(repository.read_object(bootable.root.tree)))
     boot = _plan_boot(state.directory, root_hash, new, uki, kept, tries)
     return SlotPlan(bootable, root_hash, tuple(writes), kept, tuple(doomed), new, uki, tries, boot)
 
@@ -131,7 +127,7 @@ def _plan_boot(
     return plan_boot(directory, new, first=uki, keep=keep, tries=tries)
 
 
-def apply_slot(plan: SlotPlan, machine: Machine, report: Report) -> None:
+def apply_slot(plan: SlotPlan, machine: Slots, report: Report) -> None:
     """Do it. Raises `DigestError` where an object is damaged, or the medium does not give back what was written."""
     for problem in plan.boot.problems:
         report(Warned(problem))
@@ -158,7 +154,7 @@ def _guid(plan: SlotPlan) -> Any:
     return lambda purpose: derive_uuid(seed, purpose)
 
 
-def _retire(plan: SlotPlan, machine: Machine, report: Report) -> None:
+def _retire(plan: SlotPlan, machine: Slots, report: Report) -> None:
     """Let what is kept boot, and take from the menu what will not be there any more."""
     for entry in plan.doomed:
         with machine.state() as state:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Final
 
 from oci2boot.boot.configuration import configuration_files
+from oci2boot.boot.names import EXTRA, MAX_UKI, is_addon
 from oci2boot.boot.sealed import read_addon
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, StoreError, TargetError, ToolError
@@ -13,10 +14,10 @@ from oci2boot.formats import pe
 from oci2boot.formats.cmdline import split
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.bootdir import EXTRA, MAX_UKI, BootDirectory, BootEntry, mapped
+from oci2boot.sysroot.bootdir import BootDirectory, BootEntry, mapped
 from oci2boot.sysroot.machine import Sysroot
 from oci2boot.sysroot.nextroot import NEXT, WORK, clean_argvs, mount_argvs, unmount_argv
-from oci2boot.sysroot.state import MachineState, read_state
+from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.system.files import plain_errors
 from oci2boot.system.run import run
 from oci2boot.system.verity import measured
@@ -74,7 +75,7 @@ def soft_reboot(sysroot: Sysroot, digest: VerityDigest) -> None:
         raise
 
 
-def check_same_kernel(state: MachineState, digest: VerityDigest) -> None:
+def check_same_kernel(state: SysrootState, digest: VerityDigest) -> None:
     """Refuse a deployment that boots another kernel, or the same one with other arguments."""
     booted = state.booted
     if booted is None or digest == booted:
@@ -99,7 +100,7 @@ def _kernel(directory: BootDirectory, entry: BootEntry) -> tuple[list[bytes], li
         kernel = [pe.contents(data, section) for name in _KEPT for section in parsed.sections_named(name)]
         lines = [pe.contents(data, section).decode(errors="replace") for section in parsed.sections_named(b".cmdline")]
     for path in sorted(entry.files):
-        if path.lower().endswith(".efi") and path.rpartition("/")[0].lower().endswith(EXTRA):
+        if is_addon(path) and path.rpartition("/")[0].lower().endswith(EXTRA):
             with mapped(directory.path / path, MAX_UKI) as data:
                 lines.append(read_addon(data))
     words = [word for line in lines for word in split(line.rstrip("\0\n "))]

@@ -24,6 +24,7 @@ from oci2boot.workflows.make.payload import (
     version_of,
     with_loader,
 )
+from oci2boot.workflows.make.rules import Workbench, rules_of
 from oci2boot.workflows.make.sealed import (
     Digests,
     candidates,
@@ -32,7 +33,7 @@ from oci2boot.workflows.make.sealed import (
     sealed_files,
     vendor_files,
 )
-from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack
+from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
 from oci2boot.workflows.progress import Report, Told, Warned
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
 
@@ -77,7 +78,8 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
     read = object_reader(repository)
     tree = canonical_tree(unpacked.system, request.tree, read, lambda text: report(Warned(text)))
     rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
-    digests = Digests(unpacked.system, read, tree, rootfs, request.tree)
+    bench = Workbench(unpacked.system, rules_of(request.tree, repository.algorithm), read, renamer(repository))
+    digests = Digests(bench, tree, rootfs, request.tree)
     report(Told(tell_size(rootfs)))
     rules, files = request.tree, BootFiles()
     if request.boot:
@@ -85,7 +87,7 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
         check_signatures(files, request.boot.db)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
         files = signed_files(files, request.boot.signing, report)
-        rootfs = digests.rootfs(rules, repository.algorithm)
+        rootfs = digests.rootfs(rules)
     if check_shipped(unpacked.tree, read, rootfs.digest):
         report(Told("the rootfs image that the image brings along is the one made here"))
     return Made(ComposefsRoot(rootfs.digest, rootfs.version), rootfs, tree, rules, files)
@@ -100,7 +102,7 @@ def _choose_payload(
         ukis = candidates(find_sealable(tree, read), unpacked.uki_layers)
         if sealed := find_sealed(ukis, digests, options, unpacked.uki_layers):
             _warn_of_arguments(options, report)
-            return digests.rules_of(sealed.variant), sealed_files(sealed, read, architecture, report)
+            return digests.options_of(sealed.variant), sealed_files(sealed, read, architecture, report)
     karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)
     if options.flow == "vendor":
         uki = choose_vendor(find_sealable(tree, read), options.uki)

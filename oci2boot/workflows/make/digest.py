@@ -16,8 +16,8 @@ from oci2boot.oci.reference import DirectoryReference, DumpfileReference, Refere
 from oci2boot.oci.source import SourceOptions, open_source
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.store.layers import PIECE, MeasuredTar
-from oci2boot.system.files import plain_errors, write_atomically
-from oci2boot.tree.dumpfile import parse_dumpfile, write_dumpfile
+from oci2boot.system.files import plain_errors, read_limited, write_atomically
+from oci2boot.tree.dumpfile import DUMP_MAX, parse_dumpfile, write_dumpfile
 from oci2boot.tree.model import Directory, File, walk
 from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, reader
 from oci2boot.workflows.make.layers import each_layer
@@ -25,7 +25,6 @@ from oci2boot.workflows.make.unpack import marked_layers, merge_system
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import DigestRequest, KargStyle
 
-MAX_DUMPFILE: Final = 1 << 30
 DIGEST_FILE: Final = b"usr/lib/composefs/rootfs.digest"
 """In an initramfs: setup-root takes it for the promise, which the command line then may only repeat."""
 KEPT: Final = (b"etc/selinux/", b"usr/share/selinux/", b"usr/etc/selinux/")
@@ -89,11 +88,7 @@ def write_initramfs(measured: Measured, path: Path) -> None:
 
 
 def read_dumpfile(path: Path) -> bytes:
-    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
-        data = file.read(MAX_DUMPFILE + 1)
-    if len(data) > MAX_DUMPFILE:
-        raise SourceError(f"{path} is larger than {MAX_DUMPFILE} bytes")
-    return data
+    return read_limited(path, DUMP_MAX)
 
 
 def gather(
@@ -126,8 +121,8 @@ def file_reader(root: Path, scanned: Directory) -> Callable[[External], bytes]:
 
     def read(content: External) -> bytes:
         path = root / os.fsdecode(paths[content.digest][1:])
-        with plain_errors(SourceError, f"read {path}"):
-            data = path.read_bytes()
+        with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
+            data = file.read(content.size + 1)
         if fsverity.measure(data, content.digest.algorithm) != content.digest:
             raise SourceError(f"{path} changed while it was read", hint="stop what writes there, and try again")
         return data
@@ -140,7 +135,7 @@ def _gather_image(
 ) -> Gathered:
     kept: dict[VerityDigest, bytes] = {}
 
-    def work(layer: Layer, read: Callable[[int], bytes]) -> list[Entry]:
+    def work(_: Layer, read: Callable[[int], bytes]) -> list[Entry]:
         return list(_measured(read, algorithm, kept))
 
     def read_kept(content: External) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from oci2boot.digest import OciDigest
 from oci2boot.errors import StoreError
-from oci2boot.oci.destination import Open, open_destination, pack_json, to_json
+from oci2boot.oci.destination import open_destination
 from oci2boot.oci.documents import MAX_DOCUMENT, parse_object
 from oci2boot.oci.manifest import (
     OCI_CONFIG,
@@ -18,6 +18,7 @@ from oci2boot.oci.manifest import (
     parse_config,
     parse_document,
 )
+from oci2boot.oci.outgoing import Open, pack_json, to_json
 from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.store.images import find_image

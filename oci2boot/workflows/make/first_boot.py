@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
-from oci2boot.errors import FormatError, LimitError
+from oci2boot.errors import FormatError
 from oci2boot.sysroot.first_boot import CREDENTIAL_MAX, KEYS_MAX, FirstBoot
 from oci2boot.sysroot.tpm2 import DEFAULT_PCRS
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import read_limited
 from oci2boot.target.luks import Secret
 from oci2boot.workflows.options import Option, parse_size
 
@@ -96,8 +96,8 @@ def read_first_boot(
             raise FormatError(f"a credential without a value: {name!r}", hint="write NAME=VALUE or NAME=@FILE")
         if name in values:
             raise FormatError(f"two credentials have the name {name!r}")
-        values[name] = _read(Path(value[1:]), CREDENTIAL_MAX) if value.startswith("@") else value.encode()
-    keys = b"".join(_read(path, KEYS_MAX).rstrip(b"\n") + b"\n" for path in ssh_keys)
+        values[name] = read_limited(Path(value[1:]), CREDENTIAL_MAX) if value.startswith("@") else value.encode()
+    keys = b"".join(read_limited(path, KEYS_MAX).rstrip(b"\n") + b"\n" for path in ssh_keys)
     settings = FirstBoot(hostname, keys if ssh_keys else None, values, tpm2_pcrs)
     settings.check()
     return settings
@@ -111,17 +111,9 @@ def read_secret(path: Path | None, pbkdf_memory: int | None = None) -> Secret | 
                 "no memory is needed for a disk that is not encrypted", hint="encrypt it: --luks-passphrase-file FILE"
             )
         return None
-    passphrase = _read(path, PASSPHRASE_MAX + 2).removesuffix(b"\n").removesuffix(b"\r")
+    passphrase = read_limited(path, PASSPHRASE_MAX + 2).removesuffix(b"\n").removesuffix(b"\r")
     if not passphrase or b"\n" in passphrase or b"\0" in passphrase or len(passphrase) > PASSPHRASE_MAX:
         raise FormatError(f"{path} does not hold one line with a passphrase of 1 to {PASSPHRASE_MAX} bytes")
     if pbkdf_memory is not None and not PBKDF_MEMORY_MIN <= pbkdf_memory <= PBKDF_MEMORY_MAX:
         raise FormatError(f"{pbkdf_memory} bytes of memory for a passphrase: from 32K to 4G can be asked for")
     return Secret(passphrase, pbkdf_memory // 1024 if pbkdf_memory else None)
-
-
-def _read(path: Path, limit: int) -> bytes:
-    with plain_errors(FormatError, f"read {path}"), path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise LimitError(f"{path} has more than {limit} bytes")
-    return data

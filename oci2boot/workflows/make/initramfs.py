@@ -19,8 +19,8 @@ from typing import Final
 from oci2boot.boot.dracut import VERITY_MODULES, DracutOptions, complaints, dracut_argv, plan_dracut
 from oci2boot.boot.files import Read
 from oci2boot.boot.payload import MAX_INITRAMFS
-from oci2boot.errors import LimitError, ToolError
-from oci2boot.system.files import plain_errors
+from oci2boot.errors import ToolError
+from oci2boot.system.files import plain_errors, read_all
 from oci2boot.system.run import Argv, find_program
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File, Inode, Symlink, walk
@@ -214,7 +214,4 @@ def _take(root: Path) -> bytes:
         plain_errors(ToolError, "cannot read the initramfs that dracut made"),
         os.fdopen(os.open(root / OUTPUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file,
     ):
-        data = file.read(MAX_INITRAMFS + 1)
-    if len(data) > MAX_INITRAMFS:
-        raise LimitError(f"dracut made an initramfs of more than {MAX_INITRAMFS} bytes")
-    return data
+        return read_all(file, MAX_INITRAMFS, "the initramfs that dracut made")

@@ -7,17 +7,17 @@ from itertools import product
 from typing import Final, Literal, get_args
 
 from oci2boot.digest import External, Hash, VerityDigest
-from oci2boot.errors import Error
+from oci2boot.errors import Error, ImageError
 from oci2boot.formats.file_contexts.policy import Policy
 from oci2boot.formats.file_contexts.specs import Rules as SelinuxRules
-from oci2boot.rootfs.composefs import build_rootfs
+from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.tree.contents import renamed
 from oci2boot.tree.model import Directory, File, walk
 from oci2boot.tree.prepare import ALLOWED_XATTRS, Xattrs, prepare, prepare_for_boot
 from oci2boot.tree.selinux import disagreements, label, load_policy
 from oci2boot.tree.times import has_nanoseconds, whole_seconds
 from oci2boot.workflows.make.canonical import Read
-from oci2boot.workflows.requests import ErofsVersion
+from oci2boot.workflows.requests import ErofsVersion, TreeOptions
 
 Form = Literal["bootable", "plain", "as it stands"]
 Selinux = Literal["libselinux", "composefs-rs", "no labels", "as it stands"]
@@ -45,6 +45,13 @@ class Rules:
             for name in told
             if getattr(self, name) != getattr(other, name)
         ]
+
+
+def rules_of(options: TreeOptions, algorithm: Hash) -> Rules:
+    """Return the rules that a user asked for."""
+    if not options.bootable:
+        return Rules(options.erofs_version, algorithm, "plain", options.xattrs, "as it stands")
+    return Rules(options.erofs_version, algorithm, "bootable", options.xattrs, options.selinux_rules)
 
 
 def _shown(name: str, value: object) -> str:
@@ -80,11 +87,28 @@ class Workbench:
         self._labelled: dict[Rules, Directory] = {}
         self._policies: dict[SelinuxRules, Policy | None] | None = None
         self._digests: dict[Rules, VerityDigest] = {}
+        self._known: dict[Rules, Rootfs] = {}
+        self._last: tuple[Rules, Rootfs] | None = None
+
+    def know(self, rules: Rules, tree: Directory, rootfs: Rootfs) -> None:
+        """Take what was computed before: the tree in the form that the rules say, and its image."""
+        self._labelled[replace(rules, erofs_version=1)] = tree
+        self._known[rules] = rootfs
+        self._digests[rules] = rootfs.digest
 
     def digest(self, rules: Rules) -> VerityDigest:
         if rules not in self._digests:
-            self._digests[rules] = build_rootfs(self.tree(rules), rules.erofs_version, rules.hash).digest
+            self._digests[rules] = self.rootfs(rules).digest
         return self._digests[rules]
+
+    def rootfs(self, rules: Rules) -> Rootfs:
+        """Return the composefs image; of those that nobody made known only the last one is kept, they are large."""
+        if rules in self._known:
+            return self._known[rules]
+        if self._last is None or self._last[0] != rules:
+            self._last = None
+            self._last = rules, build_rootfs(self.tree(rules), rules.erofs_version, rules.hash)
+        return self._last[1]
 
     def search(self, wanted: Collection[VerityDigest], tried: Callable[[Rules], None]) -> Rules | None:
         """Return the rules, those next to its own first, by which the tree has one of the digests."""
@@ -182,5 +206,7 @@ class Workbench:
                 return tree
             case "no labels":
                 return label(tree, None)
-            case _:
-                return label(tree, self._usable_policies()[selinux])
+        policies = self._usable_policies()
+        if selinux not in policies:
+            raise ImageError(f"the rules of {selinux} refuse the image's SELinux policy")
+        return label(tree, policies[selinux])

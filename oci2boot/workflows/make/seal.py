@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from oci2boot.boot.layers import ANNOTATION, UKI_DIRECTORY
+from oci2boot.boot.discover import UKI_DIRECTORY
+from oci2boot.boot.layers import ANNOTATION
 from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.uki_layer import kernel_layer, shipped_path, uki_layer
 from oci2boot.digest import OciDigest
@@ -17,10 +18,11 @@ from oci2boot.formats.pieces import Pieces
 from oci2boot.formats.tar import Entry
 from oci2boot.formats.tar_writer import write_tar
 from oci2boot.oci.blob import PIECE
-from oci2boot.oci.destination import ImageDestination, Open, checked, open_destination, pack_json, to_json
+from oci2boot.oci.destination import open_destination
 from oci2boot.oci.documents import parse_object
 from oci2boot.oci.image import ImageSource
 from oci2boot.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, oci_type
+from oci2boot.oci.outgoing import ImageDestination, Open, checked, pack_json, to_json
 from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import open_source
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs

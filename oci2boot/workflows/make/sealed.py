@@ -3,27 +3,28 @@ arguments may mean; the vendor flow adds the promise.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from oci2boot.boot.layers import UkiLayers
+from oci2boot.boot.names import EXTRA
 from oci2boot.boot.payload import machine_of
 from oci2boot.boot.sealed import Sealed, Uki, Variant, choose_sealed, named_ukis
-from oci2boot.boot.vendor import ADDON, vendor_addon
-from oci2boot.digest import External, Hash
-from oci2boot.errors import ImageError, SignatureError
+from oci2boot.boot.vendor import PROMISE, vendor_addon
+from oci2boot.digest import Hash
+from oci2boot.errors import Error, ImageError, SignatureError
 from oci2boot.formats import authenticode
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.file_contexts.specs import Rules
-from oci2boot.formats.fsverity import measure
-from oci2boot.rootfs.composefs import Rootfs, build_rootfs
-from oci2boot.tree.contents import renamed
-from oci2boot.tree.model import Directory, File
+from oci2boot.rootfs.composefs import Rootfs
+from oci2boot.tree.model import Directory
 from oci2boot.tree.prepare import Xattrs
 from oci2boot.workflows.keys.signing import read_trusted
-from oci2boot.workflows.make.canonical import Read, canonical_tree
+from oci2boot.workflows.make.canonical import Read
 from oci2boot.workflows.make.payload import BootFiles
+from oci2boot.workflows.make.rules import Workbench, rules_of
 from oci2boot.workflows.progress import Report, Told, Warned
 from oci2boot.workflows.requests import BootOptions, ErofsVersion, TreeOptions
 
@@ -33,24 +34,21 @@ XATTRS: Final[tuple[Xattrs, ...]] = ("allowlist-only", "keep-user")
 
 
 class Digests:
-    """The digests of one image under every rule there is, each computed when it is asked for."""
+    """The digests of one image under every rule that a UKI may mean, each computed when it is asked for."""
 
-    def __init__(self, merged: Directory, read: Read, tree: Directory, asked: Rootfs, rules: TreeOptions) -> None:
-        """Take the merged tree, and what is known already: its form `tree` by the rules that the user asked for."""
+    def __init__(self, bench: Workbench, tree: Directory, asked: Rootfs, rules: TreeOptions) -> None:
+        """Take the merged tree on its bench, and its form `tree` by the rules that the user asked for."""
         self.asked = asked
         self.rules = rules
-        self._merged = merged
-        self._read = read
-        self._trees = {(rules.selinux_rules, rules.xattrs, asked.digest.algorithm): tree}
-        self._contents: dict[External, External] = {}
-        self._rootfs = {(rules, asked.digest.algorithm): asked}
+        self._bench = bench
+        bench.know(rules_of(rules, self.algorithm), tree, asked)
 
     @property
     def algorithm(self) -> Hash:
         """The store's, by which the tree names contents."""
         return self.asked.digest.algorithm
 
-    def rules_of(self, variant: Variant) -> TreeOptions:
+    def options_of(self, variant: Variant) -> TreeOptions:
         return replace(
             self.rules,
             erofs_version=variant.version,
@@ -58,19 +56,16 @@ class Digests:
             xattrs=variant.xattrs,
         )
 
-    def rootfs(self, options: TreeOptions, algorithm: Hash) -> Rootfs:
-        found = self._rootfs.get((options, algorithm))
-        if found is None:
-            tree = self._tree(options, algorithm)
-            found = self._rootfs[options, algorithm] = build_rootfs(tree, options.erofs_version, algorithm)
-        return found
+    def rootfs(self, options: TreeOptions) -> Rootfs:
+        return self._bench.rootfs(rules_of(options, self.algorithm))
 
     def variant_of(self, argument: ComposefsArg) -> Variant | None:
         """Return the rules by which this image is what the argument promises."""
         for options in self._every_rule(argument):
-            rootfs = self.rootfs(options, argument.digest.algorithm)
-            if rootfs.digest == argument.digest:
-                return Variant(rootfs.digest, rootfs.version, options.selinux_rules, options.xattrs)
+            rules = rules_of(options, argument.digest.algorithm)
+            with suppress(Error):  # a tree that these rules refuse has no digest by them
+                if self._bench.digest(rules) == argument.digest:
+                    return Variant(argument.digest, options.erofs_version, options.selinux_rules, options.xattrs)
         return None
 
     def _every_rule(self, argument: ComposefsArg) -> Iterator[TreeOptions]:
@@ -81,23 +76,6 @@ class Digests:
             for rules in dict.fromkeys((asked.selinux_rules, *SELINUX_RULES)):
                 for version in versions:
                     yield replace(asked, erofs_version=version, selinux_rules=rules, xattrs=xattrs)
-
-    def _tree(self, options: TreeOptions, algorithm: Hash) -> Directory:
-        key = (options.selinux_rules, options.xattrs, algorithm)
-        if key not in self._trees:
-            if algorithm == self.algorithm:
-                self._trees[key] = canonical_tree(self._merged, options, self._read, lambda _: None)
-            else:
-                self._trees[key] = renamed(self._tree(options, self.algorithm), self._measured)
-        return self._trees[key]
-
-    def _measured(self, file: File) -> External:
-        assert isinstance(file.content, External)
-        found = self._contents.get(file.content)
-        if found is None:
-            other: Hash = "sha512" if self.algorithm == "sha256" else "sha256"
-            found = self._contents[file.content] = External(measure(self._read(file), other), file.size)
-        return found
 
 
 def candidates(ukis: Sequence[Uki], layers: UkiLayers) -> Sequence[Uki]:
@@ -159,12 +137,12 @@ def vendor_files(
     addon, notes = vendor_addon(merged, read, uki, karg)
     for note in notes:
         report(Warned(note))
-    report(Told(f"{uki.name} is its vendor's; {ADDON} brings {karg}"))
+    report(Told(f"{uki.name} is its vendor's; {PROMISE} brings {karg}"))
     theirs = uki_files(uki, architecture, read)
     _warn_of_addons(uki, report)
-    path = f"{uki.esp_path}.extra.d/{ADDON}"
+    path = f"{uki.esp_path}{EXTRA}/{PROMISE}"
     if path in theirs:
-        raise ImageError(f"the image has an addon {ADDON} of its own")
+        raise ImageError(f"the image has an addon {PROMISE} of its own")
     return BootFiles(
         kernel=uki.kernel_version,
         cmdline=f"{uki.cmdline} {karg}".strip(),
@@ -202,4 +180,4 @@ def uki_files(uki: Uki, architecture: str, read: Read) -> dict[str, bytes]:
         raise ImageError(f"the image is for {machine_of(architecture)}, its UKI {uki.name} for {uki.machine}")
     path = uki.esp_path
     # All of them beside the one UKI: those of loader/addons are not for other systems on the same ESP.
-    return {path: read(uki.file), **{f"{path}.extra.d/{addon.name}": read(addon.file) for addon in uki.addons}}
+    return {path: read(uki.file), **{f"{path}{EXTRA}/{addon.name}": read(addon.file) for addon in uki.addons}}

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+from oci2boot.boot.names import ADDON, LINUX
 from oci2boot.boot.payload import MAX_EFI_PROGRAM
 from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.uki import build_addon
@@ -25,9 +26,8 @@ from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import BootOptions, HashName, PlatformName, SigningOptions, TreeOptions
 
-UKI_DIRECTORY: Final = "boot/EFI/Linux"
+UKI_DIRECTORY: Final = f"boot/{LINUX}"
 """Within a root file system."""
-ADDON_SUFFIX: Final = ".addon.efi"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +113,8 @@ def write_addon(
     force: bool = False,
 ) -> None:
     """Write an addon for the UKIs of one kernel. Arguments that decide what is booted take `force`."""
-    if not output.name.endswith(ADDON_SUFFIX) or output.name.startswith(".") or not output.name.isascii():
-        raise FormatError(
-            f"systemd-stub passes over an addon named {output.name!r}", hint=f"name it something{ADDON_SUFFIX}"
-        )
+    if not output.name.endswith(ADDON) or output.name.startswith(".") or not output.name.isascii():
+        raise FormatError(f"systemd-stub passes over an addon named {output.name!r}", hint=f"name it something{ADDON}")
     words = kernel_cmdline.split(cmdline)
     line = kernel_cmdline.join(words)
     decisive = [word for word in words if word.lstrip('"').lower().startswith("composefs")]

@@ -1,22 +1,24 @@
 """A source in the store, its layers merged: what `convert` and `seal` begin with."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from oci2boot.boot.layers import Layer, Mark, UkiLayers, boot_layers, mark_layers, needs_boot_tree, study
-from oci2boot.digest import External, OciDigest, VerityDigest
+from oci2boot.digest import OTHER_HASH, External, OciDigest, VerityDigest
 from oci2boot.errors import SourceError
 from oci2boot.formats.tar import Entry
 from oci2boot.oci.directory import scan
 from oci2boot.oci.image import Image, ImageSource, host_platform
 from oci2boot.oci.reference import DirectoryReference, DumpfileReference, Reference
 from oci2boot.oci.source import SourceOptions, open_source
+from oci2boot.store.fsck import measure_file
 from oci2boot.store.images import OciRecord
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
+from oci2boot.system.files import plain_errors
 from oci2boot.tree.merge import merge
-from oci2boot.tree.model import Directory
+from oci2boot.tree.model import Directory, File
 from oci2boot.workflows.make.canonical import Read, Warn, reader
 from oci2boot.workflows.make.layers import ensure_layers
 from oci2boot.workflows.progress import Report
@@ -109,3 +111,19 @@ def object_reader(repository: Repository) -> Read:
         return repository.read_object(content.digest)
 
     return reader(read)
+
+
+def renamer(repository: Repository) -> Callable[[File], External]:
+    """Return what names a file's content by the other hash."""
+    known: dict[VerityDigest, External] = {}
+
+    def rename(file: File) -> External:
+        content = file.content
+        assert isinstance(content, External)
+        if content.digest not in known:
+            path = repository.object_path(content.digest)
+            with plain_errors(SourceError, f"read {path}"):
+                known[content.digest] = External(measure_file(path, OTHER_HASH[content.digest.algorithm]), content.size)
+        return known[content.digest]
+
+    return rename

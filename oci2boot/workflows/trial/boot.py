@@ -22,12 +22,12 @@ from oci2boot.workflows.keys.generate import enroll_in_firmware
 from oci2boot.workflows.keys.signing import open_key, read_certificate
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Warned
-from oci2boot.workflows.trial.measured import compare, credentials_beside
+from oci2boot.workflows.trial.measured import compare
 from oci2boot.workflows.trial.report import PATIENCE, Bench, Booted, Case
 from oci2boot.workflows.trial.tamper import Sign, Subject, Tampering, look_at, tamperings
 from oci2boot.workflows.trial.tamper_verity import verity_tamperings
 from oci2boot.workflows.verify.esp import esp_of_fat
-from oci2boot.workflows.verify.promised import Promised, find_promise
+from oci2boot.workflows.verify.promises import Promised, find_promise
 
 MACHINES: Final = 2
 """Virtual machines at a time; each takes a processor, and a gigabyte and a half of memory."""
@@ -175,8 +175,7 @@ def _measured(request: BootTestRequest, promised: Promised, booted: Booted) -> C
         return Case("measured", False, evidence, booted.seconds, skipped=not demanded)
     with open_disk(request.disk) as opened:
         esp = esp_of_fat(opened.esp())
-        data, credentials = esp[promised.path](), credentials_beside(esp, promised.path)
-    return compare(booted, data, promised.uki, credentials, secure_boot=request.keys is not None, demanded=demanded)
+        return compare(booted, esp, promised.path, secure_boot=request.keys is not None, demanded=demanded)
 
 
 def _changes(request: BootTestRequest, promised: Promised, report: Report) -> Iterator[Tampering]:
@@ -184,7 +183,7 @@ def _changes(request: BootTestRequest, promised: Promised, report: Report) -> It
     sign = _signer(request.keys, subject, report)
     yield from tamperings(subject, secure_boot=request.keys is not None, sign=sign)
     if promised.verity:
-        yield from verity_tamperings(request.disk, promised.verity, report)
+        yield from verity_tamperings(request.disk, promised.path, promised.verity, report)
 
 
 def _tell(case: Case, report: Report) -> None:

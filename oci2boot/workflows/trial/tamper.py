@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.names import ADDON, MAX_ADDON, MAX_UKI, addons_folder, is_addon
 from oci2boot.boot.sealed import read_addon
 from oci2boot.boot.uki import build_addon, stub_version
 from oci2boot.digest import External, VerityDigest
@@ -21,12 +22,9 @@ from oci2boot.target.opened import OpenedDisk, open_disk
 from oci2boot.target.types import ESP_TYPE, ROOT_TYPES
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
-from oci2boot.workflows.verify.esp import addons_folder
-from oci2boot.workflows.verify.promised import Promised
+from oci2boot.workflows.verify.promises import Promised
 
 IMAGE_MAX: Final = 1 << 30
-UKI_MAX: Final = 1 << 30
-ADDON_MAX: Final = 64 << 20
 BLOCK: Final = 4096
 
 FIRMWARE: Final = r"(?i:access denied|security violation)"
@@ -38,8 +36,7 @@ KERNEL: Final = r"fs-verity .*FILE CORRUPTED.*"
 INIT: Final = b"/usr/lib/systemd/systemd"
 """A file that no boot goes without."""
 ADDON_STUB: Final = b"/usr/lib/systemd/boot/efi/addonx64.efi.stub"
-ADDON: Final = ".addon.efi"
-INTRUDER: Final = "zz-intruder.addon.efi"
+INTRUDER: Final = f"zz-intruder{ADDON}"
 INTRUSION: Final = "systemd.debug_shell=1"
 """A shell of root's without a password. With it a machine still comes up, and so shows it."""
 STUB_OLDEST: Final = 254
@@ -102,7 +99,7 @@ def look_at(disk: Path, promised: Promised) -> Subject:
     """Find the parts of an intact disk."""
     with open_disk(disk) as opened:
         esp, uki = opened.esp(), promised.uki
-        data = esp.content(promised.path, UKI_MAX) if uki else b""
+        data = esp.content(promised.path, MAX_UKI) if uki else b""
         image, stub = None, None
         if isinstance(promised.digest, VerityDigest):
             root = InstalledRoot(opened.root())
@@ -113,7 +110,7 @@ def look_at(disk: Path, promised: Promised) -> Subject:
             image = ImageParts(promised.digest, init.digest, init.size)
             takes_addons = uki and stub_version(data) >= STUB_OLDEST and uki.kernel_version
             found = _external(tree, ADDON_STUB) if takes_addons else None
-            stub = root.object(found.digest, ADDON_MAX) if found else None
+            stub = root.object(found.digest, MAX_ADDON) if found else None
         return Subject(
             uki=promised.path if uki else None,
             kernel_version=uki.kernel_version if uki else "",
@@ -135,8 +132,8 @@ def _external(tree: Directory, path: bytes) -> External | None:
 def _addons(esp: Fat, uki: str) -> Iterator[EspAddon]:
     folder = addons_folder(uki).lower()
     for path in sorted(esp.files):
-        if path.lower().startswith(f"{folder}/") and path.lower().endswith(ADDON):
-            yield EspAddon(path, read_addon(esp.content(path, ADDON_MAX)))
+        if path.lower().startswith(f"{folder}/") and is_addon(path):
+            yield EspAddon(path, read_addon(esp.content(path, MAX_ADDON)))
 
 
 def tamperings(subject: Subject, *, secure_boot: bool, sign: Sign | None) -> Iterator[Tampering]:
@@ -201,7 +198,7 @@ def _put(path: str, data: bytes) -> Change:
 def _edit(path: str, edit: Callable[[bytes], bytes]) -> Change:
     def apply(disk: Path) -> None:
         with open_disk(disk) as opened:
-            data = opened.esp().content(path, UKI_MAX)
+            data = opened.esp().content(path, MAX_UKI)
             start = _start(opened, {ESP_TYPE})
         replace_on_esp(disk, start, {path: edit(data)}, 0)
 

@@ -7,7 +7,6 @@ from tempfile import NamedTemporaryFile
 from typing import Final
 
 from oci2boot.boot.roothash import PARTITION_SIZE
-from oci2boot.boot.verity import signature_path
 from oci2boot.errors import FormatError, ToolError
 from oci2boot.formats.gpt import Partition
 from oci2boot.system.files import plain_errors
@@ -17,8 +16,9 @@ from oci2boot.target.opened import OpenedDisk, open_disk
 from oci2boot.target.types import ESP_TYPE, ROOT_TYPES, SIGNATURE_TYPES, VERITY_TYPES
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.trial.tamper import BLOCK, INIT, Change, Tampering, flip_on_disk
-from oci2boot.workflows.verify.dm_verity import Promise
 from oci2boot.workflows.verify.erofs_files import fsck_is_missing
+from oci2boot.workflows.verify.esp import find_root_signature
+from oci2boot.workflows.verify.promises import DevicePromise
 
 DATA: Final = r"verity: [^\n]*(?<!meta)data block \d+ is corrupted"
 TREE: Final = r"verity: [^\n]*metadata block \d+ is corrupted"
@@ -32,11 +32,12 @@ REFUSED: Final = (
 """By which a machine gives up; the last two are systemd's, in an initramfs of the image's own."""
 
 
-def verity_tamperings(disk: Path, promise: Promise, report: Report) -> Iterator[Tampering]:
+def verity_tamperings(disk: Path, uki: str, promise: DevicePromise, report: Report) -> Iterator[Tampering]:
     """Yield the changes that the kernel has to catch, by the root hash that the UKI promises."""
+    root_hash = next(promise.root_hashes)
     with open_disk(disk) as opened:
-        data = _partition(opened, ROOT_TYPES, promise.root_hash.data_uuid)
-        tree = data if promise.hash_offset else _partition(opened, VERITY_TYPES, promise.root_hash.hash_uuid)
+        data = _partition(opened, ROOT_TYPES, root_hash.data_uuid)
+        tree = data if promise.hash_offset else _partition(opened, VERITY_TYPES, root_hash.hash_uuid)
         init = _place_of_init(opened, data, report)
     yield Tampering("a byte of the file system's first block", _flip(data.start + 1), (DATA, REFUSED))
     if init is not None:
@@ -45,7 +46,7 @@ def verity_tamperings(disk: Path, promise: Promise, report: Report) -> Iterator[
     top = tree.start + promise.hash_offset + BLOCK
     yield Tampering("a byte of the hash tree", _flip(top + 5), (TREE, REFUSED))
     if promise.signed:
-        yield Tampering("the signature of the root hash taken away", _unsign(promise), (UNSIGNED,))
+        yield Tampering("the signature of the root hash taken away", _unsign(uki), (UNSIGNED,))
 
 
 def _partition(opened: OpenedDisk, types: frozenset[str], guid: str) -> Partition:
@@ -75,16 +76,15 @@ def _flip(at: int) -> Change:
     return lambda disk: flip_on_disk(disk, at)
 
 
-def _unsign(promise: Promise) -> Change:
+def _unsign(uki: str) -> Change:
     """Take away both signatures: what the boot loader hands over, and the partition."""
 
     def apply(disk: Path) -> None:
-        path = signature_path(promise.uki)
         with open_disk(disk) as opened:
             esp = opened.of_types({ESP_TYPE})[0]
-            here = path in opened.esp().files
+            path = find_root_signature(opened.esp().files, uki)
             parts = opened.of_types(SIGNATURE_TYPES)
-        if here:
+        if path is not None:
             run(["mdel", "-i", f"{disk}@@{esp.start}", f"::/{path}"], env=mtools_environment(0), package="mtools")
         with disk.open("r+b") as file:
             for part in parts:

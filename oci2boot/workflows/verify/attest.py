@@ -1,13 +1,15 @@
 """What an attester compares a machine with: the manifest of its files, and what its TPM will hold."""
 
 import hashlib
-import re
 import shlex
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from oci2boot.boot import pcr
+from oci2boot.boot.beside import predict_pcr_12
+from oci2boot.boot.names import MAX_UKI, is_addon, is_program
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, FormatError, StoreError
 from oci2boot.formats import pe
@@ -21,10 +23,6 @@ from oci2boot.workflows.verify.manifest import Manifest, pack
 
 PCRS_FORMAT: Final = "oci2boot-pcrs-1"
 HOOK_SECONDS: Final = 600
-_EXECUTABLE: Final = re.compile(r"[^/]+(?:/[^/]+)*\.efi", re.IGNORECASE)
-_ADDON: Final = ".addon.efi"
-_CREDENTIAL: Final = ".cred"
-_EXTRA: Final = ".extra.d/"
 
 
 def image_manifest(repository: Repository, bootable: Bootable) -> Manifest:
@@ -51,46 +49,27 @@ def expected_pcrs(repository: Repository, bootable: Bootable) -> dict[str, Any]:
     """Return PCR 11 and 12 of each UKI of an image, as systemd-stub and systemd-pcrphase extend them.
 
     PCR 11 is named by the phases passed, and PCR 12 is what lies beside the UKI; `problem` says why one is not known.
+    Whoever signs a UKI has it booted under Secure Boot: `secure_boot` says what was assumed.
     """
+    files = {path: partial(repository.read_object, digest, MAX_UKI) for path, digest in bootable.esp.items()}
     ukis = []
-    for path, digest in sorted(bootable.esp.items()):
-        if not _EXECUTABLE.fullmatch(path) or path.lower().endswith(_ADDON):
+    for path in sorted(files):
+        if not is_program(path) or is_addon(path):
             continue
-        data = repository.read_object(digest)
-        if not pe.parse(data).sections_named(b".linux"):
+        data = files[path]()
+        headers = pe.parse(data)
+        if not headers.sections_named(b".linux"):
             continue
         try:
             value = pcr.uki_pcr(data)
             values = {
                 "11": {"": value.hex(), **dict(pcr.by_phase(value))},
-                "12": _beside(repository, bootable, path).hex(),
+                "12": predict_pcr_12(files, path, secure_boot=headers.signed).hex(),
             }
-            ukis.append({"path": path, "sha256": values})
+            ukis.append({"path": path, "secure_boot": headers.signed, "sha256": values})
         except FormatError as error:
             ukis.append({"path": path, "problem": error.message})
     return {"format": PCRS_FORMAT, "ukis": ukis}
-
-
-def _beside(repository: Repository, bootable: Bootable, uki: str) -> bytes:
-    """Return PCR 12 as what lies beside a UKI leaves it."""
-    lines: list[str] = []
-    credentials: dict[str, bytes] = {}
-    folder = uki + _EXTRA
-    for path, digest in sorted(bootable.esp.items()):
-        name = path.removeprefix(folder)
-        if name == path:
-            continue
-        data = repository.read_object(digest)
-        if name.lower().endswith(_CREDENTIAL):
-            credentials[name] = data
-        elif name.lower().endswith(_ADDON):
-            lines += [
-                pe.contents(data, section).partition(b"\0")[0].decode(errors="replace")
-                for section in pe.parse(data).sections_named(b".cmdline")
-            ]
-        else:
-            raise FormatError(f"PCR 12 is not known with {path}")
-    return pcr.beside_pcr(lines, credentials)
 
 
 def run_attest_hook(command: str, repository: Repository, bootable: Bootable, manifest: dict[str, Any]) -> None:

@@ -9,9 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from oci2boot.boot.sealed import MAX_UKI
-from oci2boot.digest import External, Hash, OciDigest, VerityDigest
-from oci2boot.errors import Error, FormatError, LimitError, SourceError
+from oci2boot.boot.names import MAX_UKI
+from oci2boot.digest import OTHER_HASH, External, Hash, OciDigest, VerityDigest
+from oci2boot.errors import Error, FormatError, SourceError
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.erofs.structs import COMPOSEFS_MAGIC, IMAGE_MAX, ComposefsHeader
 from oci2boot.formats.fsverity import measure
@@ -19,11 +19,10 @@ from oci2boot.oci.manifest import Manifest, parse_config, parse_document
 from oci2boot.oci.reference import DumpfileReference, Reference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.store.fsck import measure_file
 from oci2boot.store.images import Bootable
 from oci2boot.store.layers import read_layer
 from oci2boot.store.repository import Repository
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import plain_errors, read_limited
 from oci2boot.target.installed import InstalledRoot
 from oci2boot.target.opened import open_disk
 from oci2boot.tree.diff import Difference, compare, describe, first_of
@@ -35,7 +34,7 @@ from oci2boot.workflows.images import list_images
 from oci2boot.workflows.make.canonical import reader
 from oci2boot.workflows.make.digest import gather, read_dumpfile
 from oci2boot.workflows.make.rules import AS_IT_STANDS, VERSIONS, Rules, Selinux, Workbench
-from oci2boot.workflows.make.unpack import object_reader
+from oci2boot.workflows.make.unpack import object_reader, renamer
 from oci2boot.workflows.progress import Report, Step, Warned
 from oci2boot.workflows.requests import parse_source
 from oci2boot.workflows.verify.esp import find_ukis
@@ -44,7 +43,6 @@ Verdict = Literal["equal", "rules", "content", "unknown"]
 
 _HEX: Final = re.compile(r"[0-9A-Fa-f]{32,}")
 """Meant as a digest, even if it is none."""
-_OTHER: Final[dict[Hash, Hash]] = {"sha256": "sha512", "sha512": "sha256"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +180,7 @@ class _Opener:
         with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
             head = file.read(1024)
         if head[:4] == COMPOSEFS_MAGIC.to_bytes(4, "little"):
-            return _rootfs_image(str(path), _read_file(path, IMAGE_MAX))
+            return _rootfs_image(str(path), read_limited(path, IMAGE_MAX))
         if head[:2] == b"MZ":
             return _uki(path)
         return self._disk(path) if head[512:520] == b"EFI PART" else None
@@ -210,7 +208,7 @@ class _Opener:
 
     def _converted(self, bootable: Bootable) -> Side:
         repository = self._stack.enter_context(Repository.open(self._request.repo))
-        rename = _renamer(repository)
+        rename = renamer(repository)
         read = object_reader(repository)
         own = _own_rules(bootable, repository.algorithm)
         if bootable.manifest:
@@ -246,22 +244,6 @@ def _document(repository: Repository, stream: str) -> bytes:
     return repository.read_object(repository.read_stream(stream).sole_object())
 
 
-def _renamer(repository: Repository) -> Callable[[File], External]:
-    """Return what names a file's content by the other hash."""
-    known: dict[VerityDigest, External] = {}
-
-    def rename(file: File) -> External:
-        content = file.content
-        assert isinstance(content, External)
-        if content.digest not in known:
-            path = repository.object_path(content.digest)
-            with plain_errors(SourceError, f"read {path}"):
-                known[content.digest] = External(measure_file(path, _OTHER[content.digest.algorithm]), content.size)
-        return known[content.digest]
-
-    return rename
-
-
 def _rootfs_image(name: str, image: bytes) -> Side:
     tree = read_rootfs(image)
     hashes = {
@@ -270,7 +252,7 @@ def _rootfs_image(name: str, image: bytes) -> Side:
         if isinstance(inode, File) and isinstance(inode.content, External)
     }
     # An image that refers to nothing may be meant by either hash.
-    digests = tuple(measure(image, algorithm) for algorithm in sorted(hashes or _OTHER))
+    digests = tuple(measure(image, algorithm) for algorithm in sorted(hashes or OTHER_HASH))
     (version,) = (version for version in VERSIONS if version == ComposefsHeader.unpack(image).composefs_version)
     bench = Workbench(tree, replace(AS_IT_STANDS, erofs_version=version, hash=digests[0].algorithm))
     return Side(name, "rootfs image", digests, bench)
@@ -280,7 +262,7 @@ def _dumpfile(name: str, data: bytes, algorithm: Hash) -> Side:
     try:
         tree = parse_dumpfile(data, algorithm)
     except FormatError as error:
-        algorithm = _OTHER[algorithm]
+        algorithm = OTHER_HASH[algorithm]
         try:
             tree = parse_dumpfile(data, algorithm)
         except FormatError:
@@ -290,7 +272,7 @@ def _dumpfile(name: str, data: bytes, algorithm: Hash) -> Side:
 
 
 def _uki(path: Path) -> Side:
-    for _, uki in find_ukis({path.name + ".efi": lambda: _read_file(path, MAX_UKI)}):
+    for _, uki in find_ukis({path.name + ".efi": lambda: read_limited(path, MAX_UKI)}):
         if isinstance(uki, Error):
             raise uki
         digests = dict.fromkeys(argument.digest for argument in uki.about_composefs)
@@ -301,11 +283,3 @@ def _uki(path: Path) -> Side:
             hint="`oci2boot uki inspect` shows its command line; a root hash stands for a partition under dm-verity",
         )
     raise FormatError(f"{path} is an EFI program, and no UKI")
-
-
-def _read_file(path: Path, limit: int) -> bytes:
-    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise LimitError(f"{path} has more than {limit} bytes")
-    return data

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from oci2boot.digest import RootHash, VerityDigest
-from oci2boot.errors import FormatError, LimitError, SourceError
+from oci2boot.errors import FormatError
 from oci2boot.store.images import Bootable
-from oci2boot.store.roots import DmVerityRoot
-from oci2boot.system.files import plain_errors
+from oci2boot.store.roots import DmVerityRoot, Mode
+from oci2boot.system.files import read_limited
 from oci2boot.tree.diff import Difference, compare, describe, text
 from oci2boot.tree.model import Directory, File, walk
 
@@ -56,6 +56,10 @@ class Manifest:
             "paths": self.paths,
         }
 
+    def digest(self, mode: Mode) -> VerityDigest | RootHash | None:
+        """Return what a machine of this mode is to boot."""
+        return self.rootfs if mode == "composefs" else self.root_hash
+
     def differences(self, tree: Directory) -> Iterator[Difference]:
         """Yield what a tree has otherwise. Contents are compared by their fs-verity digests, which say it all."""
         expected = (
@@ -71,10 +75,7 @@ def pack(document: Mapping[str, Any]) -> bytes:
 
 
 def read_manifest(path: Path) -> Manifest:
-    with plain_errors(SourceError, f"read {path}"), path.open("rb") as file:
-        data = file.read(MANIFEST_MAX + 1)
-    if len(data) > MANIFEST_MAX:
-        raise LimitError(f"{path} has more than {MANIFEST_MAX} bytes")
+    data = read_limited(path, MANIFEST_MAX)
     try:
         found = json.loads(data)
         if found["format"] != FORMAT:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oci2boot.boot.names import EXTRA, is_program
 from oci2boot.boot.sealed import Uki
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, FormatError, StoreError
@@ -50,8 +51,8 @@ def _ukis(path: Path) -> Iterator[tuple[str, Uki]]:
 
 def _one(path: Path) -> EspFiles:
     """Return a file, whatever it is called, and what may be addons to it."""
-    name = path.name if path.name.lower().endswith(".efi") else f"{path.name}.efi"
-    beside = [folder for folder in path.parent.glob("*.extra.d") if folder.is_dir()]
+    name = path.name if is_program(path.name) else f"{path.name}.efi"
+    beside = [folder for folder in path.parent.glob(f"*{EXTRA}") if folder.is_dir()]
     addons = {f"{folder.name}/{inner}": read for folder in beside for inner, read in esp_of_directory(folder).items()}
     return {name: lambda: read_executable(path), **addons}
 

@@ -18,6 +18,7 @@ from oci2boot.workflows.install.disk import Installed, install
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import DiskRequest, InstallRequest
 from oci2boot.workflows.verify.disk import VerifyRequest, verify
+from tests.flips import flip
 from tests.store.stored import ESP, SKELETON, Stored, layer, store_image
 from tests.tarballs import directory, file, hard_link, pax, symlink
 from tests.witness import program
@@ -175,9 +176,7 @@ def test_a_damaged_object_never_gets_onto_a_disk(what: str, tmp_path: Path) -> N
         stored = store_image(repository, "demo", [OWNED])
         digest = stored.rootfs.digest if what == "rootfs image" else measure(b"tool" * 3000)
         victim = repository.object_path(digest)
-    data = bytearray(victim.read_bytes())
-    data[100] ^= 1
-    victim.write_bytes(data)
+    flip(victim, 100)
     with pytest.raises(DigestError):
         install(InstallRequest(repo=tmp_path / "repo", target=tmp_path / "disk.raw"), silent)
     assert [path.name for path in tmp_path.iterdir()] == ["repo"]

@@ -16,6 +16,7 @@ from oci2boot.workflows.install.disk import install
 from oci2boot.workflows.progress import Event, Warned, silent
 from oci2boot.workflows.requests import InstallRequest
 from oci2boot.workflows.verify.disk import VerifyRequest, verify
+from tests.flips import flipped
 from tests.keys import Pair, make
 from tests.store.stored import SKELETON, layer, store_image
 from tests.tarballs import file
@@ -71,7 +72,7 @@ def test_a_dry_run_writes_nothing(image: Image, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verify_reads_it_whole(image: Image, iso: Path, key: Pair, tmp_path: Path) -> None:
+def test_verify_reads_it_whole(image: Image, iso: Path, tmp_path: Path) -> None:
     """K0.13: what it is, that firmware finds the partition that it starts from, and that every block is intact."""
     verified = verify(VerifyRequest(iso), silent)
     assert verified.kind == "live ISO"
@@ -82,9 +83,7 @@ def test_verify_reads_it_whole(image: Image, iso: Path, key: Pair, tmp_path: Pat
     damaged = tmp_path / "damaged.iso"
     start = table(iso)[1]["start"]
     for position, name in ((start + 3000, f"root file system {image.root_hash}"), (33 * 2048 + 40, "optical drives")):
-        content = bytearray(iso.read_bytes())
-        content[position] ^= 1
-        damaged.write_bytes(content)
+        damaged.write_bytes(flipped(iso.read_bytes(), position))
         found = verify(VerifyRequest(damaged), silent)
         assert not found.ok
         assert name in [check.name for check in found.checks if check.state == "failed"]

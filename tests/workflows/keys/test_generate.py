@@ -16,6 +16,7 @@ from oci2boot.workflows.keys.signing import read_trusted
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import SigningOptions
 from tests.boot.debian import package
+from tests.flips import flipped
 from tests.keys import make, openssl
 from tests.witness import program
 from tests.workflows.sealable import kernel
@@ -211,11 +212,11 @@ def test_a_missing_virt_firmware_is_named(keys: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("file", "change"),
     [
-        ("db.auth", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
-        ("KEK.auth", lambda data: data[:4] + bytes([data[4] ^ 1]) + data[5:]),
-        ("PK.auth", lambda data: b""),
-        ("db.crt", lambda data: b""),
-        ("GUID.txt", lambda data: b"no guid"),
+        ("db.auth", lambda data: flipped(data, -1)),
+        ("KEK.auth", lambda data: flipped(data, 4)),
+        ("PK.auth", lambda _: b""),
+        ("db.crt", lambda _: b""),
+        ("GUID.txt", lambda _: b"no guid"),
     ],
 )
 def test_keys_that_firmware_would_refuse_are_not_enrolled(

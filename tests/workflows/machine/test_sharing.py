@@ -8,7 +8,7 @@ from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.state import read_state
 from oci2boot.tree.model import walk
-from oci2boot.workflows.machine import rollback as choose
+from oci2boot.workflows.machine import keep as choose
 from oci2boot.workflows.machine.collect import collect_garbage
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import silent

@@ -33,6 +33,7 @@ from oci2boot.workflows.progress import Event, Warned
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions, TreeOptions
 from oci2boot.workflows.verify.inspect import measured_manifest
 from tests.boot import debian
+from tests.initramfs.scripts import needed_by
 from tests.store.test_images import cfsctl
 from tests.witness import program
 from tests.workflows.verity_images import (
@@ -104,7 +105,6 @@ def test_the_root_hash_on_the_command_line_is_veritysetups(
     bootable = convert_verity(source, tmp_path, options)
     verity = bootable.root
     assert isinstance(verity, DmVerityRoot)
-    assert verity
     image, tree = object_of(tmp_path, bootable, "image"), object_of(tmp_path, bootable, "tree")
     (word,) = (word for word in words_of(tmp_path, bootable) if word.startswith("roothash="))
     root_hash = word.removeprefix("roothash=")
@@ -323,6 +323,7 @@ def test_the_images_initramfs_gets_what_lays_the_overlays(
     if overlays:
         assert b"FailureAction=reboot-force" in (found[unit].content or b"")
         assert found[link].content == b"../oci2boot-setup-overlays.service"
+        assert {f"usr/lib/oci2boot/{name}".encode() for name in needed_by("setup-overlays")} <= set(found)
 
 
 # ---- signatures
@@ -384,7 +385,7 @@ def without_key(signing: SigningOptions, **way: Any) -> SigningOptions:
     return replace(signing, key=None, **way)
 
 
-def by_command(signing: SigningOptions, folder: Path, run: Callable[[SigningOptions], Bootable]) -> Bootable:
+def by_command(signing: SigningOptions, _: Path, run: Callable[[SigningOptions], Bootable]) -> Bootable:
     return run(without_key(signing, command=f"{program('openssl')} dgst -sha256 -sign {signing.key}"))
 
 
@@ -546,7 +547,6 @@ def test_debian_becomes_a_disk_that_veritysetup_verifies(
     bootable = convert_verity(source, tmp_path / "repo", options, boot=boot)
     verity = bootable.root
     assert isinstance(verity, DmVerityRoot)
-    assert verity
     assert verity.ratio < 0.6
     image, tree = (object_of(tmp_path / "repo", bootable, what) for what in ("image", "tree"))
     subprocess.run([program("veritysetup"), "verify", image, tree, str(verity.root_hash)], check=True)

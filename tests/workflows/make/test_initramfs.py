@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from oci2boot.boot.dracut import DracutOptions
-from oci2boot.errors import FormatError, ImageError, ToolError
+from oci2boot.errors import FormatError, ImageError, LimitError, ToolError
 from oci2boot.formats import pe
 from oci2boot.oci.reference import Reference
 from oci2boot.rootfs.verity import VerityOptions
@@ -18,7 +18,14 @@ from oci2boot.store.images import Bootable
 from oci2boot.workflows.make.again import request_again
 from oci2boot.workflows.make.asked import AskedDracut
 from oci2boot.workflows.make.convert import convert
-from oci2boot.workflows.make.initramfs import Confined, check_out, choose_way, run_confined, ways
+from oci2boot.workflows.make.initramfs import (
+    Confined,
+    build_dracut,
+    check_out,
+    choose_way,
+    run_confined,
+    ways,
+)
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
 from tests.boot.debian import package
@@ -132,6 +139,44 @@ def test_options_of_dracut_want_dracut() -> None:
     assert "--initrd dracut" in (caught.value.hint or "")
     assert AskedDracut(install=("/a /b",)).options("dracut").install == ("/a", "/b")
     assert AskedDracut().options("builtin") == DracutOptions()
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Callable[[str], bytes]:
+    """Return what makes an initramfs by an image's dracut that is a line of shell; `$o` is where it is wanted."""
+    shutil.copytree(package("busybox-static") / "usr/bin", tmp_path / "image/bin")
+    (tmp_path / "image/bin/sh").symlink_to("busybox")
+    for path in ("usr/bin/cpio", "usr/bin/dracut", "usr/lib/modules/6.1/vmlinuz"):
+        (tmp_path / "image" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "image" / path).touch(0o755)
+
+    def make(line: str) -> bytes:
+        script = f"#!/bin/busybox sh\nexec 2>&1\nfor o; do :; done\ncd /bin\n./busybox {line}\n"
+        (tmp_path / "image/usr/bin/dracut").write_text(script)
+        return build_dracut(*scan(tmp_path / "image"), None, "20250101000000", DracutOptions(), False, silent)
+
+    return make
+
+
+def test_what_dracut_wrote_is_taken(faulty: Callable[[str], bytes]) -> None:
+    """K1.14"""
+    assert faulty("echo initramfs >$o") == b"initramfs\n"
+
+
+def test_a_link_to_a_file_of_this_machine_is_not_taken_for_an_initramfs(
+    faulty: Callable[[str], bytes], tmp_path: Path
+) -> None:
+    """K1.14: the image's code chooses where a link leads, and out here it leads to this machine's files"""
+    (tmp_path / "secret").write_text("of this machine")
+    with pytest.raises(ToolError, match="cannot read the initramfs"):
+        faulty(f"ln -s {tmp_path}/secret $o")
+
+
+def test_an_initramfs_without_end_is_refused(faulty: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """K1.14"""
+    monkeypatch.setattr("oci2boot.workflows.make.initramfs.MAX_INITRAMFS", 9)
+    with pytest.raises(LimitError, match="more than 9 bytes"):
+        faulty("echo initramfs >$o")
 
 
 # ---- Debian

@@ -81,7 +81,7 @@ def converted(repo: Path, source: str) -> Bootable:
 
 
 @pytest.fixture(scope="module")
-def out(layout: Layout, repo: Path, sealed: SealedImage) -> Path:
+def out(layout: Layout, sealed: SealedImage) -> Path:  # noqa: ARG001 it writes the layout
     """The layout with the sealed image, under the tag `sealed`."""
     return layout.path.with_name("out")
 
@@ -238,7 +238,7 @@ def test_umoci_unpacks_a_sealed_image(out: Path, sealed: SealedImage, tmp_path: 
     assert made[:2] == b"MZ"
 
 
-def test_other_tags_of_a_layout_stay_and_its_own_is_replaced(layout: Layout, repo: Path, tmp_path: Path) -> None:
+def test_other_tags_of_a_layout_stay_and_its_own_is_replaced(repo: Path, tmp_path: Path) -> None:
     made = Layout(tmp_path / "layout")
     add_image(made, base(), "base")
     for _ in range(2):

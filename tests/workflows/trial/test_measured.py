@@ -1,19 +1,16 @@
 """PCRs compared: what systemd-measure says of a UKI, and what a machine would say."""
 
 import hashlib
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 
 from oci2boot.boot.pcr import beside_pcr
-from oci2boot.boot.sealed import Uki
-from oci2boot.errors import Error
 from oci2boot.formats import pe
-from oci2boot.workflows.trial.measured import compare, credentials_beside
+from oci2boot.workflows.trial.measured import compare
 from oci2boot.workflows.trial.report import Booted, Case
-from oci2boot.workflows.verify.esp import find_ukis
+from oci2boot.workflows.verify.esp import EspFiles
 from tests.boot.test_pcr import measured
 from tests.workflows.sealable import addon, uki
 
@@ -32,25 +29,18 @@ def by_phase(tmp_path: Path) -> dict[str, str]:
     return measured(tmp_path, sections, "sha256")
 
 
-def found(*addons: bytes) -> Uki:
-    files = {"EFI/Linux/os.efi": lambda: uki(LINE)}
-    for number, data in enumerate(addons):
-        files[f"EFI/Linux/os.efi.extra.d/{number}.addon.efi"] = lambda data=data: data  # type: ignore[misc]
-    ((_, one),) = find_ukis(files)
-    assert not isinstance(one, Error)
-    return one
+PATH = "EFI/Linux/os.efi"
+EXTRA = f"{PATH}.extra.d"
 
 
-def compared(
-    of: Uki,
-    *,
-    credentials: Mapping[str, bytes] | None = MappingProxyType({}),
-    secure_boot: bool = False,
-    demanded: bool = False,
-    **pcrs: str,
-) -> Case:
+def found(*addons: bytes, **others: bytes) -> EspFiles:
+    files = {PATH: uki(LINE), **{f"{EXTRA}/{number}.addon.efi": data for number, data in enumerate(addons)}, **others}
+    return {path: partial(bytes, data) for path, data in files.items()}
+
+
+def compared(files: EspFiles, *, secure_boot: bool = False, demanded: bool = False, **pcrs: str) -> Case:
     report = {"cmdline": LINE, **{name.replace("_", "-"): value for name, value in pcrs.items()}}
-    return compare(Booted("", report, 42.0), uki(LINE), of, credentials, secure_boot=secure_boot, demanded=demanded)
+    return compare(Booted("", report, 42.0), files, PATH, secure_boot=secure_boot, demanded=demanded)
 
 
 def test_what_the_uki_gives_is_found_in_the_phase_it_was_measured_in(by_phase: dict[str, str]) -> None:
@@ -84,22 +74,14 @@ def test_an_addon_is_measured_into_pcr_12_unless_the_stub_drops_it(by_phase: dic
 
 def test_credentials_are_measured_as_the_stub_passes_them_on(by_phase: dict[str, str]) -> None:
     """C.33: and nothing is said of PCR 12 where something else lies beside the UKI."""
-    value, folder = by_phase["enter-initrd:leave-initrd"], "EFI/Linux/os.efi.extra.d"
-    files = {
-        "EFI/Linux/os.efi": lambda: b"",
-        f"{folder}/a.addon.efi": lambda: b"",
-        f"{folder}/b.cred": lambda: b"secret",
-        "EFI/Linux/other.efi.extra.d/c.cred": lambda: b"",
-    }
-    beside = credentials_beside(files, "EFI/Linux/os.efi")
-    assert beside == {"b.cred": b"secret"}
-    given = beside_pcr([], beside).hex()
-    assert compared(found(), credentials=beside, pcr_11=value, pcr_12=given).ok
-    assert not compared(found(), credentials=beside, pcr_11=value, pcr_12=ZERO).ok
-    for path in (f"{folder}/x.confext.raw", "loader/credentials/x.cred"):
-        assert credentials_beside({**files, path: lambda: b""}, "EFI/Linux/os.efi") is None
-    case = compared(found(), credentials=None, pcr_11=value, pcr_12="12" * 32)
-    assert (case.ok, case.evidence.partition("; ")[2]) == (True, "PCR 12 depends on what lies beside the UKI")
+    value = by_phase["enter-initrd:leave-initrd"]
+    files = found(**{f"{EXTRA}/b.cred": b"secret", "EFI/Linux/other.efi.extra.d/c.cred": b""})
+    given = beside_pcr([], {"b.cred": b"secret"}).hex()
+    assert compared(files, pcr_11=value, pcr_12=given).ok
+    assert not compared(files, pcr_11=value, pcr_12=ZERO).ok
+    case = compared(found(**{f"{EXTRA}/x.confext.raw": b""}), pcr_11=value, pcr_12="12" * 32)
+    assert case.ok
+    assert case.evidence.partition("; ")[2] == "PCR 12 is not known with x.confext.raw beside the UKI"
 
 
 def test_without_a_tpm_nothing_is_said_unless_it_was_demanded() -> None:

@@ -14,6 +14,7 @@ from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.mkfs import Compression
 from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
+from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.system.run import Argv
@@ -23,6 +24,7 @@ from oci2boot.workflows.verify.inspect import inspect, measured_manifest
 from oci2boot.workflows.verify.manifest import read_manifest
 from tests.boot import debian
 from tests.witness import program
+from tests.workflows.sealable import addon_stub, make_key, sbsigned, with_sections
 from tests.workflows.verity_images import BUILTIN_OPTIONS, CONTENT, convert_verity, make_image, make_signing
 
 
@@ -99,6 +101,28 @@ def test_the_pcrs_are_systemd_measures_and_those_of_what_lies_beside(repo: Path,
     assert phases.pop("")
     assert phases == {one["phase"]: one["hash"] for one in said if one["pcr"] == 11}
     assert uki["sha256"]["12"] == beside_pcr([], {"roothash.p7s.cred": credential}).hex()
+
+
+def test_an_addon_that_no_machine_takes_is_not_promised(repo: Path, signed: Bootable, tmp_path: Path) -> None:
+    """K0.7; systemd-stub(7): one for another kernel is passed over, and under Secure Boot one that nobody signed."""
+    ukis = [path for path in signed.esp if path.endswith(".efi") and path.startswith("EFI/Linux/")]
+    folder = f"{ukis[0]}.extra.d"
+    line, key = (b".cmdline", b"debug"), make_key(tmp_path, "db")
+
+    def pcr_12(**addons: bytes) -> str:
+        with Repository.open(repo) as repository:
+            with ObjectBatch(repository) as batch:
+                esp = {f"{folder}/{name}.addon.efi": batch.add(data) for name, data in addons.items()}
+            (uki,) = expected_pcrs(repository, replace(signed, esp={**signed.esp, **esp}))["ukis"]
+        assert uki["secure_boot"] is True
+        value: str = uki["sha256"]["12"]
+        return value
+
+    alone = pcr_12()
+    assert pcr_12(unsigned=with_sections(addon_stub(), [line])) == alone
+    foreign = with_sections(addon_stub(), [line, (b".uname", b"6.1.0-other")])
+    assert pcr_12(foreign=sbsigned(foreign, *key)) == alone
+    assert pcr_12(taken=sbsigned(with_sections(addon_stub(), [line]), *key)) != alone
 
 
 def test_a_hook_gets_both_files_and_its_failure_is_ours(repo: Path, signed: Bootable, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from oci2boot.errors import Error, FormatError, TargetError
 from oci2boot.formats.fsverity import measure
+from oci2boot.store.images import find_image
+from oci2boot.store.repository import Repository
 from oci2boot.target.luks import Secret
 from oci2boot.target.plan import LUKS_HEADER
 from oci2boot.workflows.install.disk import install
@@ -189,7 +191,7 @@ FLIPS: dict[str, tuple[Place, str, str]] = {
     "digest in the UKI's command line": (
         lambda demo, tmp: find(demo.disk, f"quiet composefs={demo.digest}".encode()) + 20,
         f"UKI {UKI}",
-        "no such rootfs image is here",
+        "no such root file system is here",
     ),
     "key in the UKI's command line": (
         lambda demo, tmp: find(demo.disk, f"quiet composefs={demo.digest}".encode()) + 6,
@@ -334,7 +336,7 @@ PROMISES: dict[str, tuple[Callable[[str], dict[str, bytes]], str | None]] = {
     "in every profile": (lambda d: {UKI: profiles(f"composefs={d}", None, f"quiet composefs={d}")}, None),
     "another in one profile": (
         lambda d: {UKI: profiles(f"composefs={d}", None, OTHER)},
-        "no such rootfs image is here",
+        "no such root file system is here",
     ),
     "none in one profile": (lambda d: {UKI: profiles(f"composefs={d}", "quiet")}, "has no composefs argument"),
     "optional": (lambda d: {UKI: uki(f"composefs=?{d}")}, "makes verification optional"),
@@ -377,7 +379,7 @@ def test_an_addon_that_runs_something_else_is_named(demo: Demo, root: Path, tmp_
     [
         ("rw composefs={}", None),
         ("rw", "has no composefs argument"),
-        (OTHER, "no such rootfs image is here"),
+        (OTHER, "no such root file system is here"),
         ("composefs=?{}", "makes verification optional"),
     ],
 )
@@ -402,6 +404,19 @@ def test_a_damaged_object_of_a_mounted_root_is_caught(demo: Demo, tmp_path: Path
     copy = physical_root(demo, tmp_path)
     (copy / "composefs/objects" / measure(BIG).path).write_bytes(BIG[:-1] + b"x")
     assert f"object {measure(BIG)} is damaged" in failures(seen(copy))["repository"]
+
+
+def test_a_record_is_not_read_in_part(demo: Demo, tmp_path: Path) -> None:
+    """One that is valid up to the limit is none."""
+    copy = physical_root(demo, tmp_path)
+    state = copy / "state/deploy" / demo.digest
+    state.mkdir()
+    with Repository.open(demo.repo) as repository:
+        record = json.dumps(find_image(repository, None).to_json()).encode()
+    (state / "oci2boot.json").write_bytes(record.ljust(1 << 20))
+    assert failures(seen(copy)) == {}
+    (state / "oci2boot.json").write_bytes(record.ljust((1 << 20) + 1))
+    assert f"has {(1 << 20) + 1} bytes, at most" in failures(seen(copy))[f"record {demo.digest}"]
 
 
 def test_a_repository_is_verified_too(demo: Demo) -> None:

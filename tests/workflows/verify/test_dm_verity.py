@@ -14,6 +14,7 @@ from oci2boot.workflows.progress import silent
 from oci2boot.workflows.verify.disk import Verified, VerifyRequest, verify
 from oci2boot.workflows.verify.explain import ExplainRequest, explain
 from oci2boot.workflows.verify.inspect import measured_manifest
+from tests import vm
 from tests.boot import debian
 from tests.keys import Pair, make
 from tests.store.stored import layer
@@ -77,7 +78,7 @@ def test_a_fresh_disk_is_intact(image: Image, disk: Path) -> None:
     assert [check for check in verified.checks if check.state == "failed"] == []
     found = {check.name: (check.state, check.evidence) for check in verified.checks}
     root_hash = image.root_hash
-    assert found[f"UKI {UKI}"] == ("ok", f"it promises {root_hash}")
+    assert found[f"UKI {UKI}"] == ("ok", f"roothash={root_hash} is a root file system that is here")
     blocks = image.record.data_blocks
     assert found[f"root file system {root_hash}"] == (
         "ok",
@@ -98,6 +99,15 @@ def test_the_signature_of_the_root_hash_is_held_to_db(disk: Path, key: Pair, tmp
         assert "CN=db" in found[name].evidence
     told = failures(disk, make(tmp_path, "other").path)
     assert "who is not trusted" in told["signature partition 4"]
+
+
+def test_a_uki_that_counts_its_boots_keeps_its_signature(disk: Path, tmp_path: Path) -> None:
+    """systemd-stub(7), "Companion Files": they lie beside the name without the counter, which FAT takes in any case."""
+    copy = vm.copy(disk, tmp_path / "copy.raw")
+    esp = f"{copy}@@{start(copy, 'ESP')}"
+    said("mren", "-i", esp, f"::/{UKI}", "::/EFI/Linux/DEMO_1+2-1.EFI")
+    assert failures(copy) == {}
+    assert f"signature {UKI}.extra.d/{SIGNATURE_NAME}" in [check.name for check in looked_at(copy).checks]
 
 
 @pytest.mark.parametrize("name", ["root", "root-verity"])
@@ -141,7 +151,7 @@ def test_the_table_is_held_to_what_it_was(image: Image, tmp_path: Path) -> None:
 
 LINES = {
     "none": ("quiet", "no root hash: signed, it boots any root file system"),
-    "another": (f"roothash={'ab' * 32}", "no root partition has its GUID"),
+    "another": (f"roothash={'ab' * 32}", "no such root file system is here"),
     "two": ("roothash={0} roothash={0}", "2 root hashes"),
     "debug": ("roothash={0} systemd.verity_root_options=ignore-corruption", "a remark in the log"),
     "unsigned": ("roothash={0} dm_verity.require_signatures=1", "the kernel is to demand it, and it is not there"),
@@ -197,7 +207,7 @@ def test_a_disk_is_what_its_manifest_describes(image: Image, disk: Path, tmp_pat
     verified = verify(VerifyRequest(disk, against=manifest), silent)
     assert [check.state for check in verified.checks if check.name == "manifest contents"] == ["ok"]
     with flipped(disk, start(disk, "root") + image.erofs.index(b"inline")):
-        assert {"manifest root hash", "manifest /etc/inline"} <= compared(disk, manifest).keys()
+        assert {"manifest digest", "manifest /etc/inline"} <= compared(disk, manifest).keys()
 
 
 def test_another_disk_differs_file_by_file(disk: Path, tmp_path: Path) -> None:
@@ -205,7 +215,7 @@ def test_another_disk_differs_file_by_file(disk: Path, tmp_path: Path) -> None:
     parts = [file(b"usr/bin/tool", b"other"), file(b"usr/bin/more", b""), symlink(b"etc/link", b"inline")]
     other = converted(tmp_path / "repo", [*TARS, layer(*parts)], VerityOptions())
     told = compared(disk, manifest_of(other, tmp_path / "manifest.json"))
-    assert f"the manifest is of the root hash {other.root_hash}" in told.pop("manifest root hash")
+    assert f"the manifest is of {other.root_hash}" in told.pop("manifest digest")
     assert set(told) == {"manifest /usr/bin/tool", "manifest /usr/bin/more", "manifest /etc/link"}
     assert told["manifest /etc/link"] == "path: symlink in the manifest, absent here"
 

@@ -1,6 +1,7 @@
 #!/bin/bash
-# dracut module, for /usr/lib/dracut/modules.d/90oci2boot/. The image also has setup-root in /usr/lib/oci2boot/ and
-# oci2boot-setup-root.service in /usr/lib/systemd/system/. Installed means included: it has no off switch.
+# dracut module, for /usr/lib/dracut/modules.d/90oci2boot/. The image also has setup-root, grow and both witnesses in
+# /usr/lib/oci2boot/, and oci2boot-setup-root.service in /usr/lib/systemd/system/. Installed means included: it has no
+# off switch.
 
 check() {
     require_binaries mount umount mkdir cat ln || return 1
@@ -17,7 +18,7 @@ installkernel() {
 
 # shellcheck disable=SC2154 # dracut sets initdir and systemdsystemunitdir
 install() {
-    inst_multiple mount umount mkdir cat ln /usr/lib/oci2boot/setup-root
+    inst_multiple mount umount mkdir cat ln /usr/lib/oci2boot/{setup-root,grow,witness-sha256,witness-sha512}
     inst_multiple -o chroot dmesg insmod modprobe
     inst_multiple -o /{usr/lib,etc}/composefs/setup-root-conf.toml /{usr/lib,etc}/ostree/prepare-root.conf \
         /usr/lib/composefs/rootfs.digest
