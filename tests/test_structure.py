@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "cli": {
         *("cli", "workflows/trial", "workflows/machine", "workflows/verify", "workflows/install", "workflows/make"),
         *("workflows/keys", "workflows/progress", "workflows/options", "workflows/requests", "workflows/images"),
-        *("errors", "digest", "oci", "store", "sysroot", "rootfs"),
+        *("errors", "digest"),
     },
 }
 """An area (a folder or module of the package, a room or module of the workflows) and the areas that it may import."""

@@ -1,10 +1,8 @@
 """Commands that look after a store, and after the machine that it belongs to: fsck, gc, reset."""
 
-import os
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,9 +11,9 @@ from rich.markup import escape
 from oci2boot.cli.options import DryRun, JustJson, Mounted, MountedRoot, Shown
 from oci2boot.cli.output import out, print_json, size
 from oci2boot.errors import Error
-from oci2boot.sysroot.machine import LIVE, Sysroot, open_sysroot
-from oci2boot.workflows.images import Checked, GarbagePlan, check_store, default_repo
+from oci2boot.workflows.images import Checked, GarbagePlan, check_store
 from oci2boot.workflows.machine.collect import collect_garbage
+from oci2boot.workflows.machine.place import machine_of, store_of
 from oci2boot.workflows.machine.repair import repair as repair_store
 from oci2boot.workflows.machine.repair import repair_machine
 from oci2boot.workflows.machine.reset import reset as run_reset
@@ -31,11 +29,11 @@ def fsck(
     output: Shown,
 ) -> None:
     """Check every object, stream, image and reference of the store."""
-    store = _store(repo, place.sysroot)
+    store = store_of(repo, place.sysroot)
     with replace(output, quiet=output.quiet or output.as_json).reporting() as report:
         if not repair:
             checked = check_store(store, report)
-        elif (machine := _machine(store, None)) is not None:
+        elif (machine := machine_of(store)) is not None:
             checked = repair_machine(machine, BootOptions(), report)
         else:
             checked = repair_store(store, BootOptions(), report)
@@ -46,8 +44,8 @@ def fsck(
 
 def gc(*, dry_run: DryRun = False, repo: ChosenRepo = None, place: Mounted, output: JustJson) -> None:
     """Remove what no image keeps; on a machine, what no boot entry, deployment or image needs."""
-    store = _store(repo, place.sysroot)
-    plan = collect_garbage(store, dry_run=dry_run, sysroot=_machine(store, place.esp), esp=place.esp)
+    store = store_of(repo, place.sysroot)
+    plan = collect_garbage(store, dry_run=dry_run, sysroot=machine_of(store, place.esp), esp=place.esp)
     output.show(plan, partial(_show_garbage, dry_run=dry_run))
 
 
@@ -74,22 +72,6 @@ def reset(
         print_json(made.to_json() | {"written": not dry_run})
     else:
         out.print(f"{len(made.deployments)} deployments {'would get' if dry_run else 'have'} a new state")
-
-
-def _machine(store: Path, esp: Path | None) -> Sysroot | None:
-    """Return whose store it is: a machine's is never taken for one of its own, or what boots would not be seen."""
-    if not (store.parent / "state/deploy").is_dir():
-        return None
-    return open_sysroot(None if store.parent == LIVE else store.parent, esp)
-
-
-def _store(repo: Path | None, sysroot: Path | None) -> Path:
-    """Return the store that is named, or the one of the machine that is; root's own is that of the running machine."""
-    if sysroot is not None:
-        return open_sysroot(sysroot).repository
-    if repo is None and os.geteuid() == 0 and (LIVE / "composefs/meta.json").is_file():
-        return LIVE / "composefs"
-    return repo or default_repo()
 
 
 def _show_checked(checked: Checked) -> None:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import split
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -61,7 +62,7 @@ def part(
 
 
 def test_a_group_is_its_dataclass() -> None:
-    words = "disk.raw --size 4k --label a --label b --full --check no --rule 2 --rule 1 --force".split()
+    words = split("disk.raw --size 4k --label a --label b --full --check no --rule 2 --rule 1 --force")
     assert called(one, *words) == {
         "disk": Disk(path=Path("disk.raw"), size=4096, labels=("a", "b"), sparse=False, check=False, rules=["1", "2"]),
         "key": None,

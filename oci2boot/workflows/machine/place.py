@@ -1,5 +1,6 @@
 """Which machine is meant, and of which kind it is: the one place that decides."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -7,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from oci2boot.errors import TargetError
-from oci2boot.sysroot.machine import Sysroot, booted_root_hashes, changing, open_sysroot
-from oci2boot.workflows.images import writable_repo
+from oci2boot.sysroot.machine import LIVE, Sysroot, booted_root_hashes, changing, open_sysroot
+from oci2boot.workflows.images import default_repo, writable_repo
 from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.deployments import SysrootMachine
 from oci2boot.workflows.machine.model import Machine
@@ -77,3 +78,19 @@ def open_machine(place: Place, options: DeployOptions | None = None, *, writing:
         case SlotPlace():
             with open_slots(place, writing=writing) as slots:
                 yield SlotMachine(slots)
+
+
+def store_of(repo: Path | None, sysroot: Path | None) -> Path:
+    """Return the store that is named, or the one of the machine that is; root's own is that of the running machine."""
+    if sysroot is not None:
+        return open_sysroot(sysroot).repository
+    if repo is None and os.geteuid() == 0 and (LIVE / "composefs/meta.json").is_file():
+        return LIVE / "composefs"
+    return repo or default_repo()
+
+
+def machine_of(store: Path, esp: Path | None = None) -> Sysroot | None:
+    """Return whose store it is: a machine's is never taken for one of its own, or what boots would not be seen."""
+    if not (store.parent / "state/deploy").is_dir():
+        return None
+    return open_sysroot(None if store.parent == LIVE else store.parent, esp)
