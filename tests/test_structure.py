@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent / "oci2boot"
 FLOOR = {"formats", "digest", "errors"}
 MIDDLE = {"boot", "rootfs", "tree", *FLOOR}
 ADAPTERS = {"oci", "store", "target", "sysroot", "system", "initramfs", *MIDDLE}
-DESK = {"workflows/progress", "workflows/requests", "workflows/images", *ADAPTERS}
+DESK = {"workflows/progress", "workflows/options", "workflows/requests", "workflows/images", *ADAPTERS}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "sysroot": {"sysroot", "system", *MIDDLE},
     "initramfs": {"initramfs"},
     "workflows/progress": {"errors"},
-    "workflows/requests": ADAPTERS,
+    "workflows/options": {"errors"},
     "workflows/images": {"workflows/progress", *ADAPTERS},
+    "workflows/requests": {"workflows/options", "workflows/images", "workflows/progress", *ADAPTERS},
     "workflows/keys": {"workflows/keys", *DESK},
     "workflows/make": {"workflows/make", "workflows/keys", *DESK},
     "workflows/install": {"workflows/install", "workflows/make", "workflows/keys", *DESK},
@@ -41,8 +42,8 @@ MAY_IMPORT = {
     },
     "cli": {
         *("cli", "workflows/trial", "workflows/machine", "workflows/verify", "workflows/install", "workflows/make"),
-        *("workflows/keys", "workflows/progress", "workflows/requests", "workflows/images"),
-        *("errors", "digest", "oci", "store", "sysroot", "rootfs"),
+        *("workflows/keys", "workflows/progress", "workflows/options", "workflows/requests", "workflows/images"),
+        *("errors", "digest"),
     },
 }
 """An area (a folder or module of the package, a room or module of the workflows) and the areas that it may import."""

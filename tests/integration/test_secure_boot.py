@@ -92,7 +92,7 @@ def test_it_boots_measured_and_every_tampering_is_caught(disks: Disks, tmp_path:
     """B.4, C.20, C.23, C.32, C.33, C.36, D.1, K0.9: the tamper matrix, under Secure Boot, of a disk with an addon."""
     junit, screen = tmp_path / "junit.xml", tmp_path / "screen.png"
     request = BootTestRequest(
-        disks.vendor, disks.keys, tamper=True, timeout=BOOT_SECONDS, junit=junit, tpm="yes", screenshot=screen
+        disk=disks.vendor, keys=disks.keys, tamper=True, timeout=BOOT_SECONDS, junit=junit, tpm="yes", screenshot=screen
     )
     tested = try_disk(request, silent)
     assert {case.name: case.evidence for case in tested.cases if not case.ok} == {}

@@ -49,7 +49,7 @@ def pulled(layout: Layout, repo: Path, tag: str) -> Pulled:
 
 def converted(layout: Layout, repo: Path, tag: str) -> Bootable:
     request = ConvertRequest(
-        Reference.parse(f"oci:{layout.path}:{tag}"), repo, name=tag, boot=BootOptions(ukify="builtin")
+        source=Reference.parse(f"oci:{layout.path}:{tag}"), repo=repo, name=tag, boot=BootOptions(ukify="builtin")
     )
     return convert(request, silent)
 

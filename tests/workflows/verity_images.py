@@ -74,7 +74,7 @@ class Publisher:
 
 def make_signing(folder: Path, name: str = "owner") -> SigningOptions:
     pair = make(folder, name)
-    return SigningOptions(pair.path, str(pair.key))
+    return SigningOptions(certificate=pair.path, key=str(pair.key))
 
 
 def convert_verity(
@@ -86,5 +86,8 @@ def convert_verity(
     report: Report = silent,
 ) -> Bootable:
     return convert(
-        ConvertRequest(source, repo, "demo", boot=boot, verity=options, root_signing=signing or boot.signing), report
+        ConvertRequest(
+            source=source, repo=repo, name="demo", boot=boot, verity=options, root_signing=signing or boot.signing
+        ),
+        report,
     )

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from oci2boot.boot.sign import sign_image
 from oci2boot.digest import RootHash, VerityDigest
@@ -20,6 +20,7 @@ from oci2boot.system.swtpm import has_swtpm
 from oci2boot.target.opened import as_raw, open_disk
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from oci2boot.workflows.keys.signing import open_key, read_certificate
+from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Warned
 from oci2boot.workflows.trial.guarded import device_tamperings, image_tamperings
 from oci2boot.workflows.trial.measured import compare
@@ -34,19 +35,17 @@ MACHINES: Final = 2
 UseTpm = Literal["auto", "yes", "no"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootTestRequest:
-    disk: Path
-    keys: Path | None = None
-    """What `keys generate` made: Secure Boot with these keys enrolled. Without, the firmware starts anything."""
-    tamper: bool = False
-    timeout: float = 600
-    """Seconds for one boot."""
-    junit: Path | None = None
-    tpm: UseTpm = "auto"
-    """auto: with one where swtpm is installed, and none the worse where the machine takes no notice of it."""
-    screenshot: Path | None = None
-    """PNG of the screen when the machine is up, or when it is given up on."""
+    disk: Annotated[Path, Option("DISK", "a disk image that `install` wrote")]
+    keys: Annotated[Path | None, Option("--keys", "folder of `keys generate`: Secure Boot, with these enrolled")] = None
+    """Without, the firmware starts anything."""
+    tamper: Annotated[bool, Option("--tamper", "boot tampered copies too: each must be refused")] = False
+    tpm: Annotated[UseTpm, Option("--tpm", "compare what a TPM measures; auto: where swtpm is installed")] = "auto"
+    """auto: none the worse where the machine takes no notice of it."""
+    timeout: Annotated[float, Option("--timeout", "seconds for one boot")] = 600
+    junit: Annotated[Path | None, Option("--junit", "a report for build services")] = None
+    screenshot: Annotated[Path | None, Option("--screenshot", "PNG of the screen when it is up, or given up on")] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import Upgraded, UpgradeRequest, switch, upgrade
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import ConvertRequest, InstallRequest
+from oci2boot.workflows.requests import ConvertRequest, DiskRequest, InstallRequest
 from tests.oci.layouts import Layout
 from tests.status_schema import check_status
 from tests.store.stored import everything
@@ -48,7 +48,8 @@ def place(publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     source = Reference.parse(publisher.source)
     made = convert_verity(source, tmp_path / "repo", VerityOptions(signature=False))
     disk, esp = tmp_path / "disk.raw", tmp_path / "esp"
-    install(InstallRequest(repo=tmp_path / "repo", target=disk, name="demo", ab=True, esp_size=270 << 20), silent)
+    size = DiskRequest(ab=True, esp_size=270 << 20)
+    install(InstallRequest(repo=tmp_path / "repo", target=disk, name="demo", disk=size), silent)
     esp.mkdir()
     said("mcopy", "-s", "-n", "-i", f"{disk}@@{table(disk)[0]['start']}", "::/*", esp)
     return SlotPlace(disk, esp, root_hash(made))

@@ -113,7 +113,7 @@ def test_an_entry_of_type_1_promises_its_image(tmp_path: Path) -> None:
     promised = find_promise(disk)
     assert (promised.path, promised.uki, str(promised.digest)) == ("loader/entries/2.conf", None, new)
     with pytest.raises(FormatError, match="is a type 1 entry: Secure Boot"):
-        try_disk(BootTestRequest(disk, tmp_path), silent)
+        try_disk(BootTestRequest(disk=disk, keys=tmp_path), silent)
 
 
 def test_what_promises_nothing_is_refused(tmp_path: Path) -> None:

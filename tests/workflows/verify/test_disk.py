@@ -69,7 +69,7 @@ SECRET = Secret(b"sesame", pbkdf_memory=32 << 10)
 @pytest.fixture(scope="module")
 def encrypted(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     disk = tmp_path_factory.mktemp("encrypted") / "disk.raw"
-    install(InstallRequest(demo.repo, disk, name="demo", secret=SECRET), silent)
+    install(InstallRequest(repo=demo.repo, target=disk, name="demo", secret=SECRET), silent)
     return disk
 
 
