@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from oci2boot.errors import LimitError
+from tests import vm
 from tests.keys import Pair, make
 from tests.witness import program
-from tests.workflows.disks import (
-    UKI,
-    Demo,
-    boot_files,
-)
+from tests.workflows.disks import UKI, Demo, boot_files, copied
 from tests.workflows.sealable import addon, profiles, uki
 from tests.workflows.verify.looking import failures, on_esp, seen, states
 
@@ -105,6 +103,30 @@ def test_what_a_type_1_entry_promises_is_here(
 def test_an_esp_without_a_uki_boots_nothing(demo: Demo, root: Path, tmp_path: Path) -> None:
     found = failures(seen(root, esp=on_esp(tmp_path, {"loader/loader.conf": b""})))
     assert found == {"UKI": "there is none that could be booted"}
+
+
+def test_a_link_is_no_boot_file(demo: Demo, root: Path, tmp_path: Path) -> None:
+    """FAT has none; what it leads to may be anywhere."""
+    esp = on_esp(tmp_path, {"elsewhere": uki(f"composefs={demo.digest}")})
+    (esp / UKI).parent.mkdir(parents=True)
+    (esp / UKI).symlink_to(esp / "elsewhere")
+    assert failures(seen(root, esp=esp)) == {"UKI": "there is none that could be booted"}
+
+
+def test_an_esp_has_so_many_files_at_most(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oci2boot.workflows.verify.esp.FILES_MAX", 3)
+    with pytest.raises(LimitError, match="more than 3 files"):
+        seen(root, esp=on_esp(tmp_path, {f"{number}": b"" for number in range(4)}))
+
+
+def test_a_uki_that_counts_its_boots_is_the_one_that_was_installed(demo: Demo, tmp_path: Path) -> None:
+    """FAT takes upper and lower case for the same. Renamed by mtools."""
+    copy = copied(demo, tmp_path)
+    esp = f"{copy.disk}@@{vm.partitions(copy.disk)[0][0]}"
+    subprocess.run([program("mren"), "-i", esp, f"::/{UKI}", "::/EFI/Linux/DEMO_1+2-1.EFI"], check=True)
+    verified = seen(copy.disk)
+    assert failures(verified) == {}
+    assert states(verified)["boot files"] == "ok"
 
 
 # Signatures

@@ -11,13 +11,7 @@ from oci2boot.errors import FormatError
 from oci2boot.workflows.verify.inspect import measured_manifest
 from tests.tarballs import file
 from tests.witness import program
-from tests.workflows.disks import (
-    BIG,
-    SMALL,
-    Demo,
-    installed,
-    layers,
-)
+from tests.workflows.disks import BIG, SMALL, Demo, find, flipped, installed, layers
 from tests.workflows.verify.looking import failures, seen, states
 
 
@@ -77,6 +71,28 @@ def test_a_disk_of_another_image_differs_by_path_and_field(manifest: Path, demo:
     assert len(found) == 4
 
 
+def test_many_differences_are_counted(demo: Demo, manifest: Path, tmp_path: Path) -> None:
+    """The forty files of the demo, each of another mode than in the manifest."""
+    changed = json.loads(manifest.read_text())
+    for number in range(40):
+        changed["paths"][f"/usr/lib/file{number}"]["mode"] = "0600"
+    (tmp_path / "manifest").write_text(json.dumps(changed))
+    found = failures(seen(demo.disk, against=tmp_path / "manifest"))
+    assert len(found) == 21
+    assert found["manifest"] == "20 more differences"
+
+
+def test_a_damaged_image_is_not_what_the_manifest_describes(demo: Demo, manifest: Path) -> None:
+    """K0.10"""
+    with flipped(demo.disk, find(demo.disk, demo.stored.rootfs.image[:1152]) + 1030):
+        found = failures(seen(demo.disk, against=manifest))
+    assert found["manifest digest"] == f"what is here is not what {demo.digest} stands for"
+    assert "it is damaged" in found["manifest contents"]
+
+
+GOOD = {"format": "oci2boot-manifest-1", "image": None, "rootfs": {"fs-verity": "ab" * 32}, "paths": {}}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -87,6 +103,9 @@ def test_a_disk_of_another_image_differs_by_path_and_field(manifest: Path, demo:
         '{"format": "other"}',
         '{"format": "oci2boot-manifest-1", "rootfs": 1, "paths": {}}',
         "[" * 100_000,
+        json.dumps({**GOOD, "image": 1}),
+        json.dumps({**GOOD, "rules": 1}),
+        json.dumps({**GOOD, "paths": {"/": 1}}),
     ],
 )
 def test_what_is_no_manifest_is_one_sentence(demo: Demo, text: str, tmp_path: Path) -> None:
