@@ -1,13 +1,12 @@
 """A machine that lives on: status, upgrade, switch, rollback, pin, delete."""
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from oci2boot.cli import output, signing
+from oci2boot.cli.machine_text import show_status, show_upgraded, warn
 from oci2boot.cli.options import (
     AllowMissingVerity,
     AsJson,
@@ -27,12 +26,10 @@ from oci2boot.sysroot.etc import EtcPolicy
 from oci2boot.sysroot.machine import Sysroot, open_sysroot
 from oci2boot.workflows.machine import keep as choose
 from oci2boot.workflows.machine.deploy import DeployOptions
-from oci2boot.workflows.machine.model import DeployPlan
 from oci2boot.workflows.machine.place import Place, find_place
 from oci2boot.workflows.machine.rollback import rollback as run_rollback
-from oci2boot.workflows.machine.slot_deploy import SlotPlan
-from oci2boot.workflows.machine.status import Status, read_status
-from oci2boot.workflows.machine.upgrade import Goal, News, Upgraded, UpgradeRequest, reboot_into
+from oci2boot.workflows.machine.status import read_status
+from oci2boot.workflows.machine.upgrade import Goal, Upgraded, UpgradeRequest, reboot_into
 from oci2boot.workflows.machine.upgrade import switch as run_switch
 from oci2boot.workflows.machine.upgrade import upgrade as run_upgrade
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, parse_source
@@ -82,7 +79,7 @@ def status(sysroot: SysrootDir = None, esp: EspDir = None, disk: DiskPath = None
     if as_json:
         output.print_json(found.to_json())
     else:
-        _show_status(found)
+        show_status(found)
 
 
 def upgrade(
@@ -123,9 +120,7 @@ def upgrade(
     )
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         done = run_upgrade(request, report)
-    _show_upgraded(done, as_json=as_json)
-    if apply:
-        reboot_into(place, done, soft=soft_reboot)
+    _finish(place, done, reboot=apply, soft=soft_reboot, as_json=as_json)
 
 
 def switch(
@@ -167,16 +162,18 @@ def switch(
         db=tuple(db or ()),
     )
     wanted = ConvertRequest(
-        parse_source(source), place.repository, name, options=source_options(tls_verify=tls_verify), boot=boot
+        source=parse_source(source),
+        repo=place.repository,
+        name=name,
+        options=source_options(tls_verify=tls_verify),
+        boot=boot,
     )
     options = DeployOptions(EtcPolicy.parse(tuple(etc or ())), allow_missing_verity)
     goal = _goal(place, check=False, download=download_only, apply=apply, soft=soft_reboot)
     request = UpgradeRequest(place, goal, boot, options, dry_run)
     with output.reporting(progress_json=progress_json, quiet=quiet) as report:
         done = run_switch(request, wanted, report)
-    _show_upgraded(done, as_json=as_json)
-    if apply:
-        reboot_into(place, done, soft=soft_reboot)
+    _finish(place, done, reboot=apply, soft=soft_reboot, as_json=as_json)
 
 
 def rollback(
@@ -195,7 +192,7 @@ def rollback(
         named = "digest" if "digest" in chosen.facts else "root_hash"
         output.print_json({"id": chosen.id, named: chosen.id, "boot": plan.to_json(), "written": not dry_run})
         return
-    _warn(plan.problems)
+    warn(plan.problems)
     output.out.print(f"{chosen.id} {'would boot' if dry_run else 'boots'} next")
 
 
@@ -231,8 +228,8 @@ def _pinned(deployment: str, sysroot: Path | None, esp: Path | None, *, pinned: 
 def _place(disk: Path | None, sysroot: Path | None, esp: Path | None, repo: Path | None, **others: object) -> Place:
     """Find the machine; `others` are options that are not for one with slots."""
     place = find_place(disk, sysroot, esp, repo_path(repo, writing=True) if disk else repo)
-    for name, value in others.items():
-        if not isinstance(place, Sysroot) and value not in (None, False, (), [], "auto"):
+    for name, value in others.items() if not isinstance(place, Sysroot) else ():
+        if value not in (None, False, (), [], "auto"):
             raise Error(
                 f"--{name.replace('_', '-')} is not for a root file system under dm-verity",
                 hint="leave it out: the new image is made as the one before",
@@ -251,103 +248,10 @@ def _goal(place: Place, *, check: bool, download: bool, apply: bool, soft: bool)
     return "check" if check else "download" if download else "deploy"
 
 
-_COLUMNS: Final = {
-    "composefs": ("STATE", "DIGEST", "SYSTEM", "SOURCE", "DEPLOYED", "VERITY", "SIGNED BY", "BOOTS"),
-    "verity": ("STATE", "ROOT HASH", "SYSTEM", "SOURCE", "PARTITIONS", "BOOTS"),
-}
-
-
-def _show_status(found: Status) -> None:
-    facts = found.to_json()
-    output.print_table(_COLUMNS[found.state.mode], map(_row, facts["deployments"]))
-    for part in facts.get("free", ()):
-        what = "empty" if part["empty"] else "free"
-        output.out.print(f"partition {part['partition']} is {what}, {output.size(part['size'])}")
-    if found.state.mode == "composefs":
-        output.out.print(_next_boot(found), soft_wrap=True)
-    for image in found.downloaded:
-        output.out.print(f"downloaded: {escape(image.name)} {image.root.image.hex[:12]}")
-    _warn(found.problems)
-
-
-def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
-    if "partitions" in one:
-        own = [", ".join(str(part["number"]) for part in one["partitions"])]
-    else:
-        signers = sorted({signer for entry in one["entries"] for signer in entry["signers"]})
-        own = [
-            (one["deployed"] or "")[:16].replace("T", " "),
-            one["verity"] or "no entry",
-            ", ".join(signers) or "nobody",
-        ]
-    begin = (", ".join(one["states"]), one["id"][:12], one["title"] or "unknown", one["source"] or "")
-    return (*begin, *own, ", ".join(filter(None, map(_counted, one["entries"]))))
-
-
-def _counted(entry: Mapping[str, Any]) -> str:
-    """Say what the boot loader knows of an entry. systemd, Automatic Boot Assessment."""
-    if entry["bad"]:
-        return "failed"
-    if entry["tries_left"] == 0:
-        return "put back"
-    return "" if entry["tries_left"] is None else f"{entry['tries_left']} tries left"
-
-
-def _next_boot(found: Status) -> str:
-    state = found.state
-    if state.next is None:
-        return "what boots next is none of these: another system's entry is first"
-    following = state.next.id[:12]
-    if state.booted is None:
-        return f"{following} boots next"
-    if state.next.id == state.booted:
-        return f"{following} runs, and boots next"
-    return f"{state.booted[:12]} runs, {following} boots next: restart the machine to change to it"
-
-
-def _warn(problems: Iterable[str]) -> None:
-    for problem in problems:
-        output.err.print(f"[yellow]warning:[/] {escape(problem)}")
-
-
-def plan_facts(plan: DeployPlan) -> list[tuple[str, str]]:
-    """Show what happens to /etc, and return the rest."""
-    image = [("image", f"{plan.bootable.name} ({plan.bootable.title})"), ("boots", str(plan.bootable.cmdline))]
-    if isinstance(plan, SlotPlan):
-        return [
-            *image,
-            ("partitions", ", ".join(str(write.partition.number) for write in plan.writes) or "as they are"),
-            ("falls back to", plan.kept.id if plan.kept else "nothing"),
-            ("removed entries", ", ".join(entry.id for entry in plan.doomed) or "none"),
-        ]
-    facts = plan.to_json()
-    output.print_etc((facts["etc"] or {"rows": []})["rows"])
-    return [
-        *image,
-        ("objects", f"{facts['objects']['added']} added, {output.size(facts['objects']['added_bytes'])}"),
-        ("first entry", plan.boot.first),
-        ("removed entries", ", ".join(plan.boot.removed) or "none"),
-    ]
-
-
-def _show_upgraded(done: Upgraded, *, as_json: bool) -> None:
+def _finish(place: Place, done: Upgraded, *, reboot: bool, soft: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(done.to_json())
-        return
-    if done.plan:
-        output.print_facts(plan_facts(done.plan))
-    text = {
-        "up to date": "nothing is newer than what boots next",
-        "rejected": "the newer image is here, and was rolled back or did not boot: `oci2boot rollback ID` boots it, "
-        "`oci2boot status` shows its ID",
-        "available": _available(done.news) if done.news else "",
-        "downloaded": "downloaded; `oci2boot upgrade` deploys it",
-        "planned": "nothing was written",
-        "deployed": "deployed; the next boot takes it",
-    }
-    output.out.print(text[done.outcome], soft_wrap=True)
-
-
-def _available(news: News) -> str:
-    fetch = f"{news.layers} layers, {output.size(news.bytes)} to fetch" if news.layers else "nothing to fetch"
-    return f"there is a newer image: {fetch}. --download-only stores it, and then --dry-run shows what it would change"
+    else:
+        show_upgraded(done)
+    if reboot:
+        reboot_into(place, done, soft=soft)

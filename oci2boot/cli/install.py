@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from oci2boot.cli import output
-from oci2boot.cli.day2 import Etc, plan_facts
+from oci2boot.cli.day2 import Etc
+from oci2boot.cli.machine_text import plan_facts
 from oci2boot.cli.options import (
     AsJson,
     ProgressJson,

@@ -305,11 +305,11 @@ def inspect(
 ) -> None:
     """Say what an image is, without fetching its layers."""
     if manifest or attest_hook is not None:
-        found = measured_manifest(image, repo_path(repo), attest_hook)
+        found = measured_manifest(image, repo_path(repo), attest_hook).to_json()
         if manifest:
             output.print_json(found)
             return
-    found = run_inspect(image, repo_path(repo), source_options(platform, tls_verify, authfile))
+    found = run_inspect(image, repo_path(repo), source_options(platform, tls_verify, authfile)).to_json()
     if as_json:
         output.print_json(found)
     else:

@@ -15,7 +15,7 @@ import pytest
 
 from oci2boot.formats import pe
 from oci2boot.formats.png import lit_lines
-from oci2boot.system.qemu import Firmware, Machine, find_firmware
+from oci2boot.system.qemu import Firmware, VirtualMachine, find_firmware
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
@@ -126,7 +126,7 @@ def test_what_nothing_catches_is_a_failure(disks: Disks, tmp_path: Path) -> None
     """
     firmware, variables = find_firmware(secure=True), tmp_path / "enrolled.fd"
     enroll_in_firmware(disks.keys, variables, firmware.variables)
-    machine = Machine(disks.local, Firmware(firmware.code, variables, secure=True))
+    machine = VirtualMachine(disks.local, Firmware(firmware.code, variables, secure=True))
     promise = find_promise(disks.local)
     bench = Bench(machine, tmp_path, tmp_path, promise.digest, BOOT_SECONDS, silent)
     changes = [

@@ -9,8 +9,7 @@ from oci2boot.sysroot.machine import Sysroot, booted_root_hashes, changing, open
 from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.deployments import SysrootMachine
 from oci2boot.workflows.machine.model import Machine
-from oci2boot.workflows.machine.slot_state import SlotPlace, open_slots, running_place
-from oci2boot.workflows.machine.slots import SlotMachine
+from oci2boot.workflows.machine.slots import SlotPlace, open_slots, running_place
 
 Place = Sysroot | SlotPlace
 
@@ -42,4 +41,4 @@ def open_machine(place: Place, options: DeployOptions | None = None, *, writing:
                 yield SysrootMachine(place, options or DeployOptions())
         case SlotPlace():
             with open_slots(place, writing=writing) as slots:
-                yield SlotMachine(slots)
+                yield slots

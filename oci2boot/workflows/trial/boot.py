@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from oci2boot.boot.sign import sign_image
 from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import Error, FormatError
 from oci2boot.formats.iso9660 import read_volume
 from oci2boot.system.files import plain_errors, write_atomically
-from oci2boot.system.qemu import Accelerator, Firmware, Machine, choose_accelerator, find_firmware
+from oci2boot.system.qemu import Accelerator, Firmware, VirtualMachine, choose_accelerator, find_firmware
 from oci2boot.system.swtpm import has_swtpm
 from oci2boot.target.opened import as_raw, open_disk
 from oci2boot.workflows.keys.generate import enroll_in_firmware
@@ -69,7 +69,7 @@ class Tested:
     def failed(self) -> list[Case]:
         return [case for case in self.cases if not case.ok and not case.skipped]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "disk": str(self.disk),
             "digest": str(self.digest),
@@ -133,7 +133,7 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             variables = folder / "enrolled.fd"
             enroll_in_firmware(request.keys, variables, firmware.variables)
             firmware = Firmware(firmware.code, variables, secure=True)
-        machine = Machine(request.disk, firmware, choose_accelerator(firmware), optical=_is_iso(request.disk))
+        machine = VirtualMachine(request.disk, firmware, choose_accelerator(firmware), optical=_is_iso(request.disk))
         bench = Bench(machine, folder, sockets, promised.digest, request.timeout, report)
         tpm = request.tpm == "yes" or (request.tpm == "auto" and has_swtpm())
         patience = request.timeout if request.tpm == "yes" else min(request.timeout, PATIENCE)

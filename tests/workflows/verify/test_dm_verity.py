@@ -190,7 +190,7 @@ def test_what_is_not_guarded_is_named(tmp_path: Path) -> None:
 
 
 def manifest_of(image: Image, target: Path) -> Path:
-    target.write_text(json.dumps(measured_manifest("demo", image.repo)))
+    target.write_text(json.dumps(measured_manifest("demo", image.repo).to_json()))
     return target
 
 
