@@ -14,7 +14,7 @@ from typing import Final
 from oci2boot.boot.files import Read, find_file, list_directory, read_file, show
 from oci2boot.boot.names import EXTRA, LINUX, is_program
 from oci2boot.errors import FormatError, ImageError
-from oci2boot.formats import cmdline
+from oci2boot.formats import cmdline, os_release
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.model import Directory, File
 
@@ -28,6 +28,8 @@ INITRAMFS_NAMES: Final = (b"initrd.img-%s", b"initramfs-%s.img", b"initrd-%s")
 """Beneath /boot: Debian's, Fedora's and Arch's, SUSE's."""
 KERNEL_ARGUMENTS: Final = (b"etc/kernel/cmdline", b"usr/lib/kernel/cmdline")
 """The first that is there counts, as for kernel-install(8)."""
+
+OS_RELEASE: Final = (b"etc/os-release", b"usr/lib/os-release")
 
 SERIAL: Final[Mapping[str, str]] = MappingProxyType({"aarch64": "ttyAMA0"})
 """The first serial port of most machines of an architecture, where it is not ttyS0."""
@@ -133,6 +135,12 @@ def find_ukis(tree: Directory) -> list[bytes]:
     for version, _ in list_directory(tree, MODULES):
         look(MODULES + b"/" + version, 0)
     return found
+
+
+def read_os_release(tree: Directory, read: Read) -> bytes | None:
+    """Return the first file that is there and not empty. os-release(5)."""
+    contents = (read_file(tree, read, path, os_release.MAX_SIZE) for path in OS_RELEASE)
+    return next(filter(None, contents), None)
 
 
 def read_arguments(tree: Directory, read: Read, machine: str) -> list[str]:

@@ -181,9 +181,7 @@ def machine_of(architecture: str) -> str:
 
 def _release(tree: Directory, read: Read, version: str) -> tuple[bytes, str]:
     """Return `.osrel`, whose IMAGE_VERSION orders the boot menu, and the UKI's name, which would do so in its stead."""
-    content = None
-    for path in (b"etc/os-release", b"usr/lib/os-release"):
-        content = content or read_file(tree, read, path, os_release.MAX_SIZE)
+    content = discover.read_os_release(tree, read)
     if content is None:
         raise ImageError("the image has no os-release file", hint="systemd boots no root file system without one")
     fields = os_release.parse(content)

@@ -226,13 +226,9 @@ def _arguments(line: str, path: bytes) -> list[ComposefsArg]:
 
 
 def _version(release: bytes, path: bytes) -> str:
-    """systemd, src/boot/boot.c, `boot_entry_add_type2`: what of os-release counts as the version."""
     with _named(path):
-        fields = os_release.parse(release)
-    for name in ("IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"):
-        if fields.get(name):
-            return fields[name]
-    return ""
+        _, version, _ = os_release.pick(os_release.parse(release))
+    return version or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Final
 from oci2boot.boot.names import MAX_UKI
 from oci2boot.errors import DigestError, FormatError, ImageError, LimitError, ToolError
 from oci2boot.formats import pe
+from oci2boot.formats.sbat import read_sbat
 
 UKIFY_OLDEST: Final = (255, 0)
 UKIFY_BAD: Final = ((257, 0), (257, 1))
@@ -185,17 +186,8 @@ def _round(value: int, alignment: int) -> int:
 
 def merge_sbat(stub: bytes, kernel: bytes) -> bytes:
     """Return the revocation entries of stub and kernel and a UKI's own, so that each can be revoked."""
-    lines = [_SBAT_HEADER]
-    for data in (stub, kernel):
-        headers = pe.parse(data)
-        for section in headers.sections_named(b".sbat"):
-            try:
-                text = pe.contents(data, section).rstrip(b"\0").decode().splitlines()
-            except UnicodeDecodeError as error:
-                raise FormatError("an SBAT section that is not text") from error
-            if text and text[0].startswith("sbat,"):
-                lines += text[1:]
-    return "\n".join([*lines, _SBAT_UKI]).encode() + b"\n\0"
+    lines = [_SBAT_HEADER, *read_sbat(stub), *read_sbat(kernel), _SBAT_UKI]
+    return "\n".join(lines).encode() + b"\n\0"
 
 
 def verify_uki(uki: bytes, stub: bytes, parts: UkiParts) -> None:

@@ -36,6 +36,19 @@ def parse(data: bytes) -> dict[str, str]:
     return {match[1]: _unquote(match[2]) for match in found if match}
 
 
+def pick(fields: Mapping[str, str]) -> tuple[str | None, str | None, str | None]:
+    """Return title, version and sort key of a boot entry. systemd, `bootspec_pick_name_version_sort_key`."""
+
+    def first(*names: str) -> str | None:
+        return next((fields[name] for name in names if name in fields), None)
+
+    return (
+        first("PRETTY_NAME", "IMAGE_ID", "NAME", "ID"),
+        first("IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"),
+        first("IMAGE_ID", "ID"),
+    )
+
+
 def with_fields(data: bytes, fields: Mapping[str, str]) -> bytes:
     """Return the file with these assignments at its end and nowhere else."""
     kept = [line for line in _decode(data).splitlines() if line.partition("=")[0].strip() not in fields]

@@ -355,20 +355,7 @@ def describe_uki(data: bytes) -> tuple[str, str | None, str | None]:
     head = read_head(data)
     if not head:
         raise FormatError("it is not a UKI")
-    title, version, sort_key = pick(os_release.parse(head.os_release))
+    title, version, sort_key = os_release.pick(os_release.parse(head.os_release))
     if title is None:
         raise FormatError("its os-release has no name: systemd-boot passes it over")
     return title, version, sort_key
-
-
-def pick(release: Mapping[str, str]) -> tuple[str | None, str | None, str | None]:
-    """Return title, version and sort key by os-release fields. systemd, `bootspec_pick_name_version_sort_key`."""
-
-    def first(*names: str) -> str | None:
-        return next((release[name] for name in names if name in release), None)
-
-    return (
-        first("PRETTY_NAME", "IMAGE_ID", "NAME", "ID"),
-        first("IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"),
-        first("IMAGE_ID", "ID"),
-    )

@@ -15,7 +15,7 @@ from typing import Final
 from oci2boot.boot.names import EXTRA, LINUX, MAX_UKI, PROGRAM, RECORD, is_addon, is_program
 from oci2boot.boot.type1 import ENTRIES, FILES
 from oci2boot.errors import FormatError, LimitError, TargetError
-from oci2boot.formats import bls, cmdline, pe, version
+from oci2boot.formats import bls, cmdline, sbat, version
 from oci2boot.formats.bls import EntryName, Type1
 from oci2boot.sysroot.bootdir import (
     LOADER_CONF,
@@ -269,16 +269,10 @@ def _other_loader(directory: BootDirectory, path: str, source: Source) -> str | 
 
 
 def _product(program: bytes) -> tuple[str, str]:
-    """Return name and version of what an EFI program says it is."""
     try:
-        for section in pe.parse(program).sections_named(b".sbat"):
-            lines = pe.contents(program, section).rstrip(b"\0").decode(errors="replace").splitlines()
-            words = lines[1].split(",") if len(lines) > 1 else []
-            if len(words) > 4 and words[0].isprintable():
-                return words[0], words[4]
+        return sbat.product(program)
     except FormatError:
-        pass
-    return "", ""
+        return "", ""
 
 
 def _leftovers(

@@ -24,8 +24,8 @@ TOOL: Final = f"oci2boot {__version__}"
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
-    """One installed rootfs image."""
+class DeployedState:
+    """What the state directory of an installed rootfs image says of it."""
 
     digest: VerityDigest
     record: Mapping[str, Any] | None
@@ -39,7 +39,7 @@ class Deployment:
     """None where its /etc is the image's, or was made by a version that did not say how."""
 
 
-def read_deployments(sysroot: Sysroot) -> list[Deployment]:
+def read_deployments(sysroot: Sysroot) -> list[DeployedState]:
     """Return the deployments, by digest. A record that cannot be read is an error: it may be of a newer version."""
     found = []
     with plain_errors(TargetError, f"read {sysroot.deployments}"):
@@ -50,7 +50,7 @@ def read_deployments(sysroot: Sysroot) -> list[Deployment]:
     return found
 
 
-def _read(path: Path) -> Deployment:
+def _read(path: Path) -> DeployedState:
     try:
         digest = VerityDigest.parse(path.name)
     except FormatError as error:
@@ -59,7 +59,7 @@ def _read(path: Path) -> Deployment:
         ) from error
     record = path / os.fsdecode(RECORD)
     if not record.exists():
-        return Deployment(digest, None)
+        return DeployedState(digest, None)
     data = read_limited(record, RECORD_MAX, TargetError)
     try:
         facts = json.loads(data)
@@ -72,7 +72,7 @@ def _read(path: Path) -> Deployment:
         merged = MergedEtc.from_json(own["etc"]) if "etc" in own else None
     except (FormatError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TargetError(f"{record} is damaged", hint="install the image again") from error
-    return Deployment(digest, facts, deployed, pinned, tool, merged)
+    return DeployedState(digest, facts, deployed, pinned, tool, merged)
 
 
 def record_bytes(
@@ -91,12 +91,12 @@ def record_bytes(
     return json.dumps({**facts, OWN: own}, indent=2, sort_keys=True).encode() + b"\n"
 
 
-def after(deployments: Iterable[Deployment]) -> int:
+def after(deployments: Iterable[DeployedState]) -> int:
     """Return the time for a new deployment: now, or later than all others where the clock is wrong."""
     return max([int(time.time()), 0, *(1 + (one.deployed or 0) for one in deployments)])
 
 
-def set_pinned(sysroot: Sysroot, deployment: Deployment, *, pinned: bool) -> None:
+def set_pinned(sysroot: Sysroot, deployment: DeployedState, *, pinned: bool) -> None:
     if deployment.record is None:
         raise TargetError(f"{deployment.digest} was deployed by another program, which does not know of pins")
     path = sysroot.deployments / deployment.digest.hex / os.fsdecode(RECORD)

@@ -52,8 +52,8 @@ def labels_of(tree: Directory) -> Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
-    """One rootfs image to be installed, and what is known of it."""
+class Recorded:
+    """A rootfs image that is to be installed, and the record of it."""
 
     digest: VerityDigest
     record: bytes
@@ -61,7 +61,7 @@ class Deployment:
 
 
 def physical_root(
-    deployment: Deployment,
+    deployment: Recorded,
     objects: Iterable[External],
     links: Mapping[str, str],
     meta_json: bytes,
@@ -180,7 +180,7 @@ def _folder(places: _Places, folder: _Folder) -> Directory:
     )
 
 
-def overlay_state(deployment: Deployment, tree: Directory, places: Sequence[str], uppers: Uppers) -> Directory:
+def overlay_state(deployment: Recorded, tree: Directory, places: Sequence[str], uppers: Uppers) -> Directory:
     """Return the root of the partition with the upper directories for `places`, directories of `tree` by their paths.
 
     `uppers` are those that are not empty. An upper directory stands for the place itself: its owner, mode and label

@@ -22,6 +22,7 @@ from oci2boot.boot.uki import (
 from oci2boot.errors import DigestError, FormatError, ImageError, LimitError, ToolError
 from oci2boot.formats import pe
 from tests.boot.debian import package
+from tests.flips import flipped
 from tests.witness import program
 
 EFI = "usr/lib/systemd/boot/efi"
@@ -125,10 +126,6 @@ def test_revocation_entries_of_stub_kernel_and_uki_are_joined(inputs: Inputs) ->
     assert [line.partition(",")[0] for line in merged.splitlines()[1:-1]] == [
         "systemd-stub", "systemd-stub.debian", "systemd-boot", "systemd-boot.debian", "uki",
     ]  # fmt: skip
-
-
-def flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,16 @@ import json
 import subprocess
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 
 from oci2boot.formats.bls import EntryName
 from oci2boot.formats.fsverity import measure
+from oci2boot.store.images import Flow
 from tests.cli.conftest import Run
+from tests.status_schema import check_status
 from tests.store.stored import everything
 from tests.witness import program
 from tests.workflows.machines import Machine, make_machine
@@ -33,11 +35,7 @@ def status(run: Run, machine: Machine) -> Any:
     """Return what `status --json` says, after it was held against the schema."""
     code, out, _ = run("status", "--json", *places(machine))
     assert code == 0
-    found = json.loads(out)
-    schema = json.loads(files("oci2boot").joinpath("schema/status.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(found, schema, format_checker=jsonschema.FormatChecker())
-    return found
+    return check_status(json.loads(out))
 
 
 def test_status_follows_its_schema_through_a_life(run: Run, machine: Machine) -> None:
@@ -66,12 +64,31 @@ def test_status_follows_its_schema_through_a_life(run: Run, machine: Machine) ->
     assert first["digest"][:12] in out
 
 
-def test_the_schema_refuses_what_it_does_not_know(run: Run, machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("change", "at"),
+    [
+        ({"states": ["confused"]}, "deployments"),
+        ({"id": "abcd"}, "deployments"),
+        ({"digest": None}, "deployments"),
+        ({"flow": "guessed"}, "deployments"),
+        ({"mode": "slots"}, None),
+        ({"mode": "verity"}, None),
+        ({"fsverity": None}, None),
+        ({"esp": None}, None),
+    ],
+)
+def test_the_schema_refuses_what_it_does_not_know(
+    run: Run, machine: Machine, change: dict[str, Any], at: str | None
+) -> None:
     found = status(run, machine)
-    found["deployments"][0]["states"] = ["confused"]
-    schema = json.loads(files("oci2boot").joinpath("schema/status.json").read_text())
+    (found[at][0] if at else found).update(change)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(found, schema)
+        check_status(found)
+
+
+def test_the_schema_knows_every_flow() -> None:
+    schema = json.loads(files("oci2boot").joinpath("schema/status.json").read_text())
+    assert {*schema["$defs"]["deployment"]["properties"]["flow"]["enum"]} == {*get_args(Flow), None}
 
 
 def test_a_life_on_the_command_line(run: Run, machine: Machine) -> None:

@@ -13,6 +13,7 @@ from oci2boot.errors import Error, FormatError, LimitError, SignatureError
 from oci2boot.formats import authenticode, pe
 from oci2boot.formats.x509 import Certificate, read_certificates
 from tests.boot.debian import kernel, package
+from tests.flips import flipped
 from tests.keys import Pair, make, openssl
 from tests.witness import program
 
@@ -42,14 +43,6 @@ def signed_by(pair: Pair, image: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def signed(db: Pair, image: bytes) -> bytes:
     return signed_by(db, image)
-
-
-def sbsigned(pair: Pair, image: bytes, folder: Path) -> bytes:
-    source, target = folder / "unsigned.efi", folder / "sbsigned.efi"
-    source.write_bytes(image)
-    argv: list[str | Path] = [program("sbsign"), "--key", pair.key, "--cert", pair.path, "--output", target, source]
-    subprocess.run(argv, check=True, capture_output=True)
-    return target.read_bytes()
 
 
 def test_others_accept_our_signature(db: Pair, signed: bytes, folder: Path) -> None:
@@ -86,7 +79,7 @@ def test_an_image_of_odd_size_is_padded_first(db: Pair, image: bytes, folder: Pa
 @pytest.mark.parametrize("tool", ["sbsign", "osslsigncode"])
 def test_signatures_of_other_signers_hold(tool: str, db: Pair, image: bytes, folder: Path) -> None:
     if tool == "sbsign":
-        theirs = sbsigned(db, image, folder)
+        theirs = db.sbsign(image)
     else:
         source, target = folder / "in.efi", folder / "out.efi"
         source.write_bytes(image)
@@ -136,7 +129,7 @@ def test_what_debian_signed_holds() -> None:
 
 def test_an_image_may_have_several_signatures(db: Pair, image: bytes, folder: Path) -> None:
     other = make(folder, "other")
-    both = signed_by(other, sbsigned(db, image, folder))
+    both = signed_by(other, db.sbsign(image))
     for pair, index in ((db, 0), (other, 1)):
         anchors = [found.anchor for found in authenticode.verify(both, [pair.certificate])]
         assert [anchor is not None for anchor in anchors] == [index == 0, index == 1]
@@ -175,10 +168,6 @@ def test_a_certificate_with_the_name_and_number_of_another_is_not_that_one(
     assert twin.certificate.issuer_and_serial == db.certificate.issuer_and_serial
     (found,) = authenticode.verify(signed_by(twin, image), [db.certificate])
     assert found.anchor is None
-
-
-def flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 def trusts(data: bytes, certificate: Certificate) -> bool:

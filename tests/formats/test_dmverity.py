@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from oci2boot.digest import Hash, RootHash
 from oci2boot.errors import Error, FormatError
 from oci2boot.formats.dmverity import Area, Parameters, check_tree, hash_blocks, hash_tree, plan_area, read_superblock
+from tests.flips import flipped
 from tests.witness import program
 
 UUID = uuid.UUID("01234567-89ab-cdef-0123-456789abcdef")
@@ -114,14 +115,14 @@ def test_bytes_that_are_none_are_refused() -> None:
 def test_one_flipped_byte_is_named(where: str) -> None:
     """K0.9"""
     parameters = Parameters(salt=b"salt", uuid=UUID)
-    data = bytearray(data_of(200 * 4096))
-    root_hash, written = built(bytes(data), parameters)
-    area = bytearray(written)
-    if where == "data":
-        data[4096 * 77] ^= 1
-    else:
-        area[4096 + 10 if where == "root level" else 2 * 4096 + 10] ^= 1
-    found = read_superblock(bytes(area))
+    data = data_of(200 * 4096)
+    root_hash, written = built(data, parameters)
+    found = read_superblock(written)
+    damage = {
+        "data": (flipped(data, 4096 * 77), written),
+        "root level": (data, flipped(written, 4096 + 10)),
+        "leaf level": (data, flipped(written, 2 * 4096 + 10)),
+    }
 
     def problems_of(data: bytes, area: bytes) -> list[str]:
         leaves = hash_blocks(data, parameters, 4096)
@@ -132,5 +133,5 @@ def test_one_flipped_byte_is_named(where: str) -> None:
         "root level": "level 0 of the hash tree is not that of the data, from byte 4106",
         "leaf level": "level 1 of the hash tree is not that of the data, from byte 8202",
     }[where]
-    assert problems_of(bytes(data), bytes(area))[0].startswith(expected)
-    assert problems_of(data_of(200 * 4096), written) == []
+    assert problems_of(*damage[where])[0].startswith(expected)
+    assert problems_of(data, written) == []

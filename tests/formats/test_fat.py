@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from oci2boot.errors import Error, FormatError, LimitError
 from oci2boot.formats.fat import Fat
+from tests.flips import flipped
 from tests.witness import program
 
 FILES: Final = {
@@ -113,9 +114,7 @@ def test_a_file_above_the_limit_is_not_read(images: Images) -> None:
 
 
 def test_copies_of_the_table_that_differ_are_told(images: Images) -> None:
-    data = bytearray(images[32])
-    data[32 * 512 + 4000] ^= 1
-    assert not opened(bytes(data)).copies_agree
+    assert not opened(flipped(images[32], 32 * 512 + 4000)).copies_agree
 
 
 def test_a_long_name_counts_only_with_the_checksum_of_its_short_name(images: Images, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from oci2boot.errors import FormatError
 from oci2boot.formats.gpt import Gpt, read_gpt
+from tests.flips import flipped
 from tests.witness import program
 
 MIB: Final = 1 << 20
@@ -76,13 +77,12 @@ DAMAGE: Final = {
 
 @pytest.mark.parametrize(("at", "said"), DAMAGE.values(), ids=DAMAGE.keys())
 def test_one_flipped_byte_is_told_and_sgdisk_agrees(disk: bytes, at: int, said: str, tmp_path: Path) -> None:
-    data = bytearray(disk)
-    data[at] ^= 1
-    gpt = table(bytes(data))
+    data = flipped(disk, at)
+    gpt = table(data)
     assert any(said in problem for problem in gpt.problems)
     assert [part.type for part in gpt.partitions] == [ESP, ROOT]
     if at != 511:  # sgdisk repairs the MBR in memory and says nothing
-        assert not sgdisk_is_content(bytes(data), tmp_path)
+        assert not sgdisk_is_content(data, tmp_path)
 
 
 def by_sgdisk(disk: bytes, tmp_path: Path, *words: str) -> bytes:

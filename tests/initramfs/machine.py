@@ -14,6 +14,7 @@ from oci2boot.formats import cpio
 from oci2boot.formats.fsverity import Hasher
 from tests.boot.debian import kernel, package
 from tests.boot.trees import scan
+from tests.flips import flip
 from tests.witness import program
 
 TIMEOUT = 300
@@ -190,11 +191,7 @@ class Disk:
         """Change one bit of a file behind the file system's back."""
         said = self._debugfs([f"bmap /{path} {offset // 4096}"])
         (block,) = re.findall(r"^\d+$", said, re.MULTILINE)
-        with self.image.open("r+b") as file:
-            file.seek(int(block) * 4096 + offset % 4096)
-            (old,) = file.read(1)
-            file.seek(-1, 1)
-            file.write(bytes([old ^ 1]))
+        flip(self.image, int(block) * 4096 + offset % 4096)
 
 
 def run(cases: Sequence[Case], disk: Path, scratch: Path) -> dict[str, Outcome]:

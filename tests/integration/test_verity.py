@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.system.qemu import Firmware, Machine, boot, find_firmware
+from oci2boot.system.qemu import Firmware, VirtualMachine, boot, find_firmware
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from tests import vm
 from tests.boot import debian
 from tests.conftest import Initramfs
+from tests.flips import damaged
 from tests.keys import make, openssl
+from tests.partitions import partition, table
 from tests.witness import program
-from tests.workflows.disks import flipped
-from tests.workflows.verity_disks import partition, table
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]
 
@@ -53,8 +53,8 @@ class Made:
     def root_hash(self) -> str:
         return "".join(part["uuid"] for part in table(self.disk)[1:3]).replace("-", "").lower()
 
-    def machine(self, disk: Path) -> Machine:
-        return Machine(disk, self.firmware)
+    def machine(self, disk: Path) -> VirtualMachine:
+        return VirtualMachine(disk, self.firmware)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def booted(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Booted:
         file.truncate(disk.stat().st_size + ROOM)
     machine = vm.with_report(made.machine(disk), content=False, reboot=True, more=REPORT)
     with (
-        flipped(disk, place_of(disk, "/usr/share/demo/sizes/1048576", folder) + 7),
+        damaged(disk, place_of(disk, "/usr/share/demo/sizes/1048576", folder) + 7),
         boot(machine, folder / "vm") as running,
     ):
         running.wait_for(r"(?m)^end$", 2 * vm.BOOT_SECONDS, port="report")
@@ -181,7 +181,7 @@ def credential(disk: Path) -> tuple[str, str]:
 def test_a_flipped_byte_of_the_hash_tree_is_refused(made: Made, tmp_path: Path) -> None:
     """K0.9: in the top of the tree, which everything needs."""
     disk = vm.copy(made.disk, tmp_path / "disk.raw")
-    with flipped(disk, table(disk)[2]["start"] + 4096 + 5):
+    with damaged(disk, table(disk)[2]["start"] + 4096 + 5):
         assert "is corrupted" in refused(made, disk, tmp_path)
 
 

@@ -17,6 +17,7 @@ from oci2boot.oci.manifest import Platform
 from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import SourceOptions, open_source
 from oci2boot.oci.unpack import Uncompressed
+from tests.flips import flipped
 from tests.oci.layouts import MANIFEST, Layout, digest, platform
 from tests.oci.registries import Fake, Handler, Respond, authfile, basic
 
@@ -258,10 +259,6 @@ def test_lasting_trouble_is_one_sentence(fake: Fake, code: int, sentence: str) -
     assert len(fake.paths("/manifests/")) <= client.ATTEMPTS
 
 
-def changed(data: bytes) -> bytes:
-    return data[:-1] + bytes([data[-1] ^ 1])
-
-
 def serving(edit: object, part: str) -> Respond:
     def respond(handler: Handler) -> bool:
         assert handler.fake.layout
@@ -277,7 +274,7 @@ def serving(edit: object, part: str) -> Respond:
 
 
 def test_a_blob_that_is_not_what_its_digest_says_is_refused(fake: Fake) -> None:
-    fake.respond = serving(changed, "/blobs/")
+    fake.respond = serving(lambda data: flipped(data, -1), "/blobs/")
     with pytest.raises(DigestError, match="has the digest"):
         pull(fake)
 

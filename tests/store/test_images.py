@@ -17,6 +17,7 @@ from oci2boot.store.layers import has_layer, layer_tar, read_layer, stage_layer,
 from oci2boot.store.reach import collect, plan_collection
 from oci2boot.store.repository import STAGING, Repository
 from oci2boot.store.roots import DmVerityRoot
+from tests.flips import flip
 from tests.store.stored import everything, layer, store_image, system
 from tests.tarballs import entries, file
 from tests.witness import VECTORS, program
@@ -218,20 +219,15 @@ def test_a_broken_boot_record_is_one_sentence(record: bytes) -> None:
         Bootable.parse(record)
 
 
-def damage(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.chmod(0o644)
-    path.write_bytes(data)
-
-
 def test_fsck_names_every_kind_of_damage(tmp_path: Path) -> None:
     with Repository.ensure(tmp_path) as repository:
         stored = store_image(repository, "one", system())
         assert check(repository).problems == ()
         own = next(entry for entry in read_layer(repository, stored.diff_ids[1]) if entry.path == b"usr/bin/own")
         assert not isinstance(own.content, bytes)
-        damage(repository.object_path(own.content.digest))
+        victim = repository.object_path(own.content.digest)
+        victim.chmod(0o644)
+        flip(victim, -1)
         assert any(f"{own.content.digest} is damaged" in problem for problem in check(repository).problems)
 
         repository.object_path(own.content.digest).unlink()

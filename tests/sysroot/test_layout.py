@@ -4,10 +4,10 @@ import pytest
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import TargetError
-from oci2boot.sysroot.layout import Deployment, overlay_state
+from oci2boot.sysroot.layout import Recorded, overlay_state
 from oci2boot.tree.model import SELINUX_XATTR, Directory, File, Metadata, find
 
-DEPLOYMENT = Deployment(VerityDigest("sha256", bytes(32)), b"{}")
+DEPLOYMENT = Recorded(VerityDigest("sha256", bytes(32)), b"{}")
 
 
 def labelled(label: str, **entries: Directory | File) -> Directory:

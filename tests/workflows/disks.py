@@ -2,8 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from oci2boot.store.repository import Repository
 from oci2boot.workflows.install.disk import install
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import InstallRequest
+from tests.flips import damaged
 from tests.store.stored import SKELETON, Stored, layer, store_image
 from tests.tarballs import directory, file, hard_link, pax, symlink
 from tests.witness import program
@@ -22,6 +22,8 @@ BIG = b"".join(number.to_bytes(4, "big") * 250 for number in range(1000))
 """A thousand kilobytes in blocks of which no two are equal: it has a Merkle tree of two levels."""
 SMALL = b"one block " * 100
 UKI = "EFI/Linux/demo_1.efi"
+
+flipped = damaged
 
 
 def layers(*more: bytes) -> list[bytes]:
@@ -75,7 +77,7 @@ def installed(folder: Path, tars: list[bytes], esp: Mapping[str, bytes] | None =
         fields = {name: getattr(stored.bootable, name) for name in Bootable.__dataclass_fields__}
         files = boot_files(stored.rootfs.digest.hex) if esp is None else esp
         save(repository, Bootable(**(fields | {"name": "demo"})), stored.rootfs.image, files, None)
-    plan = install(InstallRequest(repo, folder / "disk.raw", name="demo"), silent).plan
+    plan = install(InstallRequest(repo=repo, target=folder / "disk.raw", name="demo"), silent).plan
     return Demo(repo, stored, folder / "disk.raw", plan.root.start)
 
 
@@ -101,22 +103,6 @@ def find(disk: Path, content: bytes) -> int:
     What is on the EFI system partition comes before the copy of it that the repository has as an object.
     """
     return min(start + data.index(content) for start, data in _data(disk) if content in data)
-
-
-@contextmanager
-def flipped(disk: Path, at: int, mask: int = 1) -> Iterator[None]:
-    """Change one byte of the disk for a while."""
-    with disk.open("r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes((byte ^ mask,)))
-    try:
-        yield
-    finally:
-        with disk.open("r+b") as file:
-            file.seek(at)
-            file.write(bytes((byte,)))
 
 
 def copied(demo: Demo, folder: Path) -> Demo:

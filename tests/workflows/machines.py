@@ -6,7 +6,7 @@ from pathlib import Path
 from oci2boot.oci.reference import Reference
 from oci2boot.store.images import Bootable
 from oci2boot.sysroot.machine import Sysroot, open_sysroot
-from oci2boot.workflows.machine.deployments import DeployOptions, DeployPlan
+from oci2boot.workflows.machine.deploy import DeployOptions, SysrootPlan
 from oci2boot.workflows.machine.directories import install_directories
 from oci2boot.workflows.machine.upgrade import Upgraded, UpgradeRequest, upgrade
 from oci2boot.workflows.make.convert import convert
@@ -50,9 +50,9 @@ class Machine:
         add_image(self.layout, [*sealable.base(), *(tar(one) for one in files)], name)
 
     def convert(self, name: str = "demo") -> Bootable:
-        return convert(ConvertRequest(self.source, self.repo, name, boot=ANY_BOOT), silent)
+        return convert(ConvertRequest(source=self.source, repo=self.repo, name=name, boot=ANY_BOOT), silent)
 
-    def install(self, options: DeployOptions = ANY_FILE_SYSTEM) -> DeployPlan:
+    def install(self, options: DeployOptions = ANY_FILE_SYSTEM) -> SysrootPlan:
         return install_directories(self.repo, "demo", self.root, self.esp, options, silent)
 
     def upgrade(self, options: DeployOptions | None = None) -> Upgraded:

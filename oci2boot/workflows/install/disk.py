@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import stat
@@ -13,13 +12,14 @@ from threading import Lock
 from typing import Any, Final
 
 from oci2boot.digest import VerityDigest
-from oci2boot.errors import Error, FormatError, StoreError, TargetError
+from oci2boot.errors import Error, StoreError, TargetError
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import ComposefsRoot, DmVerityRoot
 from oci2boot.system import nvram
 from oci2boot.system.block import BlockDevice, read_block_device, with_signatures
+from oci2boot.system.epoch import source_date_epoch
 from oci2boot.target.copy import Progress
 from oci2boot.target.device import write_device
 from oci2boot.target.entries import EspFile, FileSource, RootEntry
@@ -86,20 +86,20 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
         seed = _seed(request, bootable, device)
-        disk_format = request.format or ("raw" if device else format_of(request.target))
+        disk_format = request.disk.format or ("raw" if device else format_of(request.target))
         if disk_format == "iso":
             check_live(request, bootable)
         label, ext4, images = _content(repository, bootable, request, seed)
         esp = [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()]
-        if request.ab and isinstance(bootable.root, DmVerityRoot):
+        if request.disk.ab and isinstance(bootable.root, DmVerityRoot):
             esp.append(slot_record(bootable))
         options = DiskOptions(
             seed=seed,
-            epoch=source_date_epoch(),
+            epoch=source_date_epoch(0),
             architecture=bootable.architecture,
-            size=device.size if device else request.size,
-            esp_size=request.esp_size,
-            sector=device.sector if device else request.sector or 512,
+            size=device.size if device else request.disk.size,
+            esp_size=request.disk.esp_size,
+            sector=device.sector if device else request.disk.sector or 512,
             encrypted=request.secret is not None,
             ext4_label=label,
         )
@@ -145,12 +145,12 @@ def _content(
     """Return name and inodes of the ext4 file system, if there is to be one, and the partitions besides it."""
     match bootable.root:
         case ComposefsRoot():
-            if request.verity_size is not None:
+            if request.disk.verity_size is not None:
                 raise TargetError(
                     f"{bootable.name} has no hash tree: its files are verified one by one",
                     hint="leave out --verity-partition-size, or convert with --mode verity",
                 )
-            if request.ab:
+            if request.disk.ab:
                 raise TargetError(
                     f"{bootable.name} needs no second slot: new versions lie beside it",
                     hint="leave out --ab, or convert with --mode verity",
@@ -163,9 +163,9 @@ def _content(
                     hint="leave out --luks-passphrase-file, or convert with --mode composefs",
                 )
             entries = state_entries(repository, bootable, root, request.first_boot)
-            images = image_partitions(repository, bootable, root, seed, request.verity_size)
-            if request.ab:
-                images = slot_partitions(bootable, root, images, seed, request.root_size)
+            images = image_partitions(repository, bootable, root, seed, request.disk.verity_size)
+            if request.disk.ab:
+                images = slot_partitions(bootable, root, images, seed, request.disk.root_size)
             return STATE_LABEL, entries, images
 
 
@@ -187,7 +187,11 @@ def _device(request: InstallRequest) -> BlockDevice | None:
         if not mode and target.absolute().parent == Path("/dev"):
             raise TargetError(f"there is no block device {target}", hint="lsblk lists the disks")
         return None
-    for given, option in ((request.size, "--size"), (request.sector, "--sector-size"), (request.format, "--format")):
+    for given, option in (
+        (request.disk.size, "--size"),
+        (request.disk.sector, "--sector-size"),
+        (request.disk.format, "--format"),
+    ):
         if given is not None:
             raise TargetError(f"{target} is a block device: {option} is for disk images")
     device = read_block_device(target)
@@ -239,14 +243,6 @@ def _boot_entry(planned: Installed, report: Report) -> str | None:
 def loader_of(bootable: Bootable) -> str | None:
     """Return what the firmware is to start, by its path on the ESP."""
     return next((path for kind in _LOADERS for path in bootable.esp if re.fullmatch(kind, path, re.IGNORECASE)), None)
-
-
-def source_date_epoch() -> int:
-    """Return the time that goes into what is written. reproducible-builds.org, SOURCE_DATE_EPOCH."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
-    if not text.isdecimal() or len(text) > 12:
-        raise FormatError(f"SOURCE_DATE_EPOCH is not a time in seconds: {text!r}")
-    return int(text)
 
 
 def _object(repository: Repository, digest: VerityDigest) -> FileSource:

@@ -13,7 +13,7 @@ from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository, meta_json
 from oci2boot.sysroot.deployments import record_bytes
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
-from oci2boot.sysroot.layout import Deployment, physical_root
+from oci2boot.sysroot.layout import Recorded, physical_root
 from oci2boot.target.entries import FileSource, RootEntry
 from oci2boot.tree.model import Device, Directory, File, Inode, Sparse, Special, Symlink, walk
 from oci2boot.tree.selinux import load_policy
@@ -36,7 +36,7 @@ def root_entries(repository: Repository, bootable: Bootable, settings: FirstBoot
     if settings != NOTHING:
         read = reader(lambda content: repository.read_object(content.digest))
         upper, var = with_first_boot(settings, tree, load_policy(tree, read), read)
-    deployment, meta = Deployment(image, record), meta_json(repository.algorithm)
+    deployment, meta = Recorded(image, record), meta_json(repository.algorithm)
     yield from entries_of(repository, physical_root(deployment, content.externals(), links, meta, tree, upper, var))
 
 

@@ -8,7 +8,7 @@ from oci2boot.store.repository import Repository
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.sysroot.deployments import record_bytes
 from oci2boot.sysroot.first_boot import FirstBoot, upper_directories
-from oci2boot.sysroot.layout import Deployment, overlay_state
+from oci2boot.sysroot.layout import Recorded, overlay_state
 from oci2boot.target.entries import FileSource, RootEntry
 from oci2boot.target.images import Image, Part, VerityParts, plain_image, verity_images
 from oci2boot.target.plan import derive_uuid
@@ -59,7 +59,7 @@ def state_entries(
     if not places:
         return None
     document = record_bytes(bootable.to_json(), deployed=None)
-    return list(entries_of(repository, overlay_state(Deployment(root.image, document), tree, places, uppers)))
+    return list(entries_of(repository, overlay_state(Recorded(root.image, document), tree, places, uppers)))
 
 
 def _part(repository: Repository, digest: VerityDigest, size: int | None) -> Part:

@@ -1,11 +1,8 @@
 """Executables become signed ones, by whichever way the user keeps the key."""
 
 import hashlib
-import os
-import re
 import shlex
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +28,7 @@ from oci2boot.digest import RootHash
 from oci2boot.errors import Error, FormatError, SignatureError, SourceError
 from oci2boot.formats.esl import trusted_certificates
 from oci2boot.formats.x509 import Certificate, read_certificates
+from oci2boot.system.epoch import now, source_date_epoch
 from oci2boot.system.files import plain_errors, read_limited, write_atomically
 from oci2boot.system.run import run
 from oci2boot.workflows.progress import Report, Told, Warned
@@ -185,7 +183,7 @@ def _tool(tool: SignTool, options: SigningOptions) -> Sign:
         raise SignatureError(f"{tool} needs a key", hint="--secureboot-key FILE or pkcs11:URI")
     check_key_name(key)
     env = {"PKCS11_MODULE_PATH": str(options.pkcs11_module)} if options.pkcs11_module else {}
-    epoch = source_date_epoch()
+    epoch = source_date_epoch(now())
 
     def sign(image: bytes) -> bytes:
         with tempfile.TemporaryDirectory(prefix="oci2boot-") as folder:
@@ -196,16 +194,6 @@ def _tool(tool: SignTool, options: SigningOptions) -> Sign:
             return read_limited(target, MAX_UKI, SignatureError)
 
     return sign
-
-
-def source_date_epoch() -> int:
-    """Return the time to write into signatures: `SOURCE_DATE_EPOCH`, else now. reproducible-builds.org."""
-    text = os.environ.get("SOURCE_DATE_EPOCH")
-    if text is None:
-        return int(time.time())
-    if not re.fullmatch(r"[0-9]{1,11}", text):
-        raise FormatError(f"SOURCE_DATE_EPOCH is not a time in seconds: {text!r}")
-    return int(text)
 
 
 def answer(request: Path, key: Path, passphrase: Path | None, response: Path) -> SignRequest:

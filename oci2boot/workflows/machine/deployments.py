@@ -1,217 +1,110 @@
-"""A converted image becomes what a machine boots next: objects, names, state, and the boot directory last.
+"""A machine whose files fs-verity guards: its deployments are directories on its physical root."""
 
-The one function behind an installation into directories, `upgrade` and `switch`. Stopped at any point, the machine
-boots what it booted before; run again, it completes.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
 
-from oci2boot.boot.names import ADDON, EXTRA, TRIES, uncounted
-from oci2boot.digest import External
-from oci2boot.errors import StoreError, TargetError
-from oci2boot.formats.cmdline import find_composefs, split
-from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.store.content import Content, deployed_refs, image_content
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
-from oci2boot.store.transfer import missing_objects, set_refs, transfer
+from oci2boot.sysroot.bootdir import BootEntry
 from oci2boot.sysroot.bootdir_apply import apply_boot
-from oci2boot.sysroot.bootdir_plan import is_entry, plan_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
-from oci2boot.sysroot.deployments import after, record_bytes, remove_state
-from oci2boot.sysroot.etc import EtcPlan, EtcPolicy, plan_etc
-from oci2boot.sysroot.etc_merged import MergedEtc, fingerprint
-from oci2boot.sysroot.etc_upper import write_upper
-from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
-from oci2boot.sysroot.layout import RECORD, deployment_state, initial_var
-from oci2boot.sysroot.state import MachineState
-from oci2boot.system.files import plain_errors, write_atomically
-from oci2boot.tree.lookup import look_up
-from oci2boot.tree.model import Directory, File
-from oci2boot.tree.selinux import load_policy
-from oci2boot.workflows.machine.etc import Upper, image_etc, read_upper
-from oci2boot.workflows.machine.rollback import forget
-from oci2boot.workflows.make.canonical import reader
-from oci2boot.workflows.progress import Report, Step, Told, Warned
-
-BLESSER: Final = b"/usr/lib/systemd/systemd-bless-boot"
-LOCAL: Final = f"local{ADDON}"
-"""The machine's own kernel arguments, beside each of its UKIs."""
+from oci2boot.sysroot.deployments import DeployedState
+from oci2boot.sysroot.machine import Sysroot
+from oci2boot.sysroot.state import SysrootState, read_state
+from oci2boot.workflows.machine.deploy import DeployOptions, SysrootPlan, apply_deployment, plan_deployment
+from oci2boot.workflows.machine.keep import retire
+from oci2boot.workflows.machine.model import Deployment, MachineState
+from oci2boot.workflows.progress import Report
 
 
 @dataclass(frozen=True, slots=True)
-class DeployOptions:
-    etc: EtcPolicy = field(default_factory=EtcPolicy)
-    allow_missing_verity: bool = False
-    """Deploy where the file system has no fs-verity; the image has to be made for it."""
-    first_boot: FirstBoot | None = None
-    """What a new machine is told; one that is there knows."""
+class SysrootMachine:
+    sysroot: Sysroot
+    options: DeployOptions = field(default_factory=DeployOptions)
+
+    @property
+    def store(self) -> Path:
+        return self.sysroot.repository
+
+    @contextmanager
+    def state(self) -> Iterator[MachineState]:
+        found = read_state(self.sysroot)
+        with Repository.open(self.store) as repository:
+            secure = repository.secure
+            made = {
+                one.digest: _deployment(found, one, whole=repository.has_object(one.digest))
+                for one in found.deployments
+            }
+        lost = found.booted if found.booted not in made else None
+        yield MachineState(
+            mode="composefs",
+            live=self.sysroot.live,
+            esp=found.directory.path,
+            directory=found.directory,
+            deployments=tuple(made.values()),
+            booted=found.booted.hex if found.booted else None,
+            next=made[found.next.digest] if found.next else None,
+            current=made[found.current.digest] if found.current else None,
+            problems=(*found.directory.problems, *([f"what runs, {lost}, has no state here"] if lost else [])),
+            facts={"sysroot": str(self.sysroot.root), "fsverity": secure},
+        )
+
+    def plan(self, repository: Repository, bootable: Bootable) -> SysrootPlan:
+        return self._plan(read_state(self.sysroot), repository, bootable)
+
+    def deploy(self, repository: Repository, bootable: Bootable, report: Report) -> SysrootPlan | None:
+        state = read_state(self.sysroot)
+        if state.next and state.next.digest == bootable.composefs.image and _same_boot_files(state.next, bootable):
+            return None
+        plan = self._plan(state, repository, bootable)
+        apply_deployment(plan, state, repository, repository, report)
+        return plan
+
+    def _plan(self, state: SysrootState, repository: Repository, bootable: Bootable) -> SysrootPlan:
+        # What was allowed once is in the image's record, and in its kernel argument.
+        allowed = self.options.allow_missing_verity or bootable.options.get("allow_missing_verity") is True
+        options = replace(self.options, allow_missing_verity=allowed)
+        return plan_deployment(state, repository, repository, bootable, options)
+
+    def change_boot(self, plan: BootPlan) -> None:
+        apply_boot(plan, self.sysroot.boot_directory())
+
+    def tidy(self) -> list[str]:
+        keep = self.options.keep
+        gone = retire(self.sysroot, keep) if keep else []
+        return [f"{one.digest} is older than the {keep} that are kept, and deleted" for one in gone]
 
 
-@dataclass(frozen=True, slots=True)
-class DeployPlan:
-    bootable: Bootable
-    content: Content
-    missing: tuple[External, ...]
-    """Objects that the machine's repository lacks."""
-    tree: Directory
-    record: bytes
-    state: Directory | None
-    """The new state directory; None where this image is what the machine runs, whose state stays."""
-    etc: EtcPlan | None
-    """None where there is nothing to merge."""
-    upper: Upper | None
-    """What is merged."""
-    var: Directory
-    """For a machine that has none yet."""
-    boot: BootPlan
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "image": self.bootable.to_json(),
-            "objects": {
-                "needed": len(self.content.objects),
-                "added": len(self.missing),
-                "added_bytes": sum(item.size for item in self.missing),
-            },
-            "etc": self.etc.to_json() if self.etc else None,
-            "boot": self.boot.to_json(),
-        }
-
-
-def plan_deployment(
-    state: MachineState, source: Repository, target: Repository, bootable: Bootable, options: DeployOptions
-) -> DeployPlan:
-    """Find out everything that is to be done; nothing is written."""
-    if not bootable.esp:
-        raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
-    rootfs = bootable.composefs.image
-    check_verity(target, bootable, allow_missing=options.allow_missing_verity)
-    content = image_content(source, bootable.name)
-    tree = read_rootfs(source.read_object(rootfs))
-    boot = plan_boot_files(state, source, bootable, tree)
-    current = state.current
-    esp = {uncounted(boot.paths[path]): str(digest) for path, digest in bootable.esp.items()}
-    there = next((one for one in state.deployments if one.digest == rootfs), None)
-    fresh = current is None or current.digest != rootfs
-    merged = there.merged if there and not fresh else None
-    etc: EtcPlan | None = None
-    upper: Upper | None = None
-    new_state: Directory | None = None
-    new_etc: Directory | None = None
-    var = initial_var(tree)
-    if fresh:
-        if current is not None:
-            upper = read_upper(state.sysroot.deployments / current.digest.hex / "etc/upper", current.digest.algorithm)
-            old, new = image_etc(target, current.digest), image_etc(source, rootfs)
-            etc = plan_etc(old, new, upper.tree, options.etc)
-            new_etc = etc.upper
-            merged = MergedEtc(current.digest, options.etc, fingerprint(new_etc, rootfs))
-        elif options.first_boot:
-            read = reader(lambda content: source.read_object(content.digest))
-            new_etc, new_var = with_first_boot(options.first_boot, tree, load_policy(tree, read), read)
-            var = new_var or var
-    record = record_bytes(
-        bootable.to_json() | {"esp": esp},
-        deployed=after(state.deployments),
-        pinned=there.pinned if there else False,
-        merged=merged,
+def _deployment(state: SysrootState, one: DeployedState, *, whole: bool) -> Deployment:
+    entries = tuple(state.entries_of(one.digest))
+    # One that was deployed before what boots next is not rejected: its publisher went back to it. Nor is one without a
+    # boot entry: the command that made it was stopped.
+    since = state.next.deployed or 0 if state.next else 0
+    return Deployment(
+        id=one.digest.hex,
+        entries=entries,
+        record=one.record,
+        title=(one.record or {}).get("title"),
+        deployed=one.deployed,
+        tool=one.tool,
+        pinned=one.pinned,
+        rejected=bool(entries) and (one.deployed or 0) > since,
+        whole=whole,
+        facts={"digest": one.digest.hex, "verity": _verity(entries)},
     )
-    if fresh:
-        new_state = deployment_state(record, tree, new_etc)
-    missing = tuple(missing_objects(content, target))
-    return DeployPlan(bootable, content, missing, tree, record, new_state, etc, upper, var, boot)
 
 
-def plan_boot_files(state: MachineState, source: Repository, bootable: Bootable, tree: Directory) -> BootPlan:
-    """Plan the boot directory: the image's UKI first in the menu, with the machine's own kernel arguments."""
-    new: dict[str, bytes | Path] = {path: source.object_path(digest) for path, digest in bootable.esp.items()}
-    entries = [path for path in new if is_entry(path)]
-    if len(entries) != 1:
-        raise TargetError(
-            f"{bootable.name} has {len(entries) or 'no'} entries for the boot menu, one is needed",
-            hint="--loader direct is for disks that are never upgraded",
-        )
-    local = local_addon(state) if bootable.flow != "type1" else None
-    if local is not None:
-        new[f"{entries[0]}{EXTRA}/{LOCAL}"] = local
-    found = look_up(tree, BLESSER)
-    tries = TRIES if found and isinstance(found[1], File) else None
-    return plan_boot(state.directory, new, first=entries[0], keep=state.kept_entries(), tries=tries)
+def _verity(entries: tuple[BootEntry, ...]) -> str | None:
+    """Return whether the entries insist on fs-verity; None without an entry."""
+    arguments = [argument for entry in entries for argument in entry.arguments]
+    if not arguments:
+        return None
+    return "optional" if any(argument.insecure for argument in arguments) else "required"
 
 
-def local_addon(state: MachineState) -> Path | None:
-    """Return the addon with this machine's kernel arguments, of what it runs or boots next."""
-    current = state.current
-    for entry in state.entries_of(current.digest) if current else ():
-        for path in entry.files:
-            if path.lower().endswith(f"/{LOCAL}"):
-                return state.directory.path / path
-    return None
-
-
-def check_verity(target: Repository, bootable: Bootable, *, allow_missing: bool) -> None:
-    """Refuse a file system that does not verify, unless that is asked for and the image's own argument allows it."""
-    if target.secure:
-        return
-    if not allow_missing:
-        raise TargetError(
-            f"{target.path} has no fs-verity: a changed file would not be noticed",
-            hint="on ext4, `tune2fs -O verity DEVICE` adds it; btrfs has it; --allow-missing-verity does without",
-        )
-    if not all(argument.insecure for argument in find_composefs(split(bootable.cmdline or ""))):
-        raise TargetError(
-            f"{target.path} has no fs-verity, and {bootable.name} boots only with it",
-            hint="convert it with --allow-missing-verity, which says so in the kernel argument",
-        )
-
-
-def apply_deployment(
-    plan: DeployPlan, state: MachineState, source: Repository, target: Repository, report: Report
-) -> None:
-    """Do it: objects, then names and references, then state, then the boot directory."""
-    sysroot, rootfs = state.sysroot, plan.bootable.composefs.image
-    for note in (*(plan.upper.notes if plan.upper else ()), *plan.boot.problems):
-        report(Warned(note))
-    if plan.etc:
-        plan.etc.check()
-    if source.path != target.path:
-        _transfer(plan, source, target, report)
-    set_refs(target, {**plan.content.refs, **deployed_refs(plan.content, rootfs)})
-    files: Mapping[Any, Path] = plan.upper.files if plan.upper else {}
-
-    def place(content: External) -> Path:
-        return files.get(content.digest) or target.object_path(content.digest)
-
-    with plain_errors(TargetError, f"write the state of {sysroot.root}"):
-        for folder in (sysroot.deployments, sysroot.var.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        if not sysroot.var.exists():
-            write_upper(plan.var, sysroot.var, place)
-        deployment = sysroot.deployments / rootfs.hex
-        if plan.state:
-            write_upper(plan.state, deployment, place)
-        else:
-            write_atomically(deployment / RECORD.decode(), plan.record)
-    apply_boot(plan.boot, sysroot.boot_directory())
-    for one in state.deployments:
-        entries = state.entries_of(one.digest)
-        if one.digest != rootfs and entries and all(entry.id in plan.boot.removed for entry in entries):
-            report(Told(f"{one.digest} made room in the boot directory, and is deleted"))
-            forget(target, one)
-            remove_state(sysroot, one.digest)
-
-
-def _transfer(plan: DeployPlan, source: Repository, target: Repository, report: Report) -> None:
-    done, total = 0, sum(item.size for item in plan.missing)
-
-    def progress(count: int) -> None:
-        nonlocal done
-        done += count
-        report(Step("objects", done, total))
-
-    transfer(plan.content, plan.missing, source, target, progress)
-    report(Step("objects", total, total, finished=True, note=f"{len(plan.missing)} added"))
+def _same_boot_files(deployed: DeployedState, bootable: Bootable) -> bool:
+    """Compare contents: a name may have been taken."""
+    kept = (deployed.record or {}).get("esp", {})
+    return sorted(kept.values()) == sorted(map(str, bootable.esp.values()))

@@ -11,11 +11,11 @@ from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.machine import Sysroot, changing
-from oci2boot.sysroot.state import MachineState, read_state
+from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.workflows.install.beside import boot_first, check_bootable, check_not_own
-from oci2boot.workflows.machine.deployments import (
+from oci2boot.workflows.machine.deploy import (
     DeployOptions,
-    DeployPlan,
+    SysrootPlan,
     apply_deployment,
     plan_boot_files,
     plan_deployment,
@@ -33,7 +33,7 @@ def install_directories(
     *,
     dry_run: bool = False,
     nvram: bool = True,
-) -> DeployPlan:
+) -> SysrootPlan:
     """Install a converted image into mounted file systems: the physical root at `root`, the ESP at `esp`.
 
     Run again, or on a machine that has another image, it makes one more deployment. What else is there stays: the root
@@ -66,7 +66,7 @@ def install_boot_directory(
         bootable = find_image(source, name)
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
-        state = MachineState(Sysroot(repo.parent, esp.resolve()), read_boot_directory(esp), (), None)
+        state = SysrootState(Sysroot(repo.parent, esp.resolve()), read_boot_directory(esp), (), None)
         tree = read_rootfs(source.read_object(bootable.composefs.image))
         plan = plan_boot_files(state, source, bootable, tree)
         for problem in plan.problems:
@@ -78,7 +78,7 @@ def install_boot_directory(
 
 def _deploy(
     sysroot: Sysroot, source: Repository, bootable: Bootable, options: DeployOptions, report: Report, *, dry_run: bool
-) -> DeployPlan:
+) -> SysrootPlan:
     with changing(sysroot), Repository.ensure(sysroot.repository, source.algorithm) as target:
         state = read_state(sysroot)
         plan = plan_deployment(state, source, target, bootable, options)

@@ -10,7 +10,7 @@ from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import TargetError
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.deployments import Deployment, read_deployments, record_bytes
+from oci2boot.sysroot.deployments import DeployedState, read_deployments, record_bytes
 from oci2boot.sysroot.etc import EtcPlan, EtcPolicy, plan_etc
 from oci2boot.sysroot.etc_merged import MergedEtc, fingerprint, was_booted
 from oci2boot.sysroot.etc_upper import write_upper
@@ -69,7 +69,7 @@ def check_finalized(found: tuple[Finalized, ...]) -> None:
                 ) from error
 
 
-def _waiting(sysroot: Sysroot) -> Iterator[tuple[Deployment, MergedEtc]]:
+def _waiting(sysroot: Sysroot) -> Iterator[tuple[DeployedState, MergedEtc]]:
     deployments = read_deployments(sysroot)
     booted = booted_digest(sysroot)
     known = {booted} if sysroot.live else {one.digest for one in deployments}
@@ -81,7 +81,7 @@ def _waiting(sysroot: Sysroot) -> Iterator[tuple[Deployment, MergedEtc]]:
 
 
 def _finalize(
-    sysroot: Sysroot, repository: Repository, one: Deployment, merged: MergedEtc, report: Report, *, dry_run: bool
+    sysroot: Sysroot, repository: Repository, one: DeployedState, merged: MergedEtc, report: Report, *, dry_run: bool
 ) -> Finalized:
     folder = sysroot.deployments / one.digest.hex
     if fingerprint(read_upper(folder / "etc/upper", one.digest.algorithm).tree, one.digest) != merged.result:

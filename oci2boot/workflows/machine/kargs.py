@@ -13,15 +13,15 @@ from oci2boot.errors import TargetError
 from oci2boot.formats import pe
 from oci2boot.formats.cmdline import join, split
 from oci2boot.rootfs.reader import read_rootfs
+from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir import BootEntry, mapped
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan, Remove, RemoveDirectory, Step, Write, peak, sha256_of
 from oci2boot.sysroot.machine import Sysroot, changing
-from oci2boot.sysroot.state import MachineState, promised, read_state
+from oci2boot.sysroot.state import SysrootState, promised, read_state
 from oci2boot.workflows.keys.signing import sign_files
-from oci2boot.workflows.machine.deployments import LOCAL, local_addon
-from oci2boot.workflows.machine.upgrade import parse_record
+from oci2boot.workflows.machine.deploy import LOCAL, local_addon
 from oci2boot.workflows.make.canonical import reader
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import SigningOptions
@@ -87,7 +87,7 @@ def remove_arguments(
     return _change(sysroot, rest, signing, report, dry_run=dry_run)
 
 
-def _here(state: MachineState) -> tuple[str, ...]:
+def _here(state: SysrootState) -> tuple[str, ...]:
     path = local_addon(state)
     if path is None:
         return ()
@@ -129,7 +129,7 @@ def _steps(entry: BootEntry, addon: bytes | None) -> list[Step]:
 
 
 def _addon(
-    state: MachineState,
+    state: SysrootState,
     words: Sequence[str],
     signing: SigningOptions | None,
     entries: Sequence[BootEntry],
@@ -139,9 +139,11 @@ def _addon(
     current = state.current
     if current is None:
         raise TargetError("nothing of ours boots on this machine")
+    if current.record is None:
+        raise TargetError(f"{current.digest} was deployed by another program, without a record")
     with Repository.open(state.sysroot.repository) as repository:
         read = reader(lambda content: repository.read_object(content.digest))
-        name = f"addon{EFI_NAMES[machine_of(parse_record(current).architecture)]}.efi.stub"
+        name = f"addon{EFI_NAMES[machine_of(Bootable.from_json(current.record).architecture)]}.efi.stub"
         stub = find_efi_program(read_rootfs(repository.read_object(current.digest)), read, name, "stub for addons")
     addon = build_addon(stub, join(words), None)
     if signing is not None:

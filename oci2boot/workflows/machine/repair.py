@@ -16,7 +16,6 @@ from oci2boot.store.repository import Repository
 from oci2boot.sysroot.deployments import read_deployments
 from oci2boot.sysroot.machine import Sysroot, changing
 from oci2boot.workflows.images import check_store
-from oci2boot.workflows.machine.upgrade import parse_record
 from oci2boot.workflows.make.again import request_again
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Report, Told, Warned
@@ -33,7 +32,7 @@ def repair_machine(sysroot: Sysroot, given: BootOptions, report: Report) -> Chec
 
 def repair_locked(sysroot: Sysroot, given: BootOptions, report: Report) -> Checked:
     """As `repair_machine`, for who changes the machine already."""
-    images = [parse_record(one) for one in read_deployments(sysroot) if one.record]
+    images = [Bootable.from_json(one.record) for one in read_deployments(sysroot) if one.record]
     return repair(sysroot.repository, given, report, images)
 
 

@@ -10,11 +10,11 @@ from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import StoreError, TargetError
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.deployments import Deployment, record_bytes
+from oci2boot.sysroot.deployments import DeployedState, record_bytes
 from oci2boot.sysroot.etc_upper import write_upper
 from oci2boot.sysroot.layout import deployment_state, initial_var
 from oci2boot.sysroot.machine import Sysroot, changing
-from oci2boot.sysroot.state import MachineState, read_state
+from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.system.files import exchange, plain_errors, sync_directory
 from oci2boot.tree.model import Directory
 from oci2boot.workflows.machine.repair import repair_locked
@@ -71,7 +71,7 @@ def reset(sysroot: Sysroot, given: BootOptions, report: Report, *, full: bool, d
     return made
 
 
-def _plan(state: MachineState) -> tuple[Sequence[Deployment], Reset]:
+def _plan(state: SysrootState) -> tuple[Sequence[DeployedState], Reset]:
     ours = [one for one in state.deployments if one.record is not None]
     if not ours:
         raise TargetError("no deployment of ours is here")

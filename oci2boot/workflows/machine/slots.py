@@ -1,6 +1,10 @@
-"""A machine with two slots under dm-verity: its disk and its boot directory put together, live or as a disk image."""
+"""A machine whose root file system dm-verity guards: its deployments are slots, sets of partitions on its disk.
 
-from collections.abc import Iterator
+Disk and boot directory are put together here, live or as a disk image; `slot_deploy` fills a slot.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,35 +14,45 @@ from typing import Any, Final
 from oci2boot.boot.names import MAX_UKI
 from oci2boot.boot.roothash import parse_partition
 from oci2boot.digest import RootHash
-from oci2boot.errors import Error, FormatError, TargetError
+from oci2boot.errors import Error, FormatError, StoreError, TargetError
 from oci2boot.formats.gpt import Gpt
 from oci2boot.store.images import Bootable
+from oci2boot.store.repository import Repository
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.sysroot.bootdir import MAX_CONF, BootDirectory, BootEntry, mapped, read_boot_directory
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
-from oci2boot.sysroot.machine import booted_root_hashes, mounted_esp
+from oci2boot.sysroot.machine import mounted_esp
 from oci2boot.system.block import read_block_device
+from oci2boot.system.files import plain_errors
 from oci2boot.target.esp_disk import EspOnDisk, open_esp
 from oci2boot.target.guards import check_unused
 from oci2boot.target.slot_disk import SlotDisk, open_slot_disk
 from oci2boot.target.slots import EMPTY, Slot, find_slot
 from oci2boot.target.types import ESP_TYPE, ROOT_TYPES
 from oci2boot.workflows.machine.esp_steps import apply_on_disk
+from oci2boot.workflows.machine.model import Deployment, MachineState
+from oci2boot.workflows.machine.slot_deploy import SlotPlan, apply_slot, plan_slot
+from oci2boot.workflows.progress import Report
 
-VERSION: Final = 1
-"""Of what `status --json` says of such a machine."""
 BY_GUID: Final = Path("/dev/disk/by-partuuid")
+STORE: Final = Path("/var/lib/oci2boot/composefs")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SlotPlace:
     """Where a machine's disk is."""
 
     disk: Path
     esp: Path | None = None
     """Where its EFI system partition is mounted; None for a disk that nothing runs from."""
     booted: RootHash | None = None
+    store: Path | None = None
+    """Where new images are kept; None for the machine that runs: in `STORE`, until they are in a slot."""
+
+    @property
+    def repository(self) -> Path:
+        return self.store or STORE
 
     @property
     def live(self) -> bool:
@@ -46,104 +60,18 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class SlotState:
-    """Read once; plans are made of it."""
-
-    place: Place
-    gpt: Gpt
-    directory: BootDirectory
-    slots: dict[str, Slot]
-    """Complete ones, by the path of the boot entry."""
-    images: dict[str, Bootable]
-    """What entries boot, by their paths, where a record says it."""
-    problems: tuple[str, ...] = ()
-
-    @property
-    def next(self) -> BootEntry | None:
-        """What boots if nobody chooses: the first entry of all, where it is one of ours and its slot complete."""
-        return next((entry for entry in self.directory.entries[:1] if entry.path in self.slots and entry.own), None)
-
-    @property
-    def current(self) -> BootEntry | None:
-        """What runs; on a disk that nothing runs from, the first entry that is known to be good, or else the first."""
-        own = [entry for entry in self.directory.entries if entry.path in self.slots and entry.own]
-        if self.place.booted:
-            return next((entry for entry in own if self.place.booted in entry.root_hashes), None)
-        return next((entry for entry in own if entry.tries_left is None), own[0] if own else None)
-
-    @property
-    def tracked(self) -> Bootable:
-        """Return what the next upgrade is the next version of."""
-        for entry in (self.next, self.current):
-            if entry and entry.path in self.images:
-                return self.images[entry.path]
-        raise TargetError(
-            f"nothing says where the image on {self.place.disk} came from", hint="`oci2boot switch` installs one"
-        )
-
-    def states_of(self, entry: BootEntry) -> list[str]:
-        """Return what an entry is, in the words of `status`."""
-        found = []
-        if self.place.booted in entry.root_hashes:
-            found.append("booted")
-        if self.next == entry:
-            found.append("staged" if self.place.booted and not found else "next")
-        return found or ["kept"]
-
-    def to_json(self) -> dict[str, Any]:
-        taken = {part.number for slot in self.slots.values() for part in slot.partitions}
-        roots = [part for part in self.gpt.partitions if part.type in ROOT_TYPES]
-        return {
-            "version": VERSION,
-            "mode": "verity",
-            "disk": str(self.place.disk),
-            "live": self.place.live,
-            "booted": str(self.place.booted) if self.place.booted else None,
-            "next": str(self.slots[self.next.path].root_hash) if self.next else None,
-            "slots": [self._slot(entry) for entry in self.directory.entries if entry.path in self.slots],
-            "free": [
-                {"partition": part.number, "size": part.size, "empty": part.name == EMPTY}
-                for part in roots
-                if part.number not in taken
-            ],
-            "problems": list(self.problems),
-        }
-
-    def _slot(self, entry: BootEntry) -> dict[str, Any]:
-        slot, image = self.slots[entry.path], self.images.get(entry.path)
-        return {
-            "root_hash": str(slot.root_hash),
-            "states": self.states_of(entry),
-            "partitions": [
-                {"number": part.number, "label": part.name, "guid": part.guid, "size": part.size}
-                for part in slot.partitions
-            ],
-            "signed": slot.signature is not None,
-            "image": image.name if image else None,
-            "source": image.source if image else None,
-            "manifest": str(image.manifest) if image and image.manifest else None,
-            "title": entry.title,
-            "entry": {
-                "id": entry.id,
-                "path": entry.path,
-                "version": entry.version,
-                "tries_left": entry.tries_left,
-                "tries_done": entry.tries_done,
-                "bad": entry.bad,
-            },
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    place: Place
+class SlotMachine:
+    place: SlotPlace
     disk: SlotDisk
     esp: EspOnDisk | None
     """None where it is mounted."""
 
+    @property
+    def store(self) -> Path:
+        return self.place.repository
+
     @contextmanager
-    def state(self) -> Iterator[SlotState]:
-        """Give what there is now; the files of the boot directory can be read meanwhile."""
+    def state(self) -> Iterator[MachineState]:
         with ExitStack() as stack:
             if self.esp is None:
                 assert self.place.esp
@@ -153,34 +81,66 @@ class Machine:
                 directory = _copied(self.esp, folder)
             yield self._state(directory)
 
-    def _state(self, directory: BootDirectory) -> SlotState:
+    def _state(self, directory: BootDirectory) -> MachineState:
         gpt = self.disk.table()
         signed = self.disk.signed(gpt, lambda data: parse_partition(data)[0])
-        problems, slots, images = [*gpt.problems, *directory.problems], {}, {}
+        problems, made = [*gpt.problems, *directory.problems], []
         for entry in directory.entries:
+            image = None
             if entry.record:
                 try:
                     with mapped(directory.path / entry.record, MAX_CONF) as data:
-                        images[entry.path] = Bootable.parse(bytes(data))
+                        image = Bootable.parse(bytes(data))
                 except (Error, OSError) as error:
                     problems.append(f"{entry.record}: {error}")
-            image = images.get(entry.path)
             embedded = bool(image and isinstance(image.root, DmVerityRoot) and image.root.place == "embedded")
             if len(entry.root_hashes) != 1:
                 continue
-            found = find_slot(gpt, entry.root_hashes[0], signed, embedded=embedded)
-            if found:
-                slots[entry.path] = found
+            slot = find_slot(gpt, entry.root_hashes[0], signed, embedded=embedded)
+            if slot:
+                made.append(_deployment(entry, slot, image))
             elif entry.own:
                 problems.append(f"{entry.path}: its root file system is not on the disk, or not complete")
-        return SlotState(self.place, gpt, directory, slots, images, tuple(problems))
+        booted, own = str(self.place.booted) if self.place.booted else None, [one for one in made if one.own]
+        first = directory.default
+        # On a disk that nothing runs from, the first entry that is known to be good, or else the first.
+        good = [one for one in own if all(entry.tries_left is None for entry in one.entries)]
+        running = [one for one in own if one.id == booted] if booted else [*good, *own]
+        return MachineState(
+            mode="verity",
+            live=self.place.live,
+            esp=self.place.esp,
+            directory=directory,
+            deployments=tuple(made),
+            booted=booted,
+            next=next((one for one in own if first in one.entries), None),
+            current=next(iter(running), None),
+            problems=tuple(problems),
+            facts={"disk": str(self.place.disk), "free": _free(gpt, made)},
+        )
 
-    def apply(self, plan: BootPlan) -> None:
+    def plan(self, repository: Repository, bootable: Bootable) -> SlotPlan:
+        with self.state() as state:
+            return plan_slot(state, self.disk.table(), repository, bootable)
+
+    def deploy(self, repository: Repository, bootable: Bootable, report: Report) -> SlotPlan:
+        plan = self.plan(repository, bootable)
+        apply_slot(plan, self, self.disk, report)
+        return plan
+
+    def change_boot(self, plan: BootPlan) -> None:
         if self.esp is None:
             assert self.place.esp
             apply_boot(plan, self.place.esp)
         else:
             apply_on_disk(plan, self.esp)
+
+    def tidy(self) -> list[str]:
+        if self.place.live and self.place.store is None:
+            # It was needed for this one image; one that is named keeps layers for the next.
+            with plain_errors(StoreError, f"remove {STORE}"):
+                shutil.rmtree(STORE)
+        return []
 
 
 def _copied(esp: EspOnDisk, folder: Path) -> BootDirectory:
@@ -192,8 +152,38 @@ def _copied(esp: EspOnDisk, folder: Path) -> BootDirectory:
     return replace(read_boot_directory(folder), free=fat.free, size=fat.size, cluster=fat.cluster)
 
 
+def _deployment(entry: BootEntry, slot: Slot, image: Bootable | None) -> Deployment:
+    return Deployment(
+        id=str(slot.root_hash),
+        entries=(entry,),
+        record=image.to_json() if image else None,
+        title=entry.title,
+        rejected=entry.tries_left == 0,
+        own=entry.own,
+        slot=slot,
+        facts={
+            "root_hash": str(slot.root_hash),
+            "partitions": [
+                {"number": part.number, "label": part.name, "guid": part.guid, "size": part.size}
+                for part in slot.partitions
+            ],
+            "signed": slot.signature is not None,
+        },
+    )
+
+
+def _free(gpt: Gpt, made: Sequence[Deployment]) -> list[dict[str, Any]]:
+    """Return the root partitions that no slot is on."""
+    taken = {part.number for one in made if one.slot for part in one.slot.partitions}
+    return [
+        {"partition": part.number, "size": part.size, "empty": part.name == EMPTY}
+        for part in gpt.partitions
+        if part.type in ROOT_TYPES and part.number not in taken
+    ]
+
+
 @contextmanager
-def open_machine(place: Place, *, writing: bool, epoch: int = 0) -> Iterator[Machine]:
+def open_slots(place: SlotPlace, *, writing: bool) -> Iterator[SlotMachine]:
     """Open the disk; whoever writes is the only one of us who does."""
     with ExitStack() as stack:
         if writing and not place.live and place.disk.is_block_device():
@@ -204,19 +194,12 @@ def open_machine(place: Place, *, writing: bool, epoch: int = 0) -> Iterator[Mac
             found = [part for part in disk.table().partitions if part.type == ESP_TYPE]
             if len(found) != 1:
                 raise FormatError(f"{place.disk} has {len(found) or 'no'} EFI system partition{'s' if found else ''}")
-            esp = stack.enter_context(open_esp(disk, found[0], epoch))
-        yield Machine(place, disk, esp)
+            esp = stack.enter_context(open_esp(disk, found[0], epoch=0))
+        yield SlotMachine(place, disk, esp)
 
 
-def find_place(disk: Path | None, esp: Path | None = None) -> Place | None:
-    """Return the disk that is named, or that of the running machine, if its root is under dm-verity."""
-    if disk is not None:
-        if not disk.exists():
-            raise TargetError(f"there is no disk {disk}")
-        return Place(disk)
-    found = booted_root_hashes()
-    if not found:
-        return None
+def running_place(found: Sequence[RootHash], esp: Path | None, store: Path | None) -> SlotPlace:
+    """Return the disk that this machine runs from, by what its kernel was told."""
     if len(found) > 1:
         raise TargetError("the kernel command line names more than one root file system")
     node = BY_GUID / found[0].data_uuid
@@ -227,4 +210,4 @@ def find_place(disk: Path | None, esp: Path | None = None) -> Place | None:
         raise TargetError(
             "the EFI system partition is not mounted", hint="name the directory with its files: --esp DIR"
         )
-    return Place(Path("/dev", read_block_device(node).disk or node), place, found[0])
+    return SlotPlace(Path("/dev", read_block_device(node).disk or node), place, found[0], store)

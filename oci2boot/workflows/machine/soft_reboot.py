@@ -17,7 +17,7 @@ from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir import BootDirectory, BootEntry, mapped
 from oci2boot.sysroot.machine import Sysroot
 from oci2boot.sysroot.nextroot import NEXT, WORK, clean_argvs, mount_argvs, unmount_argv
-from oci2boot.sysroot.state import MachineState, read_state
+from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.system.files import plain_errors
 from oci2boot.system.run import run
 from oci2boot.system.verity import measured
@@ -75,7 +75,7 @@ def soft_reboot(sysroot: Sysroot, digest: VerityDigest) -> None:
         raise
 
 
-def check_same_kernel(state: MachineState, digest: VerityDigest) -> None:
+def check_same_kernel(state: SysrootState, digest: VerityDigest) -> None:
     """Refuse a deployment that boots another kernel, or the same one with other arguments."""
     booted = state.booted
     if booted is None or digest == booted:

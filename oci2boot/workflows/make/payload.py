@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from oci2boot.boot.discover import console_arguments, find_ukis
-from oci2boot.boot.files import read_file
+from oci2boot.boot.discover import console_arguments, find_ukis, read_os_release
 from oci2boot.boot.loader import check_sbat, find_loader, loader_conf
 from oci2boot.boot.names import MAX_UKI
 from oci2boot.boot.payload import BootPayload, PayloadOptions, PayloadPlan, finish_payload, machine_of, plan_payload
@@ -19,8 +18,8 @@ from oci2boot.boot.type1 import type1_payload
 from oci2boot.boot.uki import check_ukify, ukify_argv
 from oci2boot.digest import RootHash
 from oci2boot.errors import ImageError, ToolError
+from oci2boot.formats import os_release
 from oci2boot.formats.cmdline import ComposefsArg
-from oci2boot.formats.os_release import MAX_SIZE, parse
 from oci2boot.rootfs.composefs import Rootfs
 from oci2boot.store.images import Flow, OciRecord
 from oci2boot.store.roots import Root
@@ -248,9 +247,5 @@ def _moment(text: str) -> datetime | None:
 
 
 def os_release_of(tree: Directory, read: Read) -> Mapping[str, str]:
-    """Return the image's os-release; empty where it has none. os-release(5)."""
-    for path in (b"etc/os-release", b"usr/lib/os-release"):
-        content = read_file(tree, read, path, MAX_SIZE)
-        if content is not None:
-            return parse(content)
-    return {}
+    """Return the image's os-release; empty where it has none."""
+    return os_release.parse(read_os_release(tree, read) or b"")

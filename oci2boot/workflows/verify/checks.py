@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from oci2boot.errors import Error
 
@@ -13,13 +13,17 @@ NAMED_MAX: Final = 20
 """Failures of one kind that are told one by one; the others are counted."""
 
 
+class NotCheckedError(Error):
+    """Something that cannot be checked here, for the reason that the message gives."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     name: str
     state: State
     evidence: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"name": self.name, "result": self.state, "evidence": self.evidence}
 
 
@@ -57,8 +61,10 @@ class Checks:
 
     @contextmanager
     def attempt(self, name: str) -> Iterator[None]:
-        """Turn an `Error` within into a failed check."""
+        """Turn an `Error` within into a failed check; `NotCheckedError` into one that is not checked."""
         try:
             yield
+        except NotCheckedError as error:
+            self.unchecked(name, error.message)
         except Error as error:
             self.failed(name, error.message)

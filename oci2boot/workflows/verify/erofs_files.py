@@ -5,18 +5,24 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from oci2boot.errors import ToolError
 from oci2boot.system.files import plain_errors
 from oci2boot.system.run import run, said_by
-from oci2boot.tree.diff import TYPES, Fields, text
+from oci2boot.tree.diff import TYPES, Difference, Fields, compare, text
+from oci2boot.workflows.verify.checks import NotCheckedError
+from oci2boot.workflows.verify.manifest import PLAIN_HASH, Manifest
 
 FSCK: Final = "fsck.erofs"
 _OLDEST: Final = (1, 8)
 """The first that knows all compressions."""
+_COMPARED: Final = ("type", "size", PLAIN_HASH, "target")
+_DEVICES: Final = (TYPES[stat.S_IFCHR], TYPES[stat.S_IFBLK])
+"""They take root to make."""
+_Path = tuple[str, Mapping[str, object]]
 
 
 def fsck_is_missing() -> str | None:
@@ -32,8 +38,12 @@ def fsck_is_missing() -> str | None:
 def run_fsck(image: Iterable[bytes], folder: Path | None = None) -> None:
     """Read every file, or write them into a folder that is not there yet; `ToolError` for one that cannot be read.
 
+    Raises `NotCheckedError` where the program is missing.
+
     An ordinary user gets no device nodes, nor the owners and modes of the image.
     """
+    if missing := fsck_is_missing():
+        raise NotCheckedError(missing)
     with plain_errors(ToolError, f"copy the file system for {FSCK}"), tempfile.NamedTemporaryFile() as file:
         file.writelines(image)
         file.flush()
@@ -41,7 +51,24 @@ def run_fsck(image: Iterable[bytes], folder: Path | None = None) -> None:
         run([FSCK, "--extract" if folder is None else f"--extract={folder}", *preserve, file.name])
 
 
-def files_in(folder: Path) -> Iterator[tuple[str, Fields]]:
+def differences(image: Iterable[bytes], manifest: Manifest) -> Iterable[Difference]:
+    """Compare every file with those of a manifest: type, size and content."""
+    with plain_errors(ToolError, f"read what {FSCK} wrote"), tempfile.TemporaryDirectory(prefix="oci2boot-") as top:
+        folder = Path(top, "root")
+        run_fsck(image, folder)
+        found = sorted(_files_in(folder))
+    expected = (
+        (path, {name: fields[name] for name in _COMPARED if name in fields})
+        for path, fields in _without_devices(manifest.paths.items())
+    )
+    return compare(expected, _without_devices(found))
+
+
+def _without_devices(paths: Iterable[_Path]) -> Iterator[_Path]:
+    return ((path, fields) for path, fields in paths if fields.get("type") not in _DEVICES)
+
+
+def _files_in(folder: Path) -> Iterator[tuple[str, Fields]]:
     """Yield path and fields of what was written there: what a user may make, the type, and what is in it."""
     top = os.fsencode(folder)
     yield "/", {"type": TYPES[stat.S_IFDIR]}

@@ -16,11 +16,13 @@ from oci2boot.workflows.install.disk import install
 from oci2boot.workflows.progress import Event, Warned, silent
 from oci2boot.workflows.requests import InstallRequest
 from oci2boot.workflows.verify.disk import VerifyRequest, verify
+from tests.flips import flipped
 from tests.keys import Pair, make
+from tests.partitions import partition, table
 from tests.store.stored import SKELETON, layer, store_image
 from tests.tarballs import file
 from tests.target.disks import said
-from tests.workflows.verity_disks import UKI, Image, converted, partition, table
+from tests.workflows.verity_disks import UKI, Image, converted
 
 TARS = [layer(SKELETON, file(b"usr/bin/tool", b"tool" * 3000), file(b"etc/inline", b"inline"))]
 
@@ -59,7 +61,9 @@ def test_two_runs_give_the_same_bytes(image: Image, iso: Path, tmp_path: Path) -
 
 def test_a_dry_run_writes_nothing(image: Image, tmp_path: Path) -> None:
     told: list[Event] = []
-    planned = install(InstallRequest(image.repo, tmp_path / "live.iso", name="demo"), told.append, dry_run=True)
+    planned = install(
+        InstallRequest(repo=image.repo, target=tmp_path / "live.iso", name="demo"), told.append, dry_run=True
+    )
     found = json.loads(json.dumps(planned.to_json()))
     assert (found["format"], found["written"]) == ("iso", False)
     assert [part["label"] for part in found["plan"]["partitions"]] == ["ESP", "root", "root-verity", "root-verity-sig"]
@@ -80,9 +84,7 @@ def test_verify_reads_it_whole(image: Image, iso: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.iso"
     start = table(iso)[1]["start"]
     for position, name in ((start + 3000, f"root file system {image.root_hash}"), (33 * 2048 + 40, "optical drives")):
-        content = bytearray(iso.read_bytes())
-        content[position] ^= 1
-        damaged.write_bytes(content)
+        damaged.write_bytes(flipped(iso.read_bytes(), position))
         found = verify(VerifyRequest(damaged), silent)
         assert not found.ok
         assert name in [check.name for check in found.checks if check.state == "failed"]
@@ -91,11 +93,11 @@ def test_verify_reads_it_whole(image: Image, iso: Path, tmp_path: Path) -> None:
 def test_without_places_to_write_that_is_said(key: Pair, tmp_path: Path) -> None:
     image = converted(tmp_path / "repo", TARS, VerityOptions(overlays=()), key)
     told: list[Event] = []
-    install(InstallRequest(image.repo, tmp_path / "live.iso", name="demo"), told.append, dry_run=True)
+    install(InstallRequest(repo=image.repo, target=tmp_path / "live.iso", name="demo"), told.append, dry_run=True)
     assert "nothing can be written" in "".join(event.text for event in told if isinstance(event, Warned))
     places = VerityOptions(overlays=(Overlay("/home", "tmpfs"),))
     image = converted(tmp_path / "other", TARS, places, key)
-    assert len(install(InstallRequest(image.repo, tmp_path / "live.iso"), silent).plan.partitions) == 4
+    assert len(install(InstallRequest(repo=image.repo, target=tmp_path / "live.iso"), silent).plan.partitions) == 4
 
 
 @pytest.mark.parametrize(
@@ -118,5 +120,5 @@ def test_an_image_of_single_files_needs_the_other_mode(tmp_path: Path) -> None:
         stored = store_image(repository, "demo", TARS)
         save(repository, stored.bootable, stored.rootfs.image, {UKI: b"uki"}, None)
     with pytest.raises(TargetError, match="one piece") as caught:
-        install(InstallRequest(tmp_path / "repo", tmp_path / "live.iso"), silent)
+        install(InstallRequest(repo=tmp_path / "repo", target=tmp_path / "live.iso"), silent)
     assert "--mode verity" in str(caught.value.hint)

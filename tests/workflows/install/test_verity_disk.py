@@ -18,12 +18,14 @@ from oci2boot.sysroot.first_boot import FirstBoot
 from oci2boot.target.device import write_device
 from oci2boot.target.luks import Secret
 from tests.boot import debian
+from tests.flips import flip
 from tests.keys import Pair, make
+from tests.partitions import partition, table
 from tests.store.stored import SKELETON, layer
 from tests.tarballs import directory, file
 from tests.target.disks import said
 from tests.witness import program
-from tests.workflows.verity_disks import UKI, Image, converted, partition, table
+from tests.workflows.verity_disks import UKI, Image, converted
 
 MIB = 1 << 20
 TARS = [
@@ -312,7 +314,7 @@ def test_a_damaged_object_never_gets_onto_a_disk(what: str, key: Pair, tmp_path:
     with Repository.open(image.repo) as repository:
         victim = repository.object_path(digest)
     victim.chmod(0o644)
-    victim.write_bytes(bytes([victim.read_bytes()[0] ^ 1]) + victim.read_bytes()[1:])
+    flip(victim, 0)
     with pytest.raises(DigestError, match="should measure"):
         image.install(tmp_path / "disk.raw")
     assert [path.name for path in tmp_path.iterdir()] == ["repo"]

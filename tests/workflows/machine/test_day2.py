@@ -15,10 +15,11 @@ from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.machine import changing, open_sysroot
 from oci2boot.sysroot.state import read_state
-from oci2boot.workflows.machine import rollback as choose
+from oci2boot.workflows.machine import keep as choose
 from oci2boot.workflows.machine.collect import collect_garbage
-from oci2boot.workflows.machine.deployments import DeployOptions
+from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.directories import install_directories
+from oci2boot.workflows.machine.rollback import rollback
 from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import UpgradeRequest, upgrade
 from oci2boot.workflows.progress import silent
@@ -144,7 +145,7 @@ def test_a_download_is_deployed_later_and_planned_before(machine: Machine) -> No
     machine.release(SECOND)
     assert upgrade(UpgradeRequest(machine.sysroot, "download"), silent).outcome == "downloaded"
     assert digests(machine) == [first]
-    assert [name for name, _ in read_status(machine.sysroot).downloaded] == ["demo"]
+    assert [one.name for one in read_status(machine.sysroot).downloaded] == ["demo"]
     before = everything(machine.root), everything(machine.esp)
     planned = upgrade(UpgradeRequest(machine.sysroot, dry_run=True), silent)
     assert planned.outcome == "planned"
@@ -159,11 +160,11 @@ def test_rollback_goes_back_and_forth_and_an_upgrade_respects_it(machine: Machin
     """D.20: by names on the ESP alone."""
     first, second = upgraded(machine)
     assert digests(machine) == [second, first]
-    assert choose.rollback(machine.sysroot)[0].digest.hex == first
+    assert rollback(machine.sysroot)[0].id == first
     assert digests(machine) == [first, second]
     assert machine.upgrade().outcome == "rejected"
     assert digests(machine) == [first, second]
-    assert choose.rollback(machine.sysroot)[0].digest.hex == second
+    assert rollback(machine.sysroot)[0].id == second
     assert digests(machine) == [second, first]
 
 
@@ -182,15 +183,15 @@ def test_a_wrong_clock_does_not_confuse_the_order(
     """In 1970 as in a far future, what came last is the latest."""
     monkeypatch.setattr("time.time", lambda: float(clock))
     first, second = upgraded(machine)
-    choose.rollback(machine.sysroot)
+    rollback(machine.sysroot)
     assert machine.upgrade().outcome == "rejected"
     monkeypatch.undo()
     machine.release({"usr/bin/version": b"three" * 100})
     assert machine.upgrade().outcome == "deployed"
     third = digests(machine)[0]
-    choose.rollback(machine.sysroot)
+    rollback(machine.sysroot)
     assert digests(machine)[0] in (first, second)
-    choose.rollback(machine.sysroot)
+    rollback(machine.sysroot)
     assert digests(machine)[0] == third
 
 
@@ -201,7 +202,7 @@ def test_only_so_many_are_kept_where_that_is_asked_for(machine: Machine) -> None
     made = []
     for number in range(3):
         machine.release({"usr/bin/version": b"%d" % number * 300})
-        upgrade(UpgradeRequest(machine.sysroot, keep=3), silent)
+        upgrade(UpgradeRequest(machine.sysroot, options=DeployOptions(keep=3)), silent)
         made.append(digests(machine)[0])
     assert set(digests(machine)) == {first, made[1], made[2]}
     assert digests(machine)[0] == made[2]
@@ -271,7 +272,7 @@ def test_a_stopped_deployment_keeps_nothing_for_ever(machine: Machine) -> None:
 def test_the_name_of_an_image_goes_with_its_last_deployment(machine: Machine) -> None:
     """C.12: after a switch, the image before is freed as a whole."""
     _, second = upgraded(machine)
-    choose.rollback(machine.sysroot)
+    rollback(machine.sysroot)
     choose.delete(machine.sysroot, second[:8])
     freed = collect_garbage(machine.sysroot.repository, dry_run=False, sysroot=machine.sysroot)
     assert second in {digest.hex for digest in freed.objects}
@@ -329,7 +330,10 @@ def test_two_changes_at_once_are_one_sentence(machine: Machine) -> None:
     with changing(machine.sysroot):
         with pytest.raises(TargetError, match=f"process {os.getpid()}"):
             machine.upgrade()
+        with pytest.raises(TargetError, match=f"process {os.getpid()}"):
+            rollback(machine.sysroot, digests(machine)[0])
         read_status(machine.sysroot)
+        assert rollback(machine.sysroot, digests(machine)[0][:8], dry_run=True)[0].id == digests(machine)[0]
 
 
 def test_a_store_of_a_newer_version_is_refused(machine: Machine) -> None:

@@ -9,8 +9,8 @@ from oci2boot.errors import TargetError
 from oci2boot.sysroot.etc import EtcPolicy
 from oci2boot.sysroot.machine import changing
 from oci2boot.sysroot.state import read_state
-from oci2boot.workflows.machine import rollback as choose
-from oci2boot.workflows.machine.deployments import DeployOptions
+from oci2boot.workflows.machine import keep as choose
+from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.finalize import Finalized, check_finalized, finalize
 from oci2boot.workflows.machine.reset import reset
 from oci2boot.workflows.progress import silent

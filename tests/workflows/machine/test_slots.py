@@ -18,11 +18,14 @@ from oci2boot.errors import DigestError, TargetError
 from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import save
 from oci2boot.store.repository import Repository
-from oci2boot.workflows.machine.slot_deploy import SlotPlan, apply_slot, plan_slot
-from oci2boot.workflows.machine.slot_upgrade import rollback
-from oci2boot.workflows.machine.slots import Place, open_machine
+from oci2boot.workflows.machine.model import DeployPlan
+from oci2boot.workflows.machine.place import open_machine
+from oci2boot.workflows.machine.rollback import rollback
+from oci2boot.workflows.machine.slots import SlotPlace
+from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.progress import silent
 from tests.keys import Pair, make
+from tests.status_schema import check_status
 from tests.store.stored import SKELETON, layer
 from tests.tarballs import file
 from tests.target.disks import said
@@ -92,14 +95,13 @@ def disk(one: Image, tmp_path: Path) -> Path:
     return one.install(tmp_path / "disk.raw", ab=True, esp_size=270 * MIB).target
 
 
-def deploy(image: Image, disk: Path, booted: Any = None, esp: Path | None = None) -> SlotPlan:
+def deploy(image: Image, disk: Path, booted: Any = None, esp: Path | None = None) -> DeployPlan:
     with (
         Repository.open(image.repo) as repository,
-        open_machine(Place(disk, esp, booted), writing=True) as machine,
+        open_machine(SlotPlace(disk, esp, booted), writing=True) as machine,
     ):
-        with machine.state() as state:
-            plan = plan_slot(state, repository, image.bootable)
-        apply_slot(plan, machine, silent)
+        plan = machine.deploy(repository, image.bootable, silent)
+    assert plan
     return plan
 
 
@@ -260,18 +262,18 @@ def test_an_unproven_version_is_replaced_before_a_good_one(
 def test_the_same_version_again_writes_nothing(two: Image, disk: Path) -> None:
     deploy(two, disk)
     before = subprocess.run(["sha256sum", disk], check=True, capture_output=True).stdout
-    assert deploy(two, disk).writes == ()
+    assert deploy(two, disk).to_json()["partitions"] == []
     assert subprocess.run(["sha256sum", disk], check=True, capture_output=True).stdout == before
 
 
 def test_a_rollback_and_back_again(one: Image, two: Image, disk: Path, tmp_path: Path) -> None:
     """P.11: renames alone; both slots stay."""
     deploy(two, disk)
-    rollback(Place(disk), None, dry_run=True)
+    rollback(SlotPlace(disk), None, dry_run=True)
     assert Menu(disk, tmp_path).ukis()[0] == "demo_2+3-0.efi"
-    rollback(Place(disk), None)
+    rollback(SlotPlace(disk), None)
     assert [name for name, _ in boots(disk, tmp_path)] == ["demo_1.efi", "demo_2+0-0.efi"]
-    rollback(Place(disk), str(two.root_hash)[:8])
+    rollback(SlotPlace(disk), str(two.root_hash)[:8])
     assert Menu(disk, tmp_path).ukis()[0].startswith("demo_2")
     assert {root_hash for _, root_hash in boots(disk, tmp_path)} == {str(one.root_hash), str(two.root_hash)}
     sound(disk)
@@ -297,11 +299,11 @@ def test_a_running_machine_keeps_the_slot_that_it_runs_from(
     deploy(two, disk, three.root_hash, esp)
     assert slot_bytes(disk, 4) == second
     assert sorted(path.name[:6] for path in esp.glob("EFI/Linux/*.efi")) == ["demo_2", "demo_3"]
-    with open_machine(Place(disk, esp, three.root_hash), writing=False) as machine, machine.state() as state:
-        assert {one["title"]: one["states"] for one in state.to_json()["slots"]} == {
-            "Demo 2": ["staged"],
-            "Demo 3": ["booted"],
-        }
+    found = check_status(read_status(SlotPlace(disk, esp, three.root_hash)).to_json())
+    assert {one["title"]: one["states"] for one in found["deployments"]} == {
+        "Demo 2": ["staged"],
+        "Demo 3": ["booted"],
+    }
     with disk.open("rb") as file:
         file.seek(start)
         assert file.read(size) == partition

@@ -10,7 +10,7 @@ from oci2boot.errors import TargetError
 from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.machine import Sysroot
 from oci2boot.sysroot.nextroot import root_digest
-from oci2boot.sysroot.state import MachineState
+from oci2boot.sysroot.state import SysrootState
 from oci2boot.workflows.machine.soft_reboot import check_same_kernel
 from tests.sysroot.boots import addon, programs, put
 
@@ -26,9 +26,9 @@ def uki(
     return build_uki(stub, parts)
 
 
-def state(esp: Path, booted: str | None = OLD) -> MachineState:
+def state(esp: Path, booted: str | None = OLD) -> SysrootState:
     found = VerityDigest.parse(booted) if booted else None
-    return MachineState(Sysroot(esp.parent, esp, live=True), read_boot_directory(esp), (), found)
+    return SysrootState(Sysroot(esp.parent, esp, live=True), read_boot_directory(esp), (), found)
 
 
 @pytest.fixture

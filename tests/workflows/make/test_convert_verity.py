@@ -190,7 +190,13 @@ def test_the_store_stays_one_that_cfsctl_takes(
     """B.9, D.2"""
     bootable = convert(
         ConvertRequest(
-            source, tmp_path, "demo", algorithm, boot=BUILTIN_OPTIONS, verity=VerityOptions(), root_signing=signing
+            source=source,
+            repo=tmp_path,
+            name="demo",
+            hash=algorithm,
+            boot=BUILTIN_OPTIONS,
+            verity=VerityOptions(),
+            root_signing=signing,
         ),
         print,
     )
@@ -462,13 +468,17 @@ def test_a_request_that_lies_about_the_root_hash_is_not_signed(
     [
         ({"verity": VerityOptions()}, "there is no key", "--no-verity-signature"),
         (
-            {"verity": VerityOptions(), "root_signing": SigningOptions(Path("c"), "pkcs11:token")},
+            {"verity": VerityOptions(), "root_signing": SigningOptions(certificate=Path("c"), key="pkcs11:token")},
             "in a token",
             "--verity-key",
         ),
-        ({"verity": VerityOptions(), "root_signing": SigningOptions(Path("c"))}, "one way", "--sign-command"),
         (
-            {"verity": VerityOptions(), "root_signing": SigningOptions(Path("/nowhere/c.pem"), "k")},
+            {"verity": VerityOptions(), "root_signing": SigningOptions(certificate=Path("c"))},
+            "one way",
+            "--sign-command",
+        ),
+        (
+            {"verity": VerityOptions(), "root_signing": SigningOptions(certificate=Path("/nowhere/c.pem"), key="k")},
             "cannot read /nowhere/c.pem",
             "",
         ),
@@ -487,7 +497,7 @@ def test_what_cannot_be_is_refused_before_any_work(
 ) -> None:
     """K0.16, K1.2, K1.21"""
     asked = {"verity": HASH_ONLY, "boot": BUILTIN_OPTIONS, **change}
-    request = ConvertRequest(Reference.parse("oci:/nowhere:v"), tmp_path / "repo", **asked)
+    request = ConvertRequest(source=Reference.parse("oci:/nowhere:v"), repo=tmp_path / "repo", **asked)
     with pytest.raises(Error, match=said) as caught:
         convert(request, print)
     assert hint in (caught.value.hint or "")
@@ -542,7 +552,7 @@ def test_debian_becomes_a_disk_that_veritysetup_verifies(
     subprocess.run([program("veritysetup"), "verify", image, tree, str(verity.root_hash)], check=True)
     subprocess.run([debian.erofs_utils("fsck.erofs"), image], check=True, capture_output=True)
     check_signature(tmp_path / "repo", bootable, signing, tmp_path)
-    found = measured_manifest("demo", tmp_path / "repo")["paths"]
+    found = measured_manifest("demo", tmp_path / "repo").paths
     capable = subprocess.check_output(
         [debian.erofs_utils("dump.erofs"), "--path=/usr/bin/demo-setuid", image], text=True
     )
