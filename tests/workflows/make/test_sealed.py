@@ -29,13 +29,6 @@ Convert = Callable[..., Bootable]
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("images") / "layout")
-    add_image(layout, base(), "base")
-    return layout
-
-
-@pytest.fixture(scope="module")
 def karg(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Karg:
     """Return the kernel argument that cfsctl gives the base image."""
     folder = tmp_path_factory.mktemp("cfsctl")
