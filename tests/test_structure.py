@@ -121,3 +121,18 @@ def test_no_modules_import_each_other() -> None:
     while leaves := [name for name, needs in graph.items() if name not in order and needs <= {*order, name}]:
         order += leaves
     assert sorted(graph.keys() - set(order)) == []
+
+
+def test_a_word_of_the_glossary_names_one_thing() -> None:
+    """What day 2 looks after, what it deploys, and what guards the files; an option of the same name is in cli."""
+    found: dict[str, list[str]] = {"Deployment": [], "Machine": [], "Mode": []}
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body if path.parent.name != "cli" else ():
+            match node:
+                case ast.ClassDef(name=name) | ast.Assign(targets=[ast.Name(id=name)]) if name in found:
+                    found[name].append(str(path.relative_to(ROOT)))
+    assert found == {
+        "Deployment": ["workflows/machine/model.py"],
+        "Machine": ["workflows/machine/model.py"],
+        "Mode": ["store/roots.py"],
+    }

@@ -1,17 +1,15 @@
 """Disks and machines for the boot tests: what is asked in the guest, and what is done to a disk from outside."""
 
-import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from oci2boot.system.qemu import Machine, boot, credential, find_firmware, unit_credentials
+from oci2boot.system.qemu import VirtualMachine, boot, credential, find_firmware, unit_credentials
 from tests import flips
+from tests.partitions import table
 from tests.witness import program
 
 BOOT_SECONDS = 600
@@ -71,7 +69,9 @@ REPORT_END = "echo end\n"
 REBOOT = "[ -e /etc/booted ] || { touch /etc/booted; echo reboot; systemctl --no-block reboot; exit; }\n"
 
 
-def with_report(machine: Machine, *, content: bool = True, reboot: bool = False, more: str = "") -> Machine:
+def with_report(
+    machine: VirtualMachine, *, content: bool = True, reboot: bool = False, more: str = ""
+) -> VirtualMachine:
     """Have the guest say on ttyS1 what it is, once multi-user.target is reached; `more` asks for more."""
     script = REPORT + (REPORT_CONTENT if content else "") + more + (REBOOT if reboot else "") + REPORT_END
     return replace(
@@ -90,8 +90,8 @@ def parse_report(text: str) -> dict[str, str]:
     return {key: value.rstrip(";") for key, value in pairs}
 
 
-def machine(disk: Path, *smbios: str) -> Machine:
-    return Machine(disk, find_firmware(), smbios=smbios)
+def machine(disk: Path, *smbios: str) -> VirtualMachine:
+    return VirtualMachine(disk, find_firmware(), smbios=smbios)
 
 
 # ---- an ordinary user
@@ -148,30 +148,8 @@ def copy(disk: Path, target: Path) -> Path:
     return target
 
 
-def partitions(disk: Path) -> list[tuple[int, int]]:
-    """Return offset and size in bytes of the partitions, by sfdisk: the ESP, the root."""
-    table = json.loads(subprocess.check_output([program("sfdisk"), "--json", disk]))["partitiontable"]
-    sector = table.get("sectorsize", 512)
-    return [(part["start"] * sector, part["size"] * sector) for part in table["partitions"]]
-
-
-@contextmanager
-def extracted(disk: Path, number: int, target: Path) -> Iterator[Path]:
-    """Give one partition as a file of its own."""
-    offset, size = partitions(disk)[number]
-    subprocess.run(
-        [
-            "dd", f"if={disk}", f"of={target}", "bs=1M", "conv=sparse", "status=none",
-            "iflag=skip_bytes,count_bytes", f"skip={offset}", f"count={size}",
-        ],
-        check=True,
-    )  # fmt: skip
-    yield target
-    target.unlink()
-
-
 def debugfs(disk: Path, command: str, *, write: bool = False) -> str:
-    argv = [program("debugfs"), *(["-w"] if write else []), "-R", command, f"{disk}?offset={partitions(disk)[1][0]}"]
+    argv = [program("debugfs"), *(["-w"] if write else []), "-R", command, f"{disk}?offset={table(disk)[1]['start']}"]
     done = subprocess.run(argv, check=True, capture_output=True, text=True)
     refused = [line for line in done.stderr.splitlines() if not line.startswith("debugfs 1.")]
     assert not refused, refused
@@ -182,7 +160,7 @@ def flip(disk: Path, path: str, position: int) -> None:
     """Flip the bits of one byte of a file on the root file system, as an attacker with the disk in hand."""
     block = int(debugfs(disk, f"bmap {path} {position // 4096}").split()[-1])
     assert block, f"{path} has a hole at {position}"
-    flips.flip(disk, partitions(disk)[1][0] + block * 4096 + position % 4096, 0xFF)
+    flips.flip(disk, table(disk)[1]["start"] + block * 4096 + position % 4096, 0xFF)
 
 
 def object_path(digest: str) -> str:
@@ -201,7 +179,7 @@ def digest_of(content: bytes, folder: Path) -> str:
 
 def read_uki(disk: Path, folder: Path) -> tuple[str, bytes]:
     """Return the name on the ESP and the bytes of the one UKI."""
-    esp = f"{disk}@@{partitions(disk)[0][0]}"
+    esp = f"{disk}@@{table(disk)[0]['start']}"
     listing = subprocess.check_output([program("mdir"), "-b", "-i", esp, "::EFI/Linux"], text=True)
     (name,) = (line for line in listing.splitlines() if line.endswith(".efi"))
     target = folder / "uki.efi"
@@ -214,7 +192,7 @@ def read_uki(disk: Path, folder: Path) -> tuple[str, bytes]:
 def replace_uki(disk: Path, name: str, content: bytes, folder: Path) -> None:
     source = folder / "uki.new"
     source.write_bytes(content)
-    subprocess.run([program("mcopy"), "-o", "-i", f"{disk}@@{partitions(disk)[0][0]}", source, name], check=True)
+    subprocess.run([program("mcopy"), "-o", "-i", f"{disk}@@{table(disk)[0]['start']}", source, name], check=True)
 
 
 def promised_digest(disk: Path, folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from oci2boot.boot.files import Read
 from oci2boot.boot.glue import Archive, Glue, add_modules, add_own, add_programs, wire_systemd
-from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, Mode, overlays_file
+from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, BootMode, overlays_file
 from oci2boot.boot.kernel import KernelSupport, check_verity_kernel
 from oci2boot.boot.names import EXTRA
 from oci2boot.errors import FormatError, ImageError
@@ -47,7 +47,7 @@ class DmVerityPromise:
         return self.rootfs.root_hash is not None
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> BootMode:
         return "verity" if self.dm_verity else "erofs"
 
     def check_kernel(self, tree: Directory, read: Read, version: str) -> KernelSupport:

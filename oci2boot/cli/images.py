@@ -56,15 +56,11 @@ def inspect(
 ) -> None:
     """Say what an image is, without fetching its layers."""
     if manifest or attest_hook is not None:
-        found = measured_manifest(image, repo, attest_hook)
+        measured = measured_manifest(image, repo, attest_hook)
         if manifest:
-            print_json(found)
+            print_json(measured.to_json())
             return
-    found = run_inspect(image, repo, fetching.options())
-    if output.as_json:
-        print_json(found)
-    else:
-        show_inspected(found)
+    output.show(run_inspect(image, repo, fetching.options()), lambda found: show_inspected(found.to_json()))
 
 
 def export(

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from oci2boot.cli.day2 import plan_facts
 from oci2boot.cli.groups import Only
+from oci2boot.cli.machine_text import plan_facts
 from oci2boot.cli.options import DryRun, TlsVerify
 from oci2boot.cli.output import Output, out, print_facts, print_json, print_table, size
 from oci2boot.errors import Error

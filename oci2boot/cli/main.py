@@ -89,6 +89,16 @@ def main() -> None:
         where = f": {error.filename}" if error.filename else ""
         show_error(Error(f"{error.strerror or error}{where}"), as_json=as_json)
         sys.exit(1)
-    except KeyboardInterrupt:
-        show_error(Error("stopped; nothing is half-written"), as_json=as_json)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if stop := _stopped(ended):
+            left = getattr(stop, "__notes__", ["nothing is half-written"])
+            show_error(Error(f"stopped; {left[0]}"), as_json=as_json)
+            sys.exit(130)
+        raise
+
+
+def _stopped(ended: BaseException | None) -> KeyboardInterrupt | None:
+    """Return what typer made a silent exit of."""
+    while ended is not None and not isinstance(ended, KeyboardInterrupt):
+        ended = ended.__cause__ or ended.__context__
+    return ended

@@ -10,7 +10,8 @@ import pytest
 from oci2boot.boot.beside import predict_pcr_12
 from oci2boot.boot.pcr import beside_pcr
 from oci2boot.errors import FormatError
-from tests.workflows.sealable import KVER, addon, addon_stub, make_key, sbsigned, uki, with_sections
+from tests.keys import make
+from tests.workflows.sealable import KVER, addon, addon_stub, uki, with_sections
 
 PATH = "EFI/Linux/os.efi"
 EXTRA = f"{PATH}.extra.d"
@@ -62,7 +63,7 @@ def test_an_addon_for_another_kernel_is_not_counted() -> None:
 def test_under_secure_boot_an_unsigned_addon_is_not_counted(tmp_path: Path) -> None:
     beside = {
         f"{EXTRA}/a.addon.efi": addon("debug"),
-        f"{EXTRA}/b.addon.efi": sbsigned(addon("quiet"), *make_key(tmp_path, "db")),
+        f"{EXTRA}/b.addon.efi": make(tmp_path, "db").sbsign(addon("quiet")),
     }
     assert predicted(beside, secure_boot=True) == measured("quiet")
     assert predicted(beside) == measured("debug quiet")

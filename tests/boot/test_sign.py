@@ -46,10 +46,6 @@ def image() -> bytes:
     return (package("systemd-boot-efi") / "usr/lib/systemd/boot/efi/addonx64.efi.stub").read_bytes()
 
 
-def signer(pair: Pair) -> KeySigner:
-    return KeySigner(pair.certificate, load_key(pair.key.read_bytes()))
-
-
 # Every form that openssl writes a key in.
 @pytest.mark.parametrize(
     "words",
@@ -104,19 +100,19 @@ def test_bytes_that_are_no_key_are_refused(data: bytes) -> None:
 
 
 def test_a_key_does_not_show(db: Pair) -> None:
-    assert "key" not in repr(signer(db)).partition("certificate")[2].replace("Certificate", "")
+    assert "key" not in repr(db.signer).partition("certificate")[2].replace("Certificate", "")
 
 
 def test_an_image_is_signed_once_by_each(db: Pair, other: Pair, image: bytes) -> None:
-    once = sign_image(image, signer(db))
-    assert sign_image(once, signer(db)) == once
-    twice = sign_image(once, signer(other))
+    once = sign_image(image, db.signer)
+    assert sign_image(once, db.signer) == once
+    twice = sign_image(once, other.signer)
     assert [found.signer for found in authenticode.verify(twice)] == [db.certificate, other.certificate]
 
 
 def test_what_comes_back_from_elsewhere_is_checked(db: Pair, other: Pair, image: bytes) -> None:
-    check_signed(image, sign_image(image, signer(db)), db.certificate)
-    for wrong in (image, sign_image(image, signer(other)), sign_image(image + bytes(8), signer(db))):
+    check_signed(image, sign_image(image, db.signer), db.certificate)
+    for wrong in (image, sign_image(image, other.signer), sign_image(image + bytes(8), db.signer)):
         with pytest.raises(SignatureError, match="came back"):
             check_signed(image, wrong, db.certificate)
 
@@ -140,20 +136,20 @@ def test_signing_elsewhere_gives_the_same_bytes(db: Pair, image: bytes) -> None:
     assert [item.name for item in request.items] == ["a.efi", "b.efi"]
     assert SignRequest.parse(request.pack()) == request
     response = SignResponse.parse(by_hand(request.pack(), db))
-    assert sign_image(image, ResponseSigner(db.certificate, response)) == sign_image(image, signer(db))
-    assert response == request.answer(signer(db)) == SignResponse.parse(response.pack())
+    assert sign_image(image, ResponseSigner(db.certificate, response)) == sign_image(image, db.signer)
+    assert response == request.answer(db.signer) == SignResponse.parse(response.pack())
 
 
 def test_what_is_signed_already_is_not_asked_for(db: Pair, image: bytes) -> None:
-    assert SignRequest.of({"a.efi": sign_image(image, signer(db))}, db.certificate).items == ()
+    assert SignRequest.of({"a.efi": sign_image(image, db.signer)}, db.certificate).items == ()
 
 
 def test_an_answer_to_another_request_is_refused(db: Pair, other: Pair, image: bytes) -> None:
     request = SignRequest.of({"a.efi": image}, db.certificate)
     with pytest.raises(SignatureError, match="no signature for one of the images"):
-        sign_image(image + bytes(8), ResponseSigner(db.certificate, request.answer(signer(db))))
+        sign_image(image + bytes(8), ResponseSigner(db.certificate, request.answer(db.signer)))
     with pytest.raises(SignatureError, match="belongs to another"):
-        request.answer(signer(other))
+        request.answer(other.signer)
     wrong = SignResponse.parse(by_hand(request.pack(), other))
     with pytest.raises(SignatureError, match="not by the key of CN=db"):
         sign_image(image, ResponseSigner(db.certificate, wrong))

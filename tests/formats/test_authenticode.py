@@ -45,14 +45,6 @@ def signed(db: Pair, image: bytes) -> bytes:
     return signed_by(db, image)
 
 
-def sbsigned(pair: Pair, image: bytes, folder: Path) -> bytes:
-    source, target = folder / "unsigned.efi", folder / "sbsigned.efi"
-    source.write_bytes(image)
-    argv: list[str | Path] = [program("sbsign"), "--key", pair.key, "--cert", pair.path, "--output", target, source]
-    subprocess.run(argv, check=True, capture_output=True)
-    return target.read_bytes()
-
-
 def test_others_accept_our_signature(db: Pair, signed: bytes, folder: Path) -> None:
     path = folder / "ours.efi"
     path.write_bytes(signed)
@@ -87,7 +79,7 @@ def test_an_image_of_odd_size_is_padded_first(db: Pair, image: bytes, folder: Pa
 @pytest.mark.parametrize("tool", ["sbsign", "osslsigncode"])
 def test_signatures_of_other_signers_hold(tool: str, db: Pair, image: bytes, folder: Path) -> None:
     if tool == "sbsign":
-        theirs = sbsigned(db, image, folder)
+        theirs = db.sbsign(image)
     else:
         source, target = folder / "in.efi", folder / "out.efi"
         source.write_bytes(image)
@@ -137,7 +129,7 @@ def test_what_debian_signed_holds() -> None:
 
 def test_an_image_may_have_several_signatures(db: Pair, image: bytes, folder: Path) -> None:
     other = make(folder, "other")
-    both = signed_by(other, sbsigned(db, image, folder))
+    both = signed_by(other, db.sbsign(image))
     for pair, index in ((db, 0), (other, 1)):
         anchors = [found.anchor for found in authenticode.verify(both, [pair.certificate])]
         assert [anchor is not None for anchor in anchors] == [index == 0, index == 1]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from oci2boot.boot.roothash import pack_partition, parse_partition, sign_root_hash
-from oci2boot.boot.sign import KeySigner, load_key
 from oci2boot.digest import RootHash
 from oci2boot.rootfs.verity import Overlay
 from tests.initramfs.scripts import SCRIPTS, SHELLS, needed_by, shell
@@ -112,7 +111,7 @@ def test_the_signature_is_found_in_its_partition(name: str, tmp_path: Path) -> N
     """K1.1: what the partition holds is what systemd-repart writes; the kernel checks it."""
     key = make(tmp_path, "key")
     root_hash = RootHash.parse(HASH)
-    signature = sign_root_hash(root_hash, KeySigner(key.certificate, load_key(key.key.read_bytes())))
+    signature = sign_root_hash(root_hash, key.signer)
     partition = pack_partition(root_hash, signature, key.certificate)
     spaced = json.dumps(json.loads(partition.rstrip(b"\0")), indent=2).encode().ljust(16384, b"\0")
     argv = [*shell(name), str(INIT), "signature"]

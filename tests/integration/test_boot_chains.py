@@ -16,13 +16,15 @@ import pytest
 
 from oci2boot.boot.uki import UkiParts, build_uki
 from oci2boot.formats import pe
-from oci2boot.system.qemu import Firmware, Machine, boot, credential, find_firmware, unit_credentials
+from oci2boot.system.qemu import Firmware, VirtualMachine, boot, credential, find_firmware, unit_credentials
 from tests import vm
 from tests.boot.debian import package
 from tests.conftest import ROOT
+from tests.keys import make
 from tests.oci.layouts import Json
+from tests.partitions import table
 from tests.witness import program
-from tests.workflows.sealable import documents, make_key, sbsigned, stub, tar
+from tests.workflows.sealable import documents, stub, tar
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]
 
@@ -79,14 +81,14 @@ def made(shared: Path) -> Made:
     home = vm.users_folder(shared / "chains")
     folder = home / "vendor"
     folder.mkdir()
-    key, vendor = make_key(folder, "vendor")
-    vm.oci2boot("keys", "generate", home / "keys", "--db", vendor, home=home)
+    vendor = make(folder, "vendor")
+    vm.oci2boot("keys", "generate", home / "keys", "--db", vendor.path, home=home)
     script: list[str | Path] = [ROOT / "scripts/demo-image", "--initramfs", "dracut"]
     demo = Path(subprocess.run(script, check=True, capture_output=True, text=True).stdout.strip())
-    made = Made(home, home / "keys", vendor, f"oci:{home}/image:vendor", home / "plain.raw")
+    made = Made(home, home / "keys", vendor.path, f"oci:{home}/image:vendor", home / "plain.raw")
     made.convert(f"oci:{demo}:latest", "plain", "--secure-boot-enroll", "force", "--timeout", "0")
     shutil.copytree(demo, home / "image", copy_function=_linked)
-    signed = sbsigned(without_promise(vm.read_uki(made.disk, folder)[1]), key, vendor)
+    signed = vendor.sbsign(without_promise(vm.read_uki(made.disk, folder)[1]))
     shim = package("shim-signed") / "usr/lib/shim/shimx64.efi.signed"
     mok_manager = package("shim-helpers-amd64-signed") / "usr/lib/shim/mmx64.efi.signed"
     layer: dict[str, bytes | Path] = {
@@ -136,12 +138,12 @@ def without_promise(uki: bytes) -> bytes:
     )
 
 
-def reporting(disk: Path, firmware: Firmware) -> Machine:
+def reporting(disk: Path, firmware: Firmware) -> VirtualMachine:
     unit = unit_credentials("oci2boot-report.service", vm.REPORT_UNIT, wanted_by="multi-user.target")
-    return Machine(disk, firmware, smbios=(*unit, credential("oci2boot.report", REPORT.encode())))
+    return VirtualMachine(disk, firmware, smbios=(*unit, credential("oci2boot.report", REPORT.encode())))
 
 
-def report_of(machine: Machine, folder: Path) -> dict[str, str]:
+def report_of(machine: VirtualMachine, folder: Path) -> dict[str, str]:
     """Return what the guest says of itself."""
     with boot(machine, folder) as running:
         running.wait_for(r"(?m)^end$", SECONDS, port="report")
@@ -179,7 +181,7 @@ def test_the_firmware_starts_a_uki_and_its_addon_without_a_loader(made: Made) ->
     """P.9, B.4: the vendor's UKI is the only program on the disk, and without our addon it would refuse to boot."""
     words: list[str | Path] = ["--flow", "vendor", "--db", made.vendor, "--loader", "direct"]
     digest, disk = made.convert(made.vendors_image, "direct", *words)
-    esp = f"{disk}@@{vm.partitions(disk)[0][0]}"
+    esp = f"{disk}@@{table(disk)[0]['start']}"
     listed = subprocess.check_output([program("mdir"), "-/", "-b", "-i", esp, "::"], text=True).split()
     files = {name.removeprefix("::/").upper() for name in listed if not name.endswith("/")}
     assert files == {"EFI/BOOT/BOOTX64.EFI", f"EFI/BOOT/BOOTX64.EFI.extra.d/{ADDON}".upper()}

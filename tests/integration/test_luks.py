@@ -15,6 +15,7 @@ from oci2boot.system.qemu import boot, credential, kernel_arguments
 from oci2boot.system.swtpm import software_tpm
 from tests import vm
 from tests.conftest import ROOT
+from tests.partitions import table
 from tests.witness import program
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]
@@ -108,8 +109,8 @@ def test_boots_from_an_encrypted_partition(life: Life) -> None:
 def test_partition_mapping_and_file_system_grow(life: Life) -> None:
     """K0.14, P.8: sgdisk finds nothing wrong with the table that the machine wrote."""
     header = 16 << 20
-    assert int(life.first["sysroot-size"]) > vm.partitions(life.disk)[1][1] * 0.9 - header, life.first
-    assert vm.partitions(life.disk)[1][1] > ROOM
+    assert int(life.first["sysroot-size"]) > table(life.disk)[1]["size"] * 0.9 - header, life.first
+    assert table(life.disk)[1]["size"] > ROOM
     assert life.first["grow-mark"] == "0", life.first
     checked = subprocess.run([program("sgdisk"), "-v", life.disk], check=True, capture_output=True, text=True)
     assert "No problems found" in checked.stdout
@@ -123,7 +124,7 @@ def test_the_tpm_opens_it_from_the_second_boot_on(life: Life) -> None:
     assert life.second["slots"].split(";") == ["password", "tpm2"], life.second
     assert life.second["given"].endswith("No such file or directory")
     with life.disk.open("rb") as file:
-        file.seek(vm.partitions(life.disk)[1][0])
+        file.seek(table(life.disk)[1]["start"])
         header = life.disk.with_name("header")
         header.write_bytes(file.read(16 << 20))
     words: list[str | Path] = [

@@ -15,7 +15,7 @@ import pytest
 
 from oci2boot.formats import pe
 from oci2boot.formats.png import lit_lines
-from oci2boot.system.qemu import Firmware, Machine, find_firmware
+from oci2boot.system.qemu import Firmware, VirtualMachine, find_firmware
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
@@ -26,8 +26,9 @@ from tests import vm
 from tests.boot.debian import systemd_measure
 from tests.conftest import Initramfs
 from tests.integration.test_boot_chains import add_layer, without_promise
+from tests.keys import Pair
 from tests.witness import program
-from tests.workflows.sealable import sbsigned, tar
+from tests.workflows.sealable import tar
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]
 
@@ -45,7 +46,8 @@ class Disks:
         self._make(f"{image}:latest", self.local)
         layout = home / "layout"
         subprocess.run(["cp", "-r", image, layout], check=True)
-        uki = sbsigned(without_promise(vm.read_uki(self.local, home)[1]), self.keys / "db.key", self.keys / "db.crt")
+        db = Pair(self.keys / "db.key", self.keys / "db.crt")
+        uki = db.sbsign(without_promise(vm.read_uki(self.local, home)[1]))
         add_layer(layout, tar({"boot/EFI/Linux/os.efi": uki}))
         self._make(f"{layout}:vendor", self.vendor, "--flow", "vendor")
 
@@ -124,7 +126,7 @@ def test_what_nothing_catches_is_a_failure(disks: Disks, tmp_path: Path) -> None
     """
     firmware, variables = find_firmware(secure=True), tmp_path / "enrolled.fd"
     enroll_in_firmware(disks.keys, variables, firmware.variables)
-    machine = Machine(disks.local, Firmware(firmware.code, variables, secure=True))
+    machine = VirtualMachine(disks.local, Firmware(firmware.code, variables, secure=True))
     promise = find_promise(disks.local)
     bench = Bench(machine, tmp_path, tmp_path, promise.digest, BOOT_SECONDS, silent)
     changes = [

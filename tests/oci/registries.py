@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
+from tests.keys import Pair, make, openssl
 from tests.oci.layouts import Json, Layout
 from tests.witness import program
 
@@ -77,29 +78,21 @@ def skopeo_digest(name: str, *options: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a self-signed certificate for loopback and return it with its key."""
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    argv = [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
-    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*argv, *more], check=True, capture_output=True)
-    return cert, key
+def pair_for_loopback(folder: Path) -> Pair:
+    """Make a key and a certificate for a server on loopback."""
+    return make(folder, "loopback", "-addext", "subjectAltName=IP:127.0.0.1")
 
 
 def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def sign_token(claims: Json, cert: Path, key: Path) -> str:
+def sign_token(claims: Json, pair: Pair) -> str:
     """Make a token as distribution's "Token Authentication Implementation" has it, signed by openssl."""
-    der = subprocess.run(
-        [program("openssl"), "x509", "-in", cert, "-outform", "DER"], check=True, capture_output=True
-    ).stdout
+    der = openssl("x509", "-in", pair.path, "-outform", "DER")
     header = {"typ": "JWT", "alg": "RS256", "x5c": [base64.b64encode(der).decode()]}
     text = ".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
-    argv = [program("openssl"), "dgst", "-sha256", "-sign", str(key)]
-    signature = subprocess.run(argv, input=text.encode(), check=True, capture_output=True).stdout
-    return f"{text}.{_base64url(signature)}"
+    return f"{text}.{_base64url(openssl('dgst', '-sha256', '-sign', pair.key, data=text.encode()))}"
 
 
 @dataclass
@@ -233,3 +226,37 @@ def authfile(path: Path, auths: Json, **more: Any) -> Path:
 
 def basic(user: str, password: str) -> Json:
     return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+class TokenServer:
+    """Gives docker-registry's tokens to who has the password, or to anyone."""
+
+    def __init__(self, keys: Pair, password: str | None) -> None:
+        self.keys = keys
+        self.wanted = basic("ann", password)["auth"] if password else None
+        self.lock = threading.Lock()
+
+    def __call__(self, handler: Handler) -> bool:
+        given = handler.headers.get("Authorization")
+        if handler.command == "POST":
+            allowed = handler.form["refresh_token"] == ["identity"] and given is None
+        else:
+            allowed = self.wanted is None or given == f"Basic {self.wanted}"
+        if not allowed:
+            return handler.challenge('Basic realm="tokens"')
+        kind, name, actions = handler.form["scope"][0].split(":")
+        now = int(time.time())
+        claims = {
+            "iss": "tests",
+            "aud": handler.form["service"][0],
+            "sub": "ann",
+            "exp": now + 60,
+            "nbf": now - 5,
+            "iat": now,
+            "jti": str(now),
+            "access": [{"type": kind, "name": name, "actions": actions.split(",")}],
+        }
+        token = sign_token(claims, self.keys)
+        key = "access_token" if handler.command == "POST" else "token"
+        handler.send(200, json.dumps({key: token}).encode())
+        return True

@@ -20,14 +20,14 @@ from tests.oci.layouts import tar as make_tar
 from tests.oci.registries import (
     Fake,
     Handler,
+    TokenServer,
     authfile,
     basic,
-    certificate,
     docker_registry,
     htpasswd,
+    pair_for_loopback,
     skopeo_digest,
 )
-from tests.oci.test_registry import TokenServer
 from tests.witness import program
 
 TAR = make_tar({"etc/motd": b"hello " * 300_000})
@@ -79,12 +79,12 @@ def destination(name: str, auths: Path | None = None) -> ImageDestination:
 
 def test_a_registry_that_wants_tokens_takes_an_image(tmp_path: Path) -> None:
     """P.1: the right to push is asked for when the registry demands it."""
-    keys = certificate(tmp_path)
+    keys = pair_for_loopback(tmp_path)
     server = Fake(respond=TokenServer(keys, "word"))
     with server.serving():
         config = (
             f"auth:\n  token:\n    realm: http://{server.address}/token\n    service: tests\n    issuer: tests\n"
-            f"    rootcertbundle: {keys[0]}\n"
+            f"    rootcertbundle: {keys.path}\n"
         )
         with docker_registry(tmp_path / "storage", config) as address:
             auths = authfile(tmp_path / "a.json", {address: basic("ann", "word")})

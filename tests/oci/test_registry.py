@@ -2,8 +2,6 @@
 
 import json
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,17 +15,17 @@ from oci2boot.oci.manifest import Layer, Platform
 from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import SourceOptions, open_source
 from oci2boot.oci.unpack import Uncompressed
+from tests.keys import Pair
 from tests.oci.layouts import Layout, platform, simple_layout, tar
 from tests.oci.registries import (
     Fake,
-    Handler,
+    TokenServer,
     authfile,
     basic,
-    certificate,
     docker_registry,
     htpasswd,
+    pair_for_loopback,
     push,
-    sign_token,
     skopeo_digest,
 )
 from tests.witness import VECTORS, program
@@ -143,23 +141,22 @@ def test_a_host_that_does_not_answer_is_said_so() -> None:
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return certificate(tmp_path_factory.mktemp("keys"))
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return pair_for_loopback(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.mark.usefixtures("pushed")
 def test_a_certificate_is_checked_unless_told_otherwise(
-    storage: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    storage: Path, keys: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P.1: TLS options."""
-    cert, key = keys
-    with docker_registry(storage, tls=f"  tls:\n    certificate: {cert}\n    key: {key}\n") as address:
+    with docker_registry(storage, tls=f"  tls:\n    certificate: {keys.path}\n    key: {keys.key}\n") as address:
         name = f"docker://{address}/some/image:v"
         with pytest.raises(SourceError, match="cannot prove who it is") as caught:
             pull(name, SourceOptions())
         assert "--tls-verify=false" in (caught.value.hint or "")
         assert len(pull(name)[1]) == 2
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cert))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(keys.path))
         assert len(pull(name, SourceOptions())[1]) == 2
 
 
@@ -209,51 +206,17 @@ def test_netrc_has_no_say(closed: str, tmp_path: Path, home: Path) -> None:
     assert len(pull(f"docker://{closed}/some/image:v", options)[1]) == 2
 
 
-class TokenServer:
-    """Gives docker-registry's tokens to who has the password, or to anyone."""
-
-    def __init__(self, keys: tuple[Path, Path], password: str | None) -> None:
-        self.keys = keys
-        self.wanted = basic("ann", password)["auth"] if password else None
-        self.lock = threading.Lock()
-
-    def __call__(self, handler: Handler) -> bool:
-        given = handler.headers.get("Authorization")
-        if handler.command == "POST":
-            allowed = handler.form["refresh_token"] == ["identity"] and given is None
-        else:
-            allowed = self.wanted is None or given == f"Basic {self.wanted}"
-        if not allowed:
-            return handler.challenge('Basic realm="tokens"')
-        kind, name, actions = handler.form["scope"][0].split(":")
-        now = int(time.time())
-        claims = {
-            "iss": "tests",
-            "aud": handler.form["service"][0],
-            "sub": "ann",
-            "exp": now + 60,
-            "nbf": now - 5,
-            "iat": now,
-            "jti": str(now),
-            "access": [{"type": kind, "name": name, "actions": actions.split(",")}],
-        }
-        token = sign_token(claims, *self.keys)
-        key = "access_token" if handler.command == "POST" else "token"
-        handler.send(200, json.dumps({key: token}).encode())
-        return True
-
-
 @pytest.mark.usefixtures("pushed")
 @pytest.mark.parametrize("login", ["anonymous", "password", "identitytoken"])
 def test_tokens_of_a_real_token_server_open_a_real_registry(
-    storage: Path, keys: tuple[Path, Path], tmp_path: Path, login: str
+    storage: Path, keys: Pair, tmp_path: Path, login: str
 ) -> None:
     """P.1: token auth, with and without a password, and by OAuth2's refresh token."""
     server = Fake(respond=TokenServer(keys, None if login == "anonymous" else "word"))
     with server.serving():
         config = (
             f"auth:\n  token:\n    realm: http://{server.address}/token\n    service: tests\n    issuer: tests\n"
-            f"    rootcertbundle: {keys[0]}\n"
+            f"    rootcertbundle: {keys.path}\n"
         )
         with docker_registry(storage, config) as address:
             auths = {
@@ -272,17 +235,18 @@ def test_tokens_of_a_real_token_server_open_a_real_registry(
 
 @pytest.mark.usefixtures("pushed")
 def test_a_trusted_registry_cannot_send_the_password_over_plain_http(
-    storage: Path, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: Path, keys: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cert, key = keys
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cert))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(keys.path))
     server = Fake(respond=TokenServer(keys, "word"))
     with server.serving():
         config = (
             f"auth:\n  token:\n    realm: http://{server.address}/token\n    service: tests\n    issuer: tests\n"
-            f"    rootcertbundle: {cert}\n"
+            f"    rootcertbundle: {keys.path}\n"
         )
-        with docker_registry(storage, config, f"  tls:\n    certificate: {cert}\n    key: {key}\n") as address:
+        with docker_registry(
+            storage, config, f"  tls:\n    certificate: {keys.path}\n    key: {keys.key}\n"
+        ) as address:
             auths = authfile(tmp_path / "a.json", {address: basic("ann", "word")})
             with pytest.raises(SourceError, match="which is not encrypted"):
                 pull(f"docker://{address}/some/image:v", SourceOptions(authfile=auths))

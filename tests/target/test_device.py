@@ -22,7 +22,8 @@ from oci2boot.target.disk import write_disk
 from oci2boot.target.entries import EspFile, RootEntry
 from oci2boot.target.luks import Secret, data_offset, unlock
 from oci2boot.target.opened import open_disk
-from oci2boot.target.plan import DiskPlan, Partition
+from oci2boot.target.plan import DiskPlan
+from tests.partitions import extract
 from tests.target.disks import Root, directory, plan_of, regular, said, verified
 from tests.witness import program
 
@@ -53,12 +54,6 @@ def used_device(path: Path, size: int) -> Path:
     return path
 
 
-def part(disk: Path, partition: Partition, into: Path) -> Path:
-    blocks = [f"skip={partition.start >> 20}", f"count={partition.size >> 20}"]
-    said("dd", f"if={disk}", f"of={into}", "bs=1M", "conv=sparse", *blocks)
-    return into
-
-
 def signatures(path: Path) -> list[str]:
     return said("wipefs", "--no-act", "--noheadings", "--output", "TYPE", path).split()
 
@@ -85,7 +80,9 @@ def test_an_old_device_gets_the_content_of_the_disk_image(device: tuple[Path, Di
     image = tmp_path / "disk.raw"
     write_disk(plan, image)
     said("diff", "-r", content(path, plan, tmp_path / "a"), content(image, plan, tmp_path / "b"))
-    found = {disk: part(disk, plan.esp, tmp_path / f"{disk.name}.esp") for disk in (path, image)}
+    found = {
+        disk: extract(disk, plan.esp.start, plan.esp.size, tmp_path / f"{disk.name}.esp") for disk in (path, image)
+    }
     for esp in found.values():
         said("fsck.fat", "-n", esp)
     said("cmp", f"--bytes={plan.esp.used}", *found.values())
@@ -98,8 +95,8 @@ def test_nothing_is_found_on_the_device_but_what_was_written(device: tuple[Path,
     path, plan = device
     assert "No problems found" in said("sgdisk", "-v", path)
     assert signatures(path) == ["gpt", "gpt", "PMBR"]
-    assert signatures(part(path, plan.root, tmp_path / "root")) == ["ext4"]
-    assert set(signatures(part(path, plan.esp, tmp_path / "esp"))) == {"vfat"}
+    assert signatures(extract(path, plan.root.start, plan.root.size, tmp_path / "root")) == ["ext4"]
+    assert set(signatures(extract(path, plan.esp.start, plan.esp.size, tmp_path / "esp"))) == {"vfat"}
 
 
 def test_the_kernel_is_to_clear_the_inode_tables_that_were_not_written(device: tuple[Path, DiskPlan]) -> None:
@@ -123,6 +120,21 @@ def test_a_device_that_was_interrupted_has_no_partitions(tmp_path: Path) -> None
     assert signatures(path) == []
 
 
+def test_a_device_whose_writer_is_stopped_is_said_to_be_half_written(tmp_path: Path) -> None:
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    plan = plan_of([], ESP, **SIZES)
+    path = used_device(tmp_path / "device", plan.size)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        write_device(plan, path, progress=stop)
+    assert caught.value.__notes__ == [f"{path} is half-written"]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        write_disk(plan, tmp_path / "file", progress=stop)
+    assert not hasattr(caught.value, "__notes__")
+    assert [item.name for item in tmp_path.iterdir()] == ["device"], "a file is there whole, or not at all"
+
+
 def test_a_device_of_another_size_than_planned_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "device"
     path.write_bytes(b"x" * MIB)
@@ -140,7 +152,7 @@ def test_sectors_of_4096_bytes(tmp_path: Path) -> None:
     assert [line.split() for line in listed[-2:]] == [
         [str(one.start // 4096), str(one.size // 4096), one.guid.upper()] for one in (plan.esp, plan.root)
     ]
-    esp = part(path, plan.esp, tmp_path / "esp")
+    esp = extract(path, plan.esp.start, plan.esp.size, tmp_path / "esp")
     said("fsck.fat", "-n", esp)
     assert "sector size: 4096 bytes" in said("minfo", "-i", esp, "::")
     with path.open("rb") as file:
@@ -178,7 +190,7 @@ def test_an_encrypted_root_opens_with_its_passphrase_only(tmp_path: Path, kind: 
         write_disk(plan, path, secret=SECRET)
     with open_disk(path) as opened, pytest.raises(FormatError, match="is encrypted"):
         opened.root()
-    root = part(path, plan.root, tmp_path / "root")
+    root = extract(path, plan.root.start, plan.root.size, tmp_path / "root")
     assert set(signatures(root)) == {"crypto_LUKS"}
     right, wrong, key = tmp_path / "right", tmp_path / "wrong", tmp_path / "key"
     right.write_bytes(SECRET.passphrase)

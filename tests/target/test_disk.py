@@ -22,6 +22,7 @@ from oci2boot.target.disk import write_disk
 from oci2boot.target.entries import EspFile, FileSource, RootEntry
 from oci2boot.target.plan import DiskPlan
 from oci2boot.tree.model import Metadata
+from tests.partitions import partition
 from tests.target.disks import (
     Root,
     directory,
@@ -138,8 +139,7 @@ def test_e2fsck_finds_nothing(rich: Rich) -> None:
 
 
 def test_fsck_fat_finds_nothing(rich: Rich, place: Path) -> None:
-    esp, start, count = place / "esp.img", rich.plan.esp.start // MIB, rich.plan.esp.size // MIB
-    said("dd", f"if={rich.disk}", f"of={esp}", "bs=1M", f"skip={start}", f"count={count}", "conv=sparse")
+    esp = partition(rich.disk, "ESP", place / "esp.img")
     said("fsck.fat", "-n", esp)
     assert 'disk type="FAT32' in said("minfo", "-i", esp, "::")
     esp.unlink()

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +9,9 @@ from oci2boot.boot.uki import UkiParts, build_uki
 from oci2boot.formats import cpio
 from tests.boot.debian import package
 from tests.boot.test_glue import GROWING, SYSTEMD
+from tests.keys import Pair, make
 from tests.oci.layouts import Json, Layout
 from tests.tarballs import END, directory, file, symlink
-from tests.witness import program
 
 EFI = "usr/lib/systemd/boot/efi"
 KVER = "6.12.1-test"
@@ -43,20 +42,12 @@ def uki(cmdline: str, os_release: bytes = OS_RELEASE, uname: str = KVER, *extra:
 
 
 def make_key(folder: Path, name: str) -> tuple[Path, Path]:
-    """Return a new key and its certificate."""
-    key, certificate = folder / f"{name}.key", folder / f"{name}.pem"
-    words = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
-    argv = [program("openssl"), "req", "-x509", *words, "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(argv, check=True, capture_output=True)
-    return key, certificate
+    pair = make(folder, name)
+    return pair.key, pair.path
 
 
 def sbsigned(data: bytes, key: Path, certificate: Path) -> bytes:
-    plain, signed = key.with_name("plain.efi"), key.with_name("signed.efi")
-    plain.write_bytes(data)
-    argv = [program("sbsign"), "--key", str(key), "--cert", str(certificate), "--output", str(signed), str(plain)]
-    subprocess.run(argv, check=True, capture_output=True)
-    return signed.read_bytes()
+    return Pair(key, certificate).sbsign(data)
 
 
 def with_sections(stub: bytes, sections: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -1,15 +1,11 @@
 """Disks with a root file system under dm-verity, that boot nothing, yet have all that a bootable one has."""
 
-import json
-import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from oci2boot.boot.roothash import pack_partition, sign_root_hash
-from oci2boot.boot.sign import KeySigner, load_key
 from oci2boot.digest import RootHash
 from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable, save
@@ -20,9 +16,11 @@ from oci2boot.workflows.install.disk import Installed, install
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import DiskRequest, InstallRequest
 from tests.keys import Pair
+from tests.partitions import partition, table
 from tests.store.stored import Stored, store_image
-from tests.witness import program
 from tests.workflows.sealable import kernel, uki
+
+__all__ = ["UKI", "Image", "converted", "partition", "table"]
 
 UKI = "EFI/Linux/demo_1.efi"
 
@@ -73,8 +71,7 @@ def converted(
         assert isinstance(record, DmVerityRoot)
         if key:
             assert record.root_hash
-            signer = KeySigner(key.certificate, load_key(key.key.read_bytes()))
-            document = pack_partition(record.root_hash, sign_root_hash(record.root_hash, signer), key.certificate)
+            document = pack_partition(record.root_hash, sign_root_hash(record.root_hash, key.signer), key.certificate)
             with ObjectBatch(repository) as batch:
                 record = replace(record, signature_object=batch.add(document))
         line = words if words is not None else f"quiet roothash={record.root_hash}" if record.root_hash else "quiet"
@@ -82,27 +79,3 @@ def converted(
         fields = {name: getattr(stored.bootable, name) for name in Bootable.__dataclass_fields__}
         bootable = save(repository, Bootable(**(fields | {"root": record})), stored.rootfs.image, files, None)
     return Image(repo, stored, bootable)
-
-
-def table(disk: Path) -> list[dict[str, Any]]:
-    """Return the partitions as sfdisk sees them, sizes in bytes."""
-    found = json.loads(subprocess.check_output([program("sfdisk"), "--json", disk]))["partitiontable"]
-    sector = found["sectorsize"]
-    return [
-        {**part, "start": part["start"] * sector, "size": part["size"] * sector, "attrs": part.get("attrs", "")}
-        for part in found["partitions"]
-    ]
-
-
-def partition(disk: Path, name: str, into: Path) -> Path:
-    """Copy one partition into a file of its own."""
-    (part,) = (part for part in table(disk) if part["name"] == name)
-    with disk.open("rb") as source, into.open("wb") as target:
-        source.seek(part["start"])
-        left = part["size"]
-        while left:
-            piece = source.read(min(left, 1 << 20))
-            target.write(piece) if any(piece) else target.seek(len(piece), os.SEEK_CUR)
-            left -= len(piece)
-        target.truncate(part["size"])
-    return into

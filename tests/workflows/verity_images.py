@@ -1,5 +1,6 @@
 """Small images for the mode verity: their initramfs has systemd's programs for dm-verity, by name."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from oci2boot.formats import cpio
@@ -10,8 +11,9 @@ from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Report, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
 from tests.boot.test_glue import SYSTEMD
+from tests.keys import make
 from tests.oci.layouts import Layout
-from tests.workflows.sealable import BUILTIN, CONFIG, KVER, add_image, base, make_key, tar
+from tests.workflows.sealable import BUILTIN, CONFIG, KVER, add_image, base, tar
 
 INITRAMFS = [
     *SYSTEMD,
@@ -52,9 +54,27 @@ def make_image(folder: Path, layers: list[bytes] | None = None) -> Reference:
     return Reference.parse(f"oci:{layout.path}:v")
 
 
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Whose tags lead to one image today, and to another tomorrow."""
+
+    layout: Layout
+
+    @property
+    def source(self) -> str:
+        return str(Reference.parse(f"oci:{self.layout.path}:v"))
+
+    def release(self, text: bytes, name: str = "v") -> str:
+        self.layout.manifests = [
+            one for one in self.layout.manifests if name not in str(one.get("annotations", {}).values())
+        ]
+        add_image(self.layout, [*verity_layers(), tar({"usr/share/release": text * 3000})], name)
+        return str(Reference.parse(f"oci:{self.layout.path}:{name}"))
+
+
 def make_signing(folder: Path, name: str = "owner") -> SigningOptions:
-    key, certificate = make_key(folder, name)
-    return SigningOptions(certificate=certificate, key=str(key))
+    pair = make(folder, name)
+    return SigningOptions(certificate=pair.path, key=str(pair.key))
 
 
 def convert_verity(

@@ -16,7 +16,14 @@ from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.rootfs.verity import SIGNATURE_NAME
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
-from oci2boot.system.files import atomic_file, make_directories, plain_errors, read_limited, write_atomically
+from oci2boot.system.files import (
+    atomic_file,
+    half_written,
+    make_directories,
+    plain_errors,
+    read_limited,
+    write_atomically,
+)
 from oci2boot.target.images import Image
 from oci2boot.target.slots import SUFFIXES, kind, labels
 from oci2boot.workflows.images import image_names
@@ -66,7 +73,11 @@ class Published:
 
 def publish(request: SysupdateRequest, report: Report) -> Published:
     """Write files and definitions for an image; files of other versions stay, and are in the list of hashes."""
-    with Repository.open(request.repo) as repository, plain_errors(TargetError, f"write {request.output}"):
+    with (
+        Repository.open(request.repo) as repository,
+        plain_errors(TargetError, f"write {request.output}"),
+        half_written(request.output),
+    ):
         bootable = find_image(repository, request.name)
         record, root_hash, uki = check_slots(bootable)
         stem = Path(uki).stem

@@ -15,7 +15,7 @@ from oci2boot.formats import esl
 from oci2boot.formats.esl import Variable
 from oci2boot.formats.x509 import Certificate, to_pem
 from oci2boot.system.epoch import now, source_date_epoch
-from oci2boot.system.files import plain_errors, temporary_name, write_atomically
+from oci2boot.system.files import half_written, plain_errors, temporary_name, write_atomically
 from oci2boot.system.qemu import find_firmware
 from oci2boot.system.run import find_program, run
 from oci2boot.target.esp import replace_on_esp
@@ -95,10 +95,11 @@ def generate(request: GenerateRequest) -> Generated:
                 f"{request.folder} holds keys already: {', '.join(present)}",
                 hint="they are not replaced; name another folder",
             )
-        for name in VARIABLES:
-            write_atomically(request.folder / f"{name}.key", key_to_pem(pairs[name].key, secret), 0o600)
-        for file, data in files.items():
-            write_atomically(request.folder / file, data)
+        with half_written(request.folder):
+            for name in VARIABLES:
+                write_atomically(request.folder / f"{name}.key", key_to_pem(pairs[name].key, secret), 0o600)
+            for file, data in files.items():
+                write_atomically(request.folder / file, data)
     return Generated(request.folder, owner, {name: pair.certificate for name, pair in pairs.items()})
 
 

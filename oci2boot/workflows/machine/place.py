@@ -13,8 +13,7 @@ from oci2boot.workflows.images import default_repo, writable_repo
 from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.deployments import SysrootMachine
 from oci2boot.workflows.machine.model import Machine
-from oci2boot.workflows.machine.slot_state import SlotPlace, open_slots, running_place
-from oci2boot.workflows.machine.slots import SlotMachine
+from oci2boot.workflows.machine.slots import SlotPlace, open_slots, running_place
 from oci2boot.workflows.options import Option
 
 Place = Sysroot | SlotPlace
@@ -77,7 +76,7 @@ def open_machine(place: Place, options: DeployOptions | None = None, *, writing:
                 yield SysrootMachine(place, options or DeployOptions())
         case SlotPlace():
             with open_slots(place, writing=writing) as slots:
-                yield SlotMachine(slots)
+                yield slots
 
 
 def store_of(repo: Path | None, sysroot: Path | None) -> Path:

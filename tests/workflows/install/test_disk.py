@@ -19,6 +19,7 @@ from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import DiskRequest, InstallRequest
 from oci2boot.workflows.verify.disk import VerifyRequest, verify
 from tests.flips import flip
+from tests.partitions import partition
 from tests.store.stored import ESP, SKELETON, Stored, layer, store_image
 from tests.tarballs import directory, file, hard_link, pax, symlink
 from tests.witness import program
@@ -51,10 +52,7 @@ def root_of(installed: Installed) -> Path:
     """Return the root partition as a file of its own."""
     root = installed.target.with_suffix(".root")
     if not root.exists():
-        part = installed.plan.root
-        place = [f"skip={part.start >> 20}", f"count={part.size >> 20}"]
-        how = ["bs=1M", "conv=sparse", "status=none"]
-        subprocess.run(["dd", f"if={installed.target}", f"of={root}", *how, *place], check=True)
+        partition(installed.target, "oci2boot", root)
     return root
 
 

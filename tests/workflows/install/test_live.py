@@ -18,10 +18,11 @@ from oci2boot.workflows.requests import InstallRequest
 from oci2boot.workflows.verify.disk import VerifyRequest, verify
 from tests.flips import flipped
 from tests.keys import Pair, make
+from tests.partitions import partition, table
 from tests.store.stored import SKELETON, layer, store_image
 from tests.tarballs import file
 from tests.target.disks import said
-from tests.workflows.verity_disks import UKI, Image, converted, partition, table
+from tests.workflows.verity_disks import UKI, Image, converted
 
 TARS = [layer(SKELETON, file(b"usr/bin/tool", b"tool" * 3000), file(b"etc/inline", b"inline"))]
 

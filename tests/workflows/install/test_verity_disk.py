@@ -20,11 +20,12 @@ from oci2boot.target.luks import Secret
 from tests.boot import debian
 from tests.flips import flip
 from tests.keys import Pair, make
+from tests.partitions import partition, table
 from tests.store.stored import SKELETON, layer
 from tests.tarballs import directory, file
 from tests.target.disks import said
 from tests.witness import program
-from tests.workflows.verity_disks import UKI, Image, converted, partition, table
+from tests.workflows.verity_disks import UKI, Image, converted
 
 MIB = 1 << 20
 TARS = [

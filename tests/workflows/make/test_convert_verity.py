@@ -552,7 +552,7 @@ def test_debian_becomes_a_disk_that_veritysetup_verifies(
     subprocess.run([program("veritysetup"), "verify", image, tree, str(verity.root_hash)], check=True)
     subprocess.run([debian.erofs_utils("fsck.erofs"), image], check=True, capture_output=True)
     check_signature(tmp_path / "repo", bootable, signing, tmp_path)
-    found = measured_manifest("demo", tmp_path / "repo")["paths"]
+    found = measured_manifest("demo", tmp_path / "repo").paths
     capable = subprocess.check_output(
         [debian.erofs_utils("dump.erofs"), "--path=/usr/bin/demo-setuid", image], text=True
     )

@@ -22,11 +22,12 @@ from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.seal import SealedImage, seal
 from oci2boot.workflows.progress import Event, Step, Told, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SealRequest, SigningOptions
+from tests.keys import make
 from tests.oci.layouts import Layout
 from tests.oci.registries import docker_registry, push
 from tests.tarballs import END, directory, file
 from tests.witness import program
-from tests.workflows.sealable import KVER, add_image, addon, base, documents, make_key, tar, uki
+from tests.workflows.sealable import KVER, add_image, addon, base, documents, tar, uki
 
 LOOPBACK = SourceOptions(tls_verify=False)
 BUILTIN = BootOptions(ukify="builtin")
@@ -284,25 +285,23 @@ def test_a_layer_that_can_be_read_in_two_ways_is_not_sealed(repo: Path, tmp_path
 
 
 def test_the_uki_in_the_layer_is_signed(layout: Layout, repo: Path, tmp_path: Path) -> None:
-    key, certificate = make_key(tmp_path, "db")
-    boot = BootOptions(ukify="builtin", signing=SigningOptions(certificate=certificate, key=str(key)))
+    db = make(tmp_path, "db")
+    boot = BootOptions(ukify="builtin", signing=SigningOptions(certificate=db.path, key=str(db.key)))
     sealed = sealed_to(repo, f"oci:{layout.path}:base", f"oci:{tmp_path}/layout:x", boot)
     with last_layer(tmp_path / "layout", "x") as archive:
         found = archive.extractfile(sealed.uki.lstrip("/"))
         assert found
         (tmp_path / "uki.efi").write_bytes(found.read())
-    assert "Signature verification OK" in run(program("sbverify"), "--cert", certificate, tmp_path / "uki.efi")
-    secret = key.read_bytes().splitlines()[3]
+    assert "Signature verification OK" in run(program("sbverify"), "--cert", db.path, tmp_path / "uki.efi")
+    secret = db.key.read_bytes().splitlines()[3]
     for path in (tmp_path / "layout").rglob("*"):
         assert not path.is_file() or secret not in path.read_bytes()
 
 
 def test_a_request_for_signatures_writes_no_image(layout: Layout, repo: Path, tmp_path: Path) -> None:
     """B.5"""
-    _, certificate = make_key(tmp_path, "db")
-    boot = BootOptions(
-        ukify="builtin", signing=SigningOptions(certificate=certificate, request=tmp_path / "request.json")
-    )
+    db = make(tmp_path, "db")
+    boot = BootOptions(ukify="builtin", signing=SigningOptions(certificate=db.path, request=tmp_path / "request.json"))
     source, destination = Reference.parse(f"oci:{layout.path}:base"), Reference.parse(f"oci-archive:{tmp_path}/x.tar")
     assert seal(SealRequest(source=source, destination=destination, repo=repo, boot=boot), silent) is None
     assert (tmp_path / "request.json").exists()

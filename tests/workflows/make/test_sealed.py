@@ -18,10 +18,10 @@ from oci2boot.workflows.make.again import request_again
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Event, Report, Warned, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
-from tests.keys import openssl
+from tests.keys import make, openssl
 from tests.oci.layouts import Layout
 from tests.witness import program
-from tests.workflows.sealable import KVER, OS_RELEASE, add_image, addon, base, make_key, profiles, sbsigned, tar, uki
+from tests.workflows.sealable import KVER, OS_RELEASE, add_image, addon, base, profiles, tar, uki
 
 Karg = Callable[..., str]
 Convert = Callable[..., Bootable]
@@ -274,24 +274,22 @@ def test_a_uki_for_another_machine_is_refused(karg: Karg, converted: Convert) ->
 
 def test_signatures_are_held_to_the_certificates_given(karg: Karg, converted: Convert, tmp_path: Path) -> None:
     """C.35: sbsign signed it; the certificate of another does not do, nor an addon without a signature."""
-    key, certificate = make_key(tmp_path, "db")
-    _, other = make_key(tmp_path, "other")
-    files: dict[str, bytes | Path] = {"boot/EFI/Linux/os.efi": sbsigned(uki(karg()), key, certificate)}
-    assert converted(files, db=(other, certificate)).flow == "sealed"
+    db, other = make(tmp_path, "db"), make(tmp_path, "other")
+    files: dict[str, bytes | Path] = {"boot/EFI/Linux/os.efi": db.sbsign(uki(karg()))}
+    assert converted(files, db=(other.path, db.path)).flow == "sealed"
     with pytest.raises(SignatureError, match=r"signed by .*db.*none of the --db"):
-        converted(files, db=(other,))
+        converted(files, db=(other.path,))
     with pytest.raises(SignatureError, match=r"EFI/Linux/os\.efi is unsigned"):
-        converted({"boot/EFI/Linux/os.efi": uki(karg())}, db=(certificate,))
+        converted({"boot/EFI/Linux/os.efi": uki(karg())}, db=(db.path,))
     with pytest.raises(SignatureError, match=r"a\.addon\.efi is unsigned"):
-        converted({**files, "boot/EFI/Linux/os.efi.extra.d/a.addon.efi": addon("quiet")}, db=(certificate,))
+        converted({**files, "boot/EFI/Linux/os.efi.extra.d/a.addon.efi": addon("quiet")}, db=(db.path,))
 
 
 def test_the_next_version_is_asked_for_alike(karg: Karg, converted: Convert, repos: Path, tmp_path: Path) -> None:
     """P.11: certificates are remembered whatever file they came in, and what the firmware starts."""
-    key, certificate = make_key(tmp_path, "db")
-    der = tmp_path / "db.der"
-    der.write_bytes(openssl("x509", "-in", certificate, "-outform", "DER"))
-    files: dict[str, bytes | Path] = {"boot/EFI/Linux/os.efi": sbsigned(uki(karg()), key, certificate)}
+    db, der = make(tmp_path, "db"), tmp_path / "db.der"
+    der.write_bytes(openssl("x509", "-in", db.path, "-outform", "DER"))
+    files: dict[str, bytes | Path] = {"boot/EFI/Linux/os.efi": db.sbsign(uki(karg()))}
     bootable = converted(files, db=(der,), loader="direct", timeout=7)
     kept = Bootable.parse(json.dumps(bootable.to_json()).encode())
     boot = request_again(kept, repos, tmp_path, BootOptions()).boot
@@ -329,18 +327,17 @@ def test_a_vendors_uki_gets_its_digest_from_a_signed_addon(
     karg: Karg, converted: Convert, repos: Path, tmp_path: Path
 ) -> None:
     """Its bytes are untouched; sbverify accepts the addon, which is for this kernel alone."""
-    vendor_key, vendor = make_key(tmp_path, "vendor")
-    key, certificate = make_key(tmp_path, "ours")
+    vendor, ours = make(tmp_path, "vendor"), make(tmp_path, "ours")
     glue = cpio.file(b"usr/lib/composefs/composefs-setup-root", b"")
-    signed = sbsigned(uki("rw quiet", OS_RELEASE, KVER, glue), vendor_key, vendor)
-    signing = SigningOptions(certificate=certificate, key=str(key))
-    bootable = converted({"boot/EFI/Linux/os.efi": signed}, flow="vendor", signing=signing, db=(vendor,))
+    signed = vendor.sbsign(uki("rw quiet", OS_RELEASE, KVER, glue))
+    signing = SigningOptions(certificate=ours.path, key=str(ours.key))
+    bootable = converted({"boot/EFI/Linux/os.efi": signed}, flow="vendor", signing=signing, db=(vendor.path,))
     digest = karg().rpartition(":")[2]
     assert (bootable.flow, bootable.cmdline) == ("vendor", f"rw quiet composefs={digest}")
     assert esp(repos, bootable, "EFI/Linux/os.efi") == signed
     made = tmp_path / "made.efi"
     made.write_bytes(esp(repos, bootable, "EFI/Linux/os.efi.extra.d/composefs.addon.efi"))
-    subprocess.run([program("sbverify"), "--cert", certificate, made], check=True, capture_output=True)
+    subprocess.run([program("sbverify"), "--cert", ours.path, made], check=True, capture_output=True)
     found = {}
     for name in (".cmdline", ".uname", ".sbat"):
         dump = ["-O", "binary", "--dump-section", f"{name}={tmp_path}/{name}"]
@@ -354,8 +351,8 @@ def test_a_vendors_uki_gets_its_digest_from_a_signed_addon(
 def test_the_vendor_flow_refuses_what_would_not_keep_the_promise(
     karg: Karg, converted: Convert, tmp_path: Path
 ) -> None:
-    key, certificate = make_key(tmp_path, "ours")
-    signing = SigningOptions(certificate=certificate, key=str(key))
+    ours = make(tmp_path, "ours")
+    signing = SigningOptions(certificate=ours.path, key=str(ours.key))
     glue = cpio.file(b"usr/lib/composefs/composefs-setup-root", b"")
     with pytest.raises(ImageError, match="must be signed"):
         converted({"boot/EFI/Linux/os.efi": uki("rw", OS_RELEASE, KVER, glue)}, flow="vendor")

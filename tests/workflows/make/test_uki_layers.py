@@ -108,7 +108,7 @@ def test_a_layer_that_is_marked_by_annotation_does_not_count(layout: Layout, rep
 def test_marked_layers_are_listed_without_being_fetched(layout: Layout, repo: Path) -> None:
     """C.3"""
     tag = image(layout, tar({"opt/x": b""}), tar({"opt/y": b""}), marks={4: "new"}, label="3")
-    found = inspect(f"oci:{layout.path}:{tag}", repo, SourceOptions())
+    found = inspect(f"oci:{layout.path}:{tag}", repo, SourceOptions()).to_json()
     assert found["uki_layers"] == {"3": "the image's label", "4": "its annotation"}
 
 
