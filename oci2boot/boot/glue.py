@@ -194,11 +194,13 @@ def add_programs(
         own = any(archive.has(directory + b"/" + name) for directory in (b"usr/bin", b"usr/sbin", b"bin", b"sbin"))
         if own and not (name in (b"mount", b"umount") and klibc and not busybox):
             continue
-        found = find_program(tree, name)
-        if found:
-            wanted[name] = found[0]
+        program = find_program(tree, name)
+        if program:
+            wanted[name] = program[0]
             archive.add(
-                cpio.file(b"usr/lib/oci2boot/bin/" + name, read_limited(found[1], read, found[0], MAX_MODULE), 0o755)
+                cpio.file(
+                    b"usr/lib/oci2boot/bin/" + name, read_limited(program[1], read, program[0], MAX_MODULE), 0o755
+                )
             )
         elif name == b"chroot":
             notes.append("the root file system will not grow: neither the initramfs nor the image has chroot")

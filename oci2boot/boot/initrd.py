@@ -156,15 +156,15 @@ def _add_programs(archive: Archive, tree: Directory, read: Read, names: Iterable
     """Add each at its own path, and a symlink where the name is another, as those of busybox and kmod are."""
     paths = []
     for name in names:
-        found = find_program(tree, name.encode())
-        if not found or (name in ("blkid", "switch_root") and found[0].endswith(b"busybox")):
-            why = ", and busybox's will not do" if found else ""
+        program = find_program(tree, name.encode())
+        if not program or (name in ("blkid", "switch_root") and program[0].endswith(b"busybox")):
+            why = ", and busybox's will not do" if program else ""
             package = PACKAGES.get(name)
             raise ImageError(
                 f"the image has no program {name}, which its initramfs needs{why}",
                 hint=f"install it in the image ({package})" if package else "install it in the image",
             )
-        path, file = found
+        path, file = program
         paths.append(path)
         archive.add(cpio.file(path, read_limited(file, read, path, MAX_PROGRAM), 0o755))
         for directory in PROGRAM_DIRECTORIES:

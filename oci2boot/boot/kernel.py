@@ -184,9 +184,9 @@ def _read_config(tree: Directory, read: Read, directory: bytes, version: str) ->
 
 def _parse_dependencies(data: bytes) -> dict[str, tuple[bytes, Sequence[bytes]]]:
     """Return module → (its path, the paths of those it needs) of a modules.dep, beneath /usr/lib/modules/VERSION."""
-    found: dict[str, tuple[bytes, Sequence[bytes]]] = {}
+    dependencies: dict[str, tuple[bytes, Sequence[bytes]]] = {}
     for line in data.splitlines():
         path, colon, needs = line.partition(b":")
         if colon:
-            found[_name(path)] = (path, needs.split())
-    return found
+            dependencies[_name(path)] = (path, needs.split())
+    return dependencies

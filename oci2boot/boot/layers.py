@@ -59,8 +59,8 @@ class UkiLayers:
         origin = self.origins.get(path)
         if origin is None:
             return ""
-        found = [(number, changed) for number, changed in self.changes.items() if number > origin]
-        return f"layer {found[0][0]} changed /{show(found[0][1])} above the UKI's layer {origin}" if found else ""
+        later = [(number, changed) for number, changed in self.changes.items() if number > origin]
+        return f"layer {later[0][0]} changed /{show(later[0][1])} above the UKI's layer {origin}" if later else ""
 
 
 def mark_layers(layers: Sequence[Layer], labels: Mapping[str, str], chosen: int | None) -> dict[int, Mark]:

@@ -129,8 +129,8 @@ def _initramfs(
     if initramfs is None:
         assert kernel.initramfs
         initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
-    found = cpio.read(initramfs, glue.keep)
-    added = promise.plan_glue(tree, read, found, support)
+    members = cpio.read(initramfs, glue.keep)
+    added = promise.plan_glue(tree, read, members, support)
     archives = (initramfs, added.archive) if added.archive else (initramfs,)
     return archives, replace(added, notes=(*support.notes, *added.notes))
 

@@ -35,12 +35,12 @@ def kernel_layer(tree: Directory) -> list[Entry]:
 
     A layer, and no rule of the digest: everyone sees the same image.
     """
-    found = []
+    paths = []
     for version, _ in list_directory(tree, MODULES):
         folder = find(tree, MODULES + b"/" + version)
         names = folder.entries if isinstance(folder, Directory) else {}
-        found += [MODULES + b"/" + version + b"/" + name for name in KERNEL_FILES if name in names]
-    return _entries(tree, found, []) if found else []
+        paths += [MODULES + b"/" + version + b"/" + name for name in KERNEL_FILES if name in names]
+    return _entries(tree, paths, []) if paths else []
 
 
 def _entries(tree: Directory, hidden: Sequence[bytes], files: Sequence[tuple[bytes, bytes]]) -> list[Entry]:

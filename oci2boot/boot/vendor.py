@@ -23,10 +23,10 @@ PROMISE: Final = f"composefs{ADDON}"
 
 def choose_vendor(ukis: Sequence[Uki], name: str | None) -> Uki:
     """Return the newest UKI that promises nothing by itself."""
-    found = [uki for uki in named_ukis(ukis, name) if not uki.about_composefs]
-    if not found:
+    silent = [uki for uki in named_ukis(ukis, name) if not uki.about_composefs]
+    if not silent:
         raise FlowError("the image has no UKI without a composefs argument, to which an addon could bring one")
-    return max(found, key=cmp_to_key(newer))
+    return max(silent, key=cmp_to_key(newer))
 
 
 def vendor_addon(tree: Directory, read: Read, uki: Uki, promise: ComposefsArg) -> tuple[bytes, tuple[str, ...]]:

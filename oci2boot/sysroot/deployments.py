@@ -41,13 +41,13 @@ class DeployedState:
 
 def read_deployments(sysroot: Sysroot) -> list[DeployedState]:
     """Return the deployments, by digest. A record that cannot be read is an error: it may be of a newer version."""
-    found = []
+    deployments = []
     with plain_errors(TargetError, f"read {sysroot.deployments}"):
         names = sorted(entry.name for entry in os.scandir(sysroot.deployments)) if sysroot.deployments.is_dir() else []
         for name in names:
             if not name.startswith("."):
-                found.append(_read(sysroot.deployments / name))
-    return found
+                deployments.append(_read(sysroot.deployments / name))
+    return deployments
 
 
 def _read(path: Path) -> DeployedState:

@@ -98,15 +98,15 @@ class _Allocator:
 
 def by_group(runs: Iterable[Run], per_group: int) -> dict[int, int]:
     """Return for each block group the runs' blocks in it, as the bits of its bitmap."""
-    found: dict[int, int] = {}
+    counts: dict[int, int] = {}
     for start, length in runs:
         end = start + length
         while start < end:
             group = start // per_group
             stop = min(end, (group + 1) * per_group)
-            found[group] = found.get(group, 0) | ((1 << stop - start) - 1) << start % per_group
+            counts[group] = counts.get(group, 0) | ((1 << stop - start) - 1) << start % per_group
             start = stop
-    return found
+    return counts
 
 
 def _join(runs: list[Run], run: Run) -> None:

@@ -95,18 +95,18 @@ def disagreements(
     tree: Directory, libselinux: Policy | None, composefs_rs: Policy | None
 ) -> list[tuple[bytes, Label, Label]]:
     """Return the paths that two policies label differently, in order, with both labels."""
-    found: list[tuple[bytes, Label, Label]] = []
+    differing: list[tuple[bytes, Label, Label]] = []
     roots = [policy.label(b"/", stat.S_IFDIR) if policy else None for policy in (libselinux, composefs_rs)]
     if roots[0] != roots[1]:
-        found.append((b"/", roots[0], roots[1]))
+        differing.append((b"/", roots[0], roots[1]))
     for prefix, items, (ours, theirs) in _survey(tree, (libselinux, composefs_rs)):
         if ours != theirs:
-            found += [
+            differing += [
                 (prefix + name, one, other)
                 for (name, _), one, other in zip(items, ours, theirs, strict=True)
                 if one != other
             ]
-    return sorted(found, key=itemgetter(0))
+    return sorted(differing, key=itemgetter(0))
 
 
 _KINDS: Final = {Directory: stat.S_IFDIR, File: stat.S_IFREG, Symlink: stat.S_IFLNK}

@@ -130,8 +130,8 @@ def test_a_contradiction_is_an_error(word: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"verity": False, "options": ("panic-on-corruption",)}, "--no-verity"),
-        ({"verity": False, "blocks": 5}, "--no-verity"),
+        ({"verity": False, "options": ("panic-on-corruption",)}, "it is not wanted"),
+        ({"verity": False, "blocks": 5}, "it is not wanted"),
         ({"blocks": 0}, "one block is the least"),
         ({"salt": bytes(257)}, "salt of 257"),
         ({"options": ("panic",)}, "not an option"),
