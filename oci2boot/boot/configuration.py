@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from oci2boot.boot.files import Read, read_file, show
 from oci2boot.errors import ImageError
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.files import Read, read_file, show
 from oci2boot.tree.model import Directory
 
 MAX_SIZE: Final = 64 << 10

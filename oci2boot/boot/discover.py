@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from oci2boot.boot.files import Read, find_file, list_directory, read_file, show
 from oci2boot.boot.names import EXTRA, LINUX, is_program
 from oci2boot.errors import FormatError, ImageError, InitramfsError, KernelError
 from oci2boot.formats import cmdline, os_release
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.files import Read, find_file, list_directory, read_file, show
 from oci2boot.tree.model import Directory, File
 
 MAX_KERNELS: Final = 64

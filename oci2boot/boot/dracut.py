@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from oci2boot.boot.discover import choose_kernel, find_kernels
-from oci2boot.boot.files import Read, find_file
 from oci2boot.boot.kernel import read_kernel
 from oci2boot.boot.programs import find_program
 from oci2boot.errors import FormatError, ImageError, InitramfsError
+from oci2boot.tree.files import Read, find_file
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory
 

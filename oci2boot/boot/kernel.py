@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from oci2boot.boot.discover import MODULES
-from oci2boot.boot.files import Read, read_file, show
 from oci2boot.errors import FormatError, ImageError
 from oci2boot.formats import kconfig
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.rootfs.mkfs import CONFIG
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.tree.files import Read, read_file, show
 from oci2boot.tree.model import Directory
 
 MAX_MODULES_FILE: Final = 16 << 20

@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from oci2boot.boot.files import Read, find_file, list_directory, read_limited, show
 from oci2boot.errors import ImageError
 from oci2boot.formats import elf
+from oci2boot.tree.files import Read, find_file, list_directory, read_content, show
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 
@@ -37,7 +37,7 @@ def libraries(tree: Directory, read: Read, programs: Iterable[bytes]) -> dict[by
     while queue:
         path = queue.popleft()
         file = find_file(tree, path)
-        content = contents.get(path) or (read_limited(file, read, path, MAX_PROGRAM) if file else b"")
+        content = contents.get(path) or (read_content(file, read, path, MAX_PROGRAM) if file else b"")
         if not elf.is_elf(content):
             continue
         parsed = elf.parse(content)
@@ -74,7 +74,7 @@ def _add(
         if parent and file:
             path = parent[0] + b"/" + name
             if path not in found:
-                found[path] = read_limited(file, read, path, MAX_PROGRAM)
+                found[path] = read_content(file, read, path, MAX_PROGRAM)
                 queue.append(path)
             return True
     return False

@@ -12,7 +12,6 @@ from functools import cmp_to_key
 from typing import Final
 
 from oci2boot.boot import discover
-from oci2boot.boot.files import Read, list_directory, read_limited, show
 from oci2boot.boot.names import EXTRA, GLOBAL_ADDONS, LINUX, MAX_ADDON, MAX_ADDONS, MAX_UKI, is_addon
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, FlowError, HashError, ImageError, LimitError, OptionalVerityError
@@ -21,6 +20,7 @@ from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.formats.version import compare
 from oci2boot.rootfs.inodes import Version
+from oci2boot.tree.files import Read, list_directory, read_content, show
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.tree.prepare import Xattrs
@@ -116,7 +116,7 @@ def _read_uki(tree: Directory, read: Read, path: bytes, shared: Sequence[Addon])
     assert found
     file = found[1]
     assert isinstance(file, File)
-    data = read_limited(file, read, path, MAX_UKI)
+    data = read_content(file, read, path, MAX_UKI)
     with _named(path):
         head = read_head(data)
     if not head:
@@ -201,7 +201,7 @@ def find_addons(tree: Directory, read: Read, directory: bytes) -> Iterator[Addon
             continue
         if count >= MAX_ADDONS:
             raise LimitError(f"/{show(directory)} has more than {MAX_ADDONS} addons")
-        data = read_limited(place[1], read, path, MAX_ADDON)
+        data = read_content(place[1], read, path, MAX_ADDON)
         with _named(path):
             yield Addon(path, place[1], read_addon(data))
 

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Final
 
 from oci2boot.boot import discover
-from oci2boot.boot.files import Read, find_file, list_directory, read_file, read_limited, show
 from oci2boot.boot.payload import (
     EFI_NAMES,
     MAX_INITRAMFS,
@@ -27,6 +26,7 @@ from oci2boot.errors import Error, FormatError, ImageError, LimitError
 from oci2boot.formats import bls, cmdline, os_release, pe
 from oci2boot.formats.bls import EntryName, MenuItem, Type1
 from oci2boot.formats.cmdline import COMMAND_LINE_SIZE, ComposefsArg
+from oci2boot.tree.files import Read, find_file, list_directory, read_content, read_file, show
 from oci2boot.tree.model import Directory
 
 FILES: Final = "EFI/oci2boot"
@@ -128,7 +128,7 @@ def _boot_file(tree: Directory, read: Read, path: str, limit: int) -> bytes | No
     for place in (b"boot/" + relative, relative):
         file = find_file(tree, place)
         if file:
-            return read_limited(file, read, place, limit)
+            return read_content(file, read, place, limit)
     return None
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from oci2boot.boot.discover import MODULES, UKI_DIRECTORY, find_ukis
-from oci2boot.boot.files import Read, list_directory, read_file, show
 from oci2boot.boot.names import EXTRA
 from oci2boot.boot.sealed import IMAGE_ADDONS, find_addons
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import DigestError, ImageError
 from oci2boot.formats.fsverity import measure
 from oci2boot.formats.tar import NO_XATTRS, Entry
+from oci2boot.tree.files import Read, list_directory, read_file, show
 from oci2boot.tree.model import Directory, Metadata, find
 
 SHIPPED: Final = b"boot/composefs"

@@ -13,8 +13,8 @@ from oci2boot import __version__
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import FormatError, TargetError
 from oci2boot.sysroot.etc_merged import MergedEtc
-from oci2boot.sysroot.layout import RECORD
 from oci2boot.sysroot.machine import Sysroot
+from oci2boot.sysroot.physical import RECORD
 from oci2boot.system.files import plain_errors, read_limited, sync_directory, write_atomically
 
 RECORD_MAX: Final = 1 << 20

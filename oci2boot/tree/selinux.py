@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final
 
-from oci2boot.errors import FormatError, LimitError
+from oci2boot.errors import FormatError
 from oci2boot.formats.file_contexts.policy import FILES, Place, Policy
 from oci2boot.formats.file_contexts.specs import Rules, parse_policy_type
+from oci2boot.tree.files import Read, read_content
 from oci2boot.tree.lookup import resolve
 from oci2boot.tree.model import (
     NO_XATTRS,
@@ -30,7 +31,6 @@ MAX_NAMED: Final = 5
 
 CONFIG: Final = b"etc/selinux/config"
 
-Read = Callable[[File], bytes]
 Warn = Callable[[str], None]
 Label = bytes | None
 Item = tuple[bytes, Inode]
@@ -205,9 +205,7 @@ def _read_file(tree: Directory, path: bytes, read: Read) -> bytes | None:
     _, inode = found
     if not isinstance(inode, File):
         raise FormatError(f"/{_show(path)} is not a regular file")
-    if inode.size > MAX_POLICY_FILE:
-        raise LimitError(f"/{_show(path)} has {inode.size} bytes, more than the {MAX_POLICY_FILE} that are read")
-    return read(inode)
+    return read_content(inode, read, path, MAX_POLICY_FILE)
 
 
 def _show(text: bytes) -> str:

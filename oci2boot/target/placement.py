@@ -46,7 +46,7 @@ class PlacedFile:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class Placement:
     files: Sequence[PlacedFile]
     writes: Sequence[Write]
 
@@ -359,7 +359,7 @@ def _device(rdev: int) -> bytes:
     return (bytes(4) + rdev.to_bytes(4, "little")).ljust(60, b"\0")
 
 
-def lay_out(empty: Ext4, nodes: Sequence[Node], epoch: int, *, blank: bool) -> Layout:
+def place(empty: Ext4, nodes: Sequence[Node], epoch: int, *, blank: bool) -> Placement:
     """Place the inodes on a file system that mke2fs has just made; `epoch` becomes every time but mtime.
 
     `blank` says that whatever is not written is zero; else only inode tables with an inode in use have to be written.
@@ -374,4 +374,4 @@ def lay_out(empty: Ext4, nodes: Sequence[Node], epoch: int, *, blank: bool) -> L
         builder.add(node)
     builder.write_inodes()
     builder.write_groups(nodes)
-    return Layout(builder.files, [write for write in builder.writes if write.data])
+    return Placement(builder.files, [write for write in builder.writes if write.data])

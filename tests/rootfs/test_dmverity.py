@@ -8,7 +8,7 @@ import pytest
 from oci2boot.digest import External, RootHash, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.formats.dmverity import Parameters, plan_area
-from oci2boot.rootfs.verity import (
+from oci2boot.rootfs.dmverity import (
     KargForm,
     Overlay,
     VerityOptions,
