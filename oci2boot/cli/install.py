@@ -32,6 +32,16 @@ from oci2boot.workflows.requests import (
 )
 
 
+Image = Annotated[
+    str | None,
+    Option(
+        "IMAGE",
+        "a converted image, or a source to convert first; by default the image converted last",
+        complete=image_names,
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Where:
     """A disk, or file systems that are mounted."""
@@ -68,14 +78,7 @@ class Where:
 
 def install(
     *,
-    image: Annotated[
-        str | None,
-        Option(
-            "IMAGE",
-            "a converted image, or a source to convert first; by default the image converted last",
-            complete=image_names,
-        ),
-    ] = None,
+    image: Image = None,
     where: Where,
     options: Annotated[DeployOptions, Only("etc", "allow_missing_verity")],
     disk: DiskRequest,
