@@ -363,7 +363,7 @@ def test_a_rename_takes_nobodys_place_and_happens_once(esp: Path, to: str) -> No
 def test_a_boot_directory_without_end_is_refused(
     esp: Path, limit: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """P.12: whoever can write to the ESP does not choose how much is read."""
+    """Whoever can write to the ESP does not choose how much is read."""
     for path in (ONE, TWO, THREE):
         put(esp, path, uki(path[-5]))
     monkeypatch.setattr(bootdir, limit, 1)
