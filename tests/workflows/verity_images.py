@@ -5,7 +5,7 @@ from pathlib import Path
 
 from oci2boot.formats import cpio
 from oci2boot.oci.reference import Reference
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Report, silent

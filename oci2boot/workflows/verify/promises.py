@@ -7,13 +7,13 @@ from functools import cmp_to_key
 from pathlib import Path
 from typing import Final, Literal
 
+from oci2boot.boot.dmverity import VERITYTAB
 from oci2boot.boot.sealed import Addon, Uki, newer
-from oci2boot.boot.verity import VERITYTAB
 from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import Error, FormatError
 from oci2boot.formats import cmdline, cpio, pe
 from oci2boot.formats.bls import EntryName, MenuItem, Type1, menu_key
-from oci2boot.rootfs.verity import DEBUG_ONLY, REQUIRE_SIGNATURES, ROOT_HASH, plain_word
+from oci2boot.rootfs.dmverity import DEBUG_ONLY, REQUIRE_SIGNATURES, ROOT_HASH, plain_word
 from oci2boot.store.roots import Mode
 from oci2boot.target.opened import open_disk
 from oci2boot.workflows.verify.esp import EspFiles, esp_of_fat, find_ukis, is_entry

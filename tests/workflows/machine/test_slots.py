@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from oci2boot.errors import DigestError, TargetError
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import save
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.machine.model import DeployPlan

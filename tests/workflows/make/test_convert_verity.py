@@ -17,9 +17,9 @@ from oci2boot.digest import OciDigest
 from oci2boot.errors import Error, FormatError, ImageError, SignatureError
 from oci2boot.formats import cmdline, cpio, pe
 from oci2boot.oci.reference import Reference
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.rootfs.mkfs import Compression
 from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.rootfs.verity import Overlay, VerityOptions
 from oci2boot.store.fsck import check
 from oci2boot.store.images import Bootable
 from oci2boot.store.reach import plan_collection
