@@ -1,4 +1,4 @@
-"""`--initrd builtin`: a small initramfs made of the image's own files, for an image that brings none that fits.
+"""The built-in initramfs: a small initramfs made of the image's own files, for an image that brings none that fits.
 
 It holds a shell, the few programs that `initramfs/init` calls, their libraries, and the modules for disks and for the
 file systems of one mode. modprobe finds the drivers, so there is no udev, and no firmware.

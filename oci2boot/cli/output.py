@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.tree import Tree
 
+from oci2boot.cli.hints import hint_of
 from oci2boot.errors import Error
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Event, Report, Step, Told, Warned
@@ -38,12 +39,13 @@ err = _console(sys.stderr, stderr=True)
 
 
 def show_error(error: Error, *, as_json: bool) -> None:
+    hint = hint_of(error)
     if as_json:
-        print_json({"error": error.message, "hint": error.hint})
+        print_json({"error": error.message, "hint": hint})
         return
     err.print(f"[bold red]error:[/] {escape(error.message)}")
-    if error.hint:
-        err.print(f"[bold]hint:[/] {escape(error.hint)}")
+    if hint:
+        err.print(f"[bold]hint:[/] {escape(hint)}")
 
 
 def print_json(value: object) -> None:

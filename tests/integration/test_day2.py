@@ -15,7 +15,7 @@ import pytest
 from oci2boot.system.qemu import boot, credential, unit_credentials
 from tests import vm
 from tests.conftest import ROOT
-from tests.layered import add_layer, package
+from tests.oci.layouts import add_layer
 from tests.oci.registries import docker_registry, push
 from tests.workflows.sealable import tar
 
@@ -131,7 +131,7 @@ def registry(shared: Path) -> Iterator[str]:
     argv = [ROOT / "scripts/machine-image"]
     done = subprocess.run(argv, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    base = add_layer(Path(done.stdout.strip()), home / "base", tar(package()))
+    base = add_layer(Path(done.stdout.strip()), home / "base", tar(vm.package()))
     with docker_registry(home / "registry") as address:
         for name, files in RELEASES.items():
             layout = add_layer(base, home / name, tar(files))

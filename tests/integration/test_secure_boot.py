@@ -25,8 +25,8 @@ from oci2boot.workflows.verify.promises import find_promise
 from tests import vm
 from tests.boot.debian import systemd_measure
 from tests.conftest import Initramfs
-from tests.integration.test_boot_chains import add_layer, without_promise
 from tests.keys import Pair
+from tests.oci.layouts import add_layer
 from tests.witness import program
 from tests.workflows.sealable import tar
 
@@ -45,10 +45,9 @@ class Disks:
         vm.oci2boot("keys", "generate", self.keys, home=home)
         self._make(f"{image}:latest", self.local)
         layout = home / "layout"
-        subprocess.run(["cp", "-r", image, layout], check=True)
         db = Pair(self.keys / "db.key", self.keys / "db.crt")
-        uki = db.sbsign(without_promise(vm.read_uki(self.local, home)[1]))
-        add_layer(layout, tar({"boot/EFI/Linux/os.efi": uki}))
+        uki = db.sbsign(vm.without_promise(vm.read_uki(self.local, home)[1]))
+        add_layer(image, layout, tar({"boot/EFI/Linux/os.efi": uki}), tag="vendor")
         self._make(f"{layout}:vendor", self.vendor, "--flow", "vendor")
 
     def _make(self, image: str, disk: Path, *words: str) -> None:

@@ -1,6 +1,5 @@
 """Small images that can be sealed: real boot loader and stub of Debian, a kernel that is one in name only."""
 
-import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from oci2boot.formats import cpio
 from tests.boot.debian import package
 from tests.boot.test_glue import GROWING, SYSTEMD
 from tests.keys import Pair, make
-from tests.oci.layouts import Json, Layout
+from tests.oci.layouts import Layout
+from tests.oci.layouts import documents as documents  # noqa: PLC0414 (cli/test_seal)
 from tests.tarballs import END, directory, file, symlink
 
 EFI = "usr/lib/systemd/boot/efi"
@@ -133,18 +133,3 @@ def add_image(layout: Layout, tars: Sequence[bytes], tag: str, compression: str 
     history = [{"created": CREATED, "created_by": f"layer {number}"} for number in range(len(tars))]
     config = layout.config([diff_id for _, diff_id in layers], created=CREATED, history=history)
     layout.tag(layout.image(layers, config=config), tag)
-
-
-def documents(layout: Path, tag: str) -> tuple[Json, Json]:
-    """Return the manifest and the config that a layout has under a tag."""
-    index = json.loads((layout / "index.json").read_text())
-    (descriptor,) = (
-        one for one in index["manifests"] if one["annotations"]["org.opencontainers.image.ref.name"] == tag
-    )
-
-    def read(digest: str) -> Json:
-        document: Json = json.loads((layout / "blobs" / digest.replace(":", "/")).read_text())
-        return document
-
-    manifest = read(descriptor["digest"])
-    return manifest, read(manifest["config"]["digest"])

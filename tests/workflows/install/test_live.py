@@ -121,4 +121,4 @@ def test_an_image_of_single_files_needs_the_other_mode(tmp_path: Path) -> None:
         save(repository, stored.bootable, stored.rootfs.image, {UKI: b"uki"}, None)
     with pytest.raises(TargetError, match="one piece") as caught:
         install(InstallRequest(repo=tmp_path / "repo", target=tmp_path / "live.iso"), silent)
-    assert "--mode verity" in str(caught.value.hint)
+    assert "the mode verity" in str(caught.value.hint)

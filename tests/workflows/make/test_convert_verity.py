@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from oci2boot.cli.hints import hint_of
 from oci2boot.digest import OciDigest
 from oci2boot.errors import Error, FormatError, ImageError, SignatureError
 from oci2boot.formats import cmdline, cpio, pe
@@ -303,7 +304,7 @@ def test_an_initramfs_that_cannot_is_refused(left_out: bytes, said: str, tmp_pat
     source = make_image(tmp_path, verity_layers([one for one in INITRAMFS if one.path != left_out]))
     with pytest.raises(ImageError, match=said) as caught:
         convert_verity(source, tmp_path / "repo", HASH_ONLY)
-    assert "--initrd builtin" in (caught.value.hint or "")
+    assert "--initrd builtin" in (hint_of(caught.value) or "")
 
 
 @pytest.mark.parametrize("overlays", [(Overlay("/etc"), Overlay("/var", "tmpfs")), ()])
@@ -561,4 +562,4 @@ def test_debian_becomes_a_disk_that_veritysetup_verifies(
     # This image's own initramfs has no systemd-veritysetup.
     with pytest.raises(ImageError, match="has no systemd-veritysetup") as caught:
         convert_verity(source, tmp_path / "repo", options, boot=replace(boot, initrd="image"))
-    assert "--initrd builtin" in (caught.value.hint or "")
+    assert "--initrd builtin" in (hint_of(caught.value) or "")

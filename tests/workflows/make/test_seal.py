@@ -23,11 +23,11 @@ from oci2boot.workflows.make.seal import SealedImage, seal
 from oci2boot.workflows.progress import Event, Step, Told, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SealRequest, SigningOptions
 from tests.keys import make
-from tests.oci.layouts import Layout
+from tests.oci.layouts import Layout, documents
 from tests.oci.registries import docker_registry, push
 from tests.tarballs import END, directory, file
 from tests.witness import program
-from tests.workflows.sealable import KVER, add_image, addon, base, documents, tar, uki
+from tests.workflows.sealable import KVER, add_image, addon, base, tar, uki
 
 LOOPBACK = SourceOptions(tls_verify=False)
 BUILTIN = BootOptions(ukify="builtin")
@@ -37,13 +37,6 @@ def run(*argv: str | Path) -> str:
     done = subprocess.run(list(map(str, argv)), check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("images") / "layout")
-    add_image(layout, base(), "base")
-    return layout
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tests.keys import Pair, make
 from tests.oci.layouts import Layout
 from tests.witness import program
 from tests.workflows import sealable
-from tests.workflows.sealable import KVER, add_image, addon_stub, base, profiles
+from tests.workflows.sealable import KVER, addon_stub, base, profiles
 
 BUILTIN = BootOptions(ukify="builtin")
 
@@ -100,13 +100,6 @@ def test_a_key_that_does_not_sign_leaves_no_uki(root: Path, db: Pair) -> None:
 
 
 # ---- convert
-
-
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("images") / "layout")
-    add_image(layout, base(), "base")
-    return layout
 
 
 def esp_of(layout: Layout, repo: Path, signing: SigningOptions | None) -> dict[str, bytes]:

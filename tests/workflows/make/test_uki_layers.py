@@ -18,21 +18,14 @@ from oci2boot.workflows.make.seal import seal
 from oci2boot.workflows.progress import Event, Warned, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, DigestRequest, SealRequest
 from oci2boot.workflows.verify.inspect import inspect
-from tests.oci.layouts import Layout, digest
+from tests.oci.layouts import Layout, digest, documents
 from tests.tarballs import END, directory, file, hard_link
 from tests.witness import program
-from tests.workflows.sealable import KVER, OS_RELEASE, add_image, addon, base, documents, tar, uki
+from tests.workflows.sealable import KVER, OS_RELEASE, addon, base, tar, uki
 
 MODULES = f"usr/lib/modules/{KVER}"
 LATER = 1_900_000_000
 """Seconds; directories of a UKI's layer are younger than the base's."""
-
-
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("images") / "layout")
-    add_image(layout, base(), "base")
-    return layout
 
 
 def cfsctl_id(layout: Layout, tag: str, folder: Path) -> str:

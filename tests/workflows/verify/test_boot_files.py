@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oci2boot.errors import LimitError
-from tests import vm
+from tests import partitions
 from tests.keys import Pair, make
 from tests.witness import program
 from tests.workflows.disks import UKI, Demo, boot_files, copied
@@ -122,7 +122,7 @@ def test_an_esp_has_so_many_files_at_most(root: Path, tmp_path: Path, monkeypatc
 def test_a_uki_that_counts_its_boots_is_the_one_that_was_installed(demo: Demo, tmp_path: Path) -> None:
     """FAT takes upper and lower case for the same. Renamed by mtools."""
     copy = copied(demo, tmp_path)
-    esp = f"{copy.disk}@@{vm.partitions(copy.disk)[0][0]}"
+    esp = f"{copy.disk}@@{partitions.table(copy.disk)[0]['start']}"
     subprocess.run([program("mren"), "-i", esp, f"::/{UKI}", "::/EFI/Linux/DEMO_1+2-1.EFI"], check=True)
     verified = seen(copy.disk)
     assert failures(verified) == {}
