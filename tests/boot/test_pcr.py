@@ -17,7 +17,14 @@ from tests.witness import program
 from tests.workflows.sealable import OS_RELEASE, kernel, profiles, stub, with_sections
 
 LINE = f"rw composefs={'ab' * 32}"
-PARTS = UkiParts(kernel(), (b"070701 first", b"070701 second"), LINE, OS_RELEASE, "6.12.1-test", b"microcode")
+PARTS = UkiParts(
+    kernel=kernel(),
+    initrds=(b"070701 first", b"070701 second"),
+    cmdline=LINE,
+    os_release=OS_RELEASE,
+    uname="6.12.1-test",
+    microcode=b"microcode",
+)
 
 
 def measured(folder: Path, sections: dict[bytes, bytes], bank: str) -> dict[str, str]:
@@ -58,7 +65,14 @@ def test_each_profile_has_a_pcr_11_of_its_own(tmp_path: Path) -> None:
 
 def test_a_uki_that_does_not_insist_has_another_pcr_11() -> None:
     """C.32: unsealed is possible, and shows."""
-    unsealed = UkiParts(PARTS.kernel, PARTS.initrds, LINE.replace("=", "=?"), OS_RELEASE, PARTS.uname, b"microcode")
+    unsealed = UkiParts(
+        kernel=PARTS.kernel,
+        initrds=PARTS.initrds,
+        cmdline=LINE.replace("=", "=?"),
+        os_release=OS_RELEASE,
+        uname=PARTS.uname,
+        microcode=b"microcode",
+    )
     assert uki_pcr(build_uki(stub(), unsealed)) != uki_pcr(build_uki(stub(), PARTS))
 
 
