@@ -38,7 +38,16 @@ def kernel() -> bytes:
 
 
 def uki(cmdline: str, os_release: bytes = OS_RELEASE, uname: str = KVER, *extra: cpio.Member) -> bytes:
-    return build_uki(stub(), UkiParts(kernel(), (cpio.write([*SYSTEMD, *extra]),), cmdline, os_release, uname))
+    return build_uki(
+        stub(),
+        UkiParts(
+            kernel=kernel(),
+            initrds=(cpio.write([*SYSTEMD, *extra]),),
+            cmdline=cmdline,
+            os_release=os_release,
+            uname=uname,
+        ),
+    )
 
 
 def make_key(folder: Path, name: str) -> tuple[Path, Path]:

@@ -48,7 +48,7 @@ class BootTestRequest:
     screenshot: Annotated[Path | None, Option("--screenshot", "PNG of the screen when it is up, or given up on")] = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tested:
     disk: Path
     digest: VerityDigest | RootHash
@@ -132,8 +132,20 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             variables = folder / "enrolled.fd"
             enroll_in_firmware(request.keys, variables, firmware.variables)
             firmware = Firmware(firmware.code, variables, secure=True)
-        machine = VirtualMachine(request.disk, firmware, choose_accelerator(firmware), optical=_is_iso(request.disk))
-        bench = Bench(machine, folder, sockets, promised.digest, request.timeout, report)
+        machine = VirtualMachine(
+            disk=request.disk,
+            firmware=firmware,
+            accelerator=choose_accelerator(firmware),
+            optical=_is_iso(request.disk),
+        )
+        bench = Bench(
+            machine=machine,
+            folder=folder,
+            sockets=sockets,
+            digest=promised.digest,
+            timeout=request.timeout,
+            report=report,
+        )
         tpm = request.tpm == "yes" or (request.tpm == "auto" and has_swtpm())
         patience = request.timeout if request.tpm == "yes" else min(request.timeout, PATIENCE)
         changes: list[Tampering] = []

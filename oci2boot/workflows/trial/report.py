@@ -158,7 +158,7 @@ def words_of(console: str, pattern: str) -> str:
     return " ".join(readable.split())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """Machines of one kind, each with a folder of its own below `folder`."""
 

@@ -68,7 +68,7 @@ class EspAddon:
         return bool(cmdline.find_composefs(words) or cmdline.find_root_hashes(words))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What there is on a disk to be tampered with."""
 
