@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oci2boot.boot.uki import UkiParts, build_uki
 from oci2boot.formats import pe
-from oci2boot.system.qemu import Machine, boot, credential, find_firmware, unit_credentials
+from oci2boot.system.qemu import VirtualMachine, boot, credential, find_firmware, unit_credentials
 from tests import flips
 from tests.partitions import table
 from tests.witness import program
@@ -74,7 +74,9 @@ REPORT_END = "echo end\n"
 REBOOT = "[ -e /etc/booted ] || { touch /etc/booted; echo reboot; systemctl --no-block reboot; exit; }\n"
 
 
-def with_report(machine: Machine, *, content: bool = True, reboot: bool = False, more: str = "") -> Machine:
+def with_report(
+    machine: VirtualMachine, *, content: bool = True, reboot: bool = False, more: str = ""
+) -> VirtualMachine:
     """Have the guest say on ttyS1 what it is, once multi-user.target is reached; `more` asks for more."""
     script = REPORT + (REPORT_CONTENT if content else "") + more + (REBOOT if reboot else "") + REPORT_END
     return replace(
@@ -93,8 +95,8 @@ def parse_report(text: str) -> dict[str, str]:
     return {key: value.rstrip(";") for key, value in pairs}
 
 
-def machine(disk: Path, *smbios: str) -> Machine:
-    return Machine(disk, find_firmware(), smbios=smbios)
+def machine(disk: Path, *smbios: str) -> VirtualMachine:
+    return VirtualMachine(disk, find_firmware(), smbios=smbios)
 
 
 # ---- an ordinary user

@@ -88,7 +88,7 @@ class RootConfiguration:
                 why, hint = "turns composefs off, and there is nothing else to boot", "set enabled = verity"
             case (b"composefs", [b"enabled", value]) if _unquoted(value) == b"signed":
                 why = "demands a digest signed by a key of the initramfs, which this version cannot check"
-                hint = "set enabled = verity, and have the digest signed in a UKI: oci2boot seal, or convert --key"
+                hint = "set enabled = verity, and have the digest signed in a UKI: by `oci2boot seal` or `convert`"
             case _:
                 why, hint = f"has a setting that this version does not know: {show(line)[:200]}", "see README.md"
         raise ImageError(f"/{show(path)} {why}", hint=hint)

@@ -13,7 +13,7 @@ from typing import Final
 
 from oci2boot.boot.files import Read, find_file, list_directory, read_file, show
 from oci2boot.boot.names import EXTRA, LINUX, is_program
-from oci2boot.errors import FormatError, ImageError
+from oci2boot.errors import FormatError, ImageError, InitramfsError, KernelError
 from oci2boot.formats import cmdline, os_release
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.model import Directory, File
@@ -109,11 +109,11 @@ def choose_kernel(kernels: Sequence[Kernel], version: str | None = None, *, init
     if not chosen:
         raise ImageError(f"the image has no kernel {version}", hint=f"it has {listed}")
     if len(chosen) > 1:
-        raise ImageError(f"the image has {len(chosen)} kernels: {listed}", hint="choose one with --kver")
+        raise KernelError(f"the image has {len(chosen)} kernels: {listed}")
     if initramfs and chosen[0].initramfs is None:
-        raise ImageError(
+        raise InitramfsError(
             f"the kernel {chosen[0].version} has no initramfs in the image",
-            hint="have it built in the image, by dracut, initramfs-tools or mkinitcpio, or take --initrd builtin",
+            hint="have it built in the image, by dracut, initramfs-tools or mkinitcpio",
         )
     return chosen[0]
 
@@ -191,7 +191,7 @@ def console_arguments(console: str, machine: str) -> list[str]:
 
 def build_cmdline(image: Sequence[str], user: Sequence[str], promise: ComposefsArg) -> str:
     """Return the UKI's command line: the image's words, the user's, and the one that promises the root file system."""
-    for words, origin in ((image, "the image's kernel arguments"), (user, "--karg")):
+    for words, origin in ((image, "the image's kernel arguments"), (user, "the arguments given")):
         try:
             given = cmdline.find_composefs(words)
         except FormatError as error:

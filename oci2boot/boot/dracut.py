@@ -1,4 +1,4 @@
-"""`--initrd dracut`: what dracut of the image is asked for, and its words. dracut(8), version 059 or newer."""
+"""What dracut of the image is asked for, and its words. dracut(8), version 059 or newer."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from oci2boot.boot.discover import choose_kernel, find_kernels
 from oci2boot.boot.files import Read, find_file
 from oci2boot.boot.kernel import read_kernel
 from oci2boot.boot.programs import find_program
-from oci2boot.errors import FormatError, ImageError
+from oci2boot.errors import FormatError, ImageError, InitramfsError
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory
 
@@ -73,14 +73,14 @@ def plan_dracut(
     """Return the version of the kernel to build for. Raises `ImageError` for what the image does not have."""
     version = choose_kernel(find_kernels(tree), kernel, initramfs=False).version
     if not find_file(tree, PROGRAM.encode()):
-        raise ImageError(
+        raise InitramfsError(
             f"the image has no {PROGRAM}",
-            hint="install the package dracut (Arch, Debian, Fedora, openSUSE) in the image, or take --initrd builtin",
+            hint="install the package dracut (Arch, Debian, Fedora, openSUSE) in the image",
         )
     if verity and not find_file(tree, VERITYSETUP.encode()):
-        raise ImageError(
+        raise InitramfsError(
             f"the image has no {VERITYSETUP}, which opens the root file system from dracut's initramfs",
-            hint=f"install it in the image ({VERITY_PACKAGES}), or take --initrd builtin",
+            hint=f"install it in the image ({VERITY_PACKAGES})",
         )
     for path in options.install:
         if not look_up(tree, path.encode()):

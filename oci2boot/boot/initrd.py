@@ -1,4 +1,4 @@
-"""`--initrd builtin`: a small initramfs made of the image's own files, for an image that brings none that fits.
+"""The built-in initramfs: a small initramfs made of the image's own files, for an image that brings none that fits.
 
 It holds a shell, the few programs that `initramfs/init` calls, their libraries, and the modules for disks and for the
 file systems of one mode. modprobe finds the drivers, so there is no udev, and no firmware.
@@ -33,7 +33,7 @@ from oci2boot.rootfs.verity import Overlay
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, Symlink
 
-Mode = Literal["composefs", "verity", "erofs"]
+BootMode = Literal["composefs", "verity", "erofs"]
 """What the initramfs can boot, and nothing else: `erofs` is a root file system that nothing guards."""
 InitrdName = Literal["image", "builtin", "dracut"]
 """The initramfs that the image brings, one made of the image's files, or one that the image's dracut makes now."""
@@ -60,7 +60,7 @@ _PROGRAMS: Final = (
 )
 _OPTIONAL: Final = ("losetup",)
 """For live ISOs in optical drives."""
-_LOADED: Final[Mapping[Mode, Sequence[str]]] = {
+_LOADED: Final[Mapping[BootMode, Sequence[str]]] = {
     "composefs": ("loop", "erofs", "overlay", "ext4"),
     "verity": ("dm_mod", "dm_verity", "erofs", "overlay", "ext4"),
     "erofs": ("erofs", "overlay", "ext4"),
@@ -98,7 +98,7 @@ def plan_initrd(
     tree: Directory,
     read: Read,
     version: str,
-    mode: Mode,
+    mode: BootMode,
     files: Mapping[bytes, bytes] | None = None,
     tools: Sequence[str] = (),
 ) -> Initrd:

@@ -30,7 +30,7 @@ _STANDARD: Final = re.compile(rb"boot/|usr/lib/modules/[^/]+/[^/]+$")
 _COMPANIONS: Final = re.escape(f"{PROGRAM}{EXTRA}".encode())
 _IN_ADDONS: Final = re.compile(rb"(?:.*/)?([^/]+" + _COMPANIONS + rb"(?:/[^/]+)?)", re.IGNORECASE)
 
-Mark = Literal["its annotation", "the image's label", "--uki-layer"]
+Mark = Literal["its annotation", "the image's label", "the user's word"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def mark_layers(layers: Sequence[Layer], labels: Mapping[str, str], chosen: int 
         number = chosen + count + 1 if chosen < 0 else chosen
         if not 1 <= number <= count:
             raise ImageError(f"the image has no layer {chosen}", hint=f"it has layers 1 to {count}")
-        marked[number] = "--uki-layer"
+        marked[number] = "the user's word"
     return marked
 
 

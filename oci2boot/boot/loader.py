@@ -14,7 +14,7 @@ from typing import Final, Literal
 from oci2boot.boot.files import Read, find_file, list_directory, read_limited
 from oci2boot.boot.names import EXTRA, LINUX, is_program
 from oci2boot.boot.payload import EFI_NAMES, MAX_EFI_PROGRAM, STUB_DIRECTORY, find_efi_program, machine_of
-from oci2boot.errors import ImageError
+from oci2boot.errors import ImageError, ShimError
 from oci2boot.formats import pe
 from oci2boot.tree.model import Directory
 
@@ -106,7 +106,7 @@ def check_sbat(files: Mapping[str, bytes]) -> None:
     """Refuse an executable that shim would: one that says nothing by which it could be revoked. shim's SBAT.md."""
     for path, data in files.items():
         if is_program(path) and not pe.parse(data).sections_named(b".sbat"):
-            raise ImageError(f"{path} has no section .sbat: shim refuses to start it", hint="--loader systemd-boot")
+            raise ShimError(f"{path} has no section .sbat: shim refuses to start it")
 
 
 def _systemd_boot(tree: Directory, read: Read, efi_name: str) -> bytes:

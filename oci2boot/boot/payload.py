@@ -13,7 +13,7 @@ from oci2boot.boot.initrd import InitrdName, plan_initrd
 from oci2boot.boot.names import LINUX
 from oci2boot.boot.promise import RootPromise
 from oci2boot.boot.uki import UkiParts, build_uki, check_machines, verify_uki
-from oci2boot.errors import ImageError, LimitError
+from oci2boot.errors import ImageError, LimitError, NoStubError
 from oci2boot.formats import cpio, os_release
 from oci2boot.tree.model import Directory, File
 
@@ -195,8 +195,7 @@ def _find_stub(tree: Directory, read: Read, machine: str) -> bytes:
     try:
         return find_efi_program(tree, read, name, "systemd-stub")
     except ImageError as error:
-        hint = f"{error.hint}; --flow type1 boots the image without, its command line unsigned"
-        raise ImageError(error.message, hint=hint) from error
+        raise NoStubError(error.message, hint=error.hint) from error
 
 
 def find_efi_program(tree: Directory, read: Read, name: str, what: str) -> bytes:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from oci2boot.boot import discover, glue
 from oci2boot.boot.files import Read
-from oci2boot.boot.initrd import Mode
+from oci2boot.boot.initrd import BootMode
 from oci2boot.boot.kernel import KernelSupport, check_kernel
 from oci2boot.formats import cpio
 from oci2boot.formats.cmdline import ComposefsArg
@@ -17,7 +17,7 @@ class RootPromise(Protocol):
     """One for each mode: `ComposefsPromise` here, `DmVerityPromise` in `verity`."""
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> BootMode:
         """What the built-in initramfs is to do."""
 
     @property
@@ -44,7 +44,7 @@ class ComposefsPromise:
     """The digest of a composefs image, as one kernel argument."""
 
     argument: ComposefsArg
-    mode: Mode = "composefs"
+    mode: BootMode = "composefs"
     dm_verity: bool = False
 
     def check_kernel(self, tree: Directory, read: Read, version: str) -> KernelSupport:

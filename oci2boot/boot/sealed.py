@@ -15,7 +15,7 @@ from oci2boot.boot import discover
 from oci2boot.boot.files import Read, list_directory, read_limited, show
 from oci2boot.boot.names import EXTRA, GLOBAL_ADDONS, LINUX, MAX_ADDON, MAX_ADDONS, MAX_UKI, is_addon
 from oci2boot.digest import VerityDigest
-from oci2boot.errors import Error, ImageError, LimitError
+from oci2boot.errors import Error, FlowError, HashError, ImageError, LimitError, OptionalVerityError
 from oci2boot.formats import cmdline, os_release, pe
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.file_contexts.specs import Rules
@@ -267,11 +267,11 @@ def choose_sealed(
     """
     sealed = [uki for uki in named_ukis(ukis, name) if uki.sealed]
     if not sealed:
-        raise ImageError(
+        raise FlowError(
             f"{_listed(ukis)} promises no root file system: signed, it would boot any"
             if ukis
             else "the image has no UKI in /boot/EFI/Linux",
-            hint="`oci2boot seal` makes one for this image; --flow local builds it here",
+            hint="`oci2boot seal` makes one for this image",
         )
     for uki in sealed:
         _check_strict(uki, allow_insecure)
@@ -286,16 +286,16 @@ def choose_sealed(
     usable = [argument for argument in _common(best) if argument.digest.algorithm == image.algorithm]
     if not usable:
         other = best.about_composefs[0].digest.algorithm
-        raise ImageError(
+        raise HashError(
             f"/{show(best.path)} promises this image by its {other} digest, the store is one of {image.algorithm}",
-            hint=f"use a store of its own: --hash {other} --repo DIR",
+            hint=f"use a store of its own, of {other}",
         )
     # composefs.digest= is what every reader looks for first.
     argument = min(usable, key=lambda argument: argument.version is None)
     notes = [f"{uki.name} is stale and left out" for uki in sealed if uki not in good]
     if len(good) > 1:
         others = ", ".join(uki.name for uki in good if uki is not best)
-        notes.append(f"{best.name} is the newest UKI that promises this image; also {others} does (--uki)")
+        notes.append(f"{best.name} is the newest UKI that promises this image; also {others} does, and can be named")
     return Sealed(best, variants[argument], tuple(notes))
 
 
@@ -313,9 +313,8 @@ def _check_strict(uki: Uki, allow_insecure: bool) -> None:
             f"/{show(uki.path)} has a profile without a composefs argument: it would boot any root file system"
         )
     if not allow_insecure and any(argument.insecure for argument in uki.about_composefs):
-        raise ImageError(
-            f"/{show(uki.path)} does not insist on verification: its composefs argument has the mark `?`",
-            hint="--allow-missing-verity takes it all the same",
+        raise OptionalVerityError(
+            f"/{show(uki.path)} does not insist on verification: its composefs argument has the mark `?`"
         )
 
 

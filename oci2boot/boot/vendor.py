@@ -13,7 +13,7 @@ from oci2boot.boot.names import ADDON
 from oci2boot.boot.payload import EFI_NAMES, find_efi_program
 from oci2boot.boot.sealed import Uki, named_ukis, newer
 from oci2boot.boot.uki import STUB_WITH_ADDONS, build_addon, stub_version
-from oci2boot.errors import ImageError
+from oci2boot.errors import FlowError, ImageError
 from oci2boot.formats import cpio, pe
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.model import Directory
@@ -25,10 +25,7 @@ def choose_vendor(ukis: Sequence[Uki], name: str | None) -> Uki:
     """Return the newest UKI that promises nothing by itself."""
     found = [uki for uki in named_ukis(ukis, name) if not uki.about_composefs]
     if not found:
-        raise ImageError(
-            "the image has no UKI without a composefs argument, to which an addon could bring one",
-            hint="--flow sealed takes a UKI with one, --flow local builds a UKI here",
-        )
+        raise FlowError("the image has no UKI without a composefs argument, to which an addon could bring one")
     return max(found, key=cmp_to_key(newer))
 
 
@@ -60,8 +57,5 @@ def _glue_of(data: bytes, what: str) -> str:
     initramfs = b"".join(pe.contents(data, section) for section in pe.parse(data).sections_named(b".initrd")[:1])
     brought = glue.brought_by(cpio.read(initramfs, glue.keep)) if initramfs else None
     if brought is None:
-        raise ImageError(
-            f"the initramfs in {what} knows nothing of composefs: the argument would have no effect",
-            hint="--flow local builds a UKI whose initramfs does",
-        )
+        raise FlowError(f"the initramfs in {what} knows nothing of composefs: the argument would have no effect")
     return brought

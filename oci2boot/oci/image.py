@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from oci2boot.digest import OciDigest
-from oci2boot.errors import FormatError, ImageError, SourceError
+from oci2boot.errors import FormatError, ImageError, PlatformError, SourceError
 from oci2boot.oci.blob import Blob, read_document
 from oci2boot.oci.manifest import (
     INDEX_TYPES,
@@ -144,10 +144,10 @@ def choose_platform(index: Index, wanted: Platform | None, what: str) -> Descrip
         return found[0]
     # Attestations of BuildKit are listed as images for unknown/unknown.
     known = sorted({str(entry.platform) for entry in entries if entry.platform and entry.platform.os != "unknown"})
-    hint = f"it has {', '.join(known) or 'no platforms'}; choose with --platform" if len(known) < 40 else None
+    hint = f"it has {', '.join(known) or 'no platforms'}" if len(known) < 40 else None
     if found:
-        raise SourceError(f"{what} has {len(found)} images for {asked}", hint=hint)
-    raise SourceError(f"{what} has no image for {asked}", hint=hint)
+        raise PlatformError(f"{what} has {len(found)} images for {asked}", hint=hint)
+    raise PlatformError(f"{what} has no image for {asked}", hint=hint)
 
 
 def _matching(entries: tuple[IndexEntry, ...], asked: Platform) -> list[Descriptor]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
 from oci2boot.digest import OciDigest, VerityDigest
-from oci2boot.errors import FormatError, StoreError
+from oci2boot.errors import FormatError, ImageNameError, StoreError
 from oci2boot.formats.splitstream import CONFIG, MANIFEST, SplitStreamWriter
 from oci2boot.store.layers import stream_name
 from oci2boot.store.objects import ObjectBatch
@@ -124,7 +124,7 @@ class Bootable:
 def check_name(name: str) -> str:
     """Return `name` if an image may be called so."""
     if not name or len(name.encode()) > MAX_NAME or name[0] in "@." or not name.isprintable() or "/../" in f"/{name}/":
-        raise StoreError(f"not a name for an image: {name[:80]!r}", hint="name it by --name")
+        raise ImageNameError(f"not a name for an image: {name[:80]!r}")
     return name
 
 

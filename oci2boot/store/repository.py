@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from oci2boot.digest import Hash, VerityDigest
-from oci2boot.errors import DigestError, FormatError, LimitError, StoreError
+from oci2boot.errors import DigestError, FormatError, LimitError, StoreError, WrongStoreError
 from oci2boot.formats import fsverity
 from oci2boot.formats.splitstream import SplitStream
 from oci2boot.system import verity
@@ -76,10 +76,7 @@ class Repository:
         repository = cls.open(path)
         if algorithm is not None and repository.algorithm != algorithm:
             repository.close()
-            raise StoreError(
-                f"{path} is a {repository.algorithm} repository, not {algorithm}",
-                hint="name another one by --repo",
-            )
+            raise WrongStoreError(f"{path} is a {repository.algorithm} repository, not {algorithm}")
         return repository
 
     def close(self) -> None:
@@ -223,7 +220,7 @@ def _create(path: Path, algorithm: Hash) -> None:
     if any(found not in ours and not is_temporary(found.name) for found in path.iterdir()) or any(
         folder.is_dir() and any(folder.iterdir()) for folder in folders
     ):
-        raise StoreError(f"{path} is not empty and not a composefs repository", hint="name another one by --repo")
+        raise WrongStoreError(f"{path} is not empty and not a composefs repository")
     for folder in folders:
         folder.mkdir(exist_ok=True)
     write_atomically(temporary, meta_json(algorithm))

@@ -43,7 +43,7 @@ class Firmware:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class VirtualMachine:
     """What to boot. The disk file is not written unless `keep_writes`."""
 
     disk: Path
@@ -164,7 +164,7 @@ def _base_words(firmware: Firmware, accelerator: Accelerator) -> list[str]:
     return words
 
 
-def qemu_argv(machine: Machine, variables: Path, ports: tuple[Path, ...] | Literal["stdio"]) -> Argv:
+def qemu_argv(machine: VirtualMachine, variables: Path, ports: tuple[Path, ...] | Literal["stdio"]) -> Argv:
     """Return the command; each path of `ports` takes what the guest writes to ttyS0, ttyS1 and so on."""
 
     snapshot = "" if machine.keep_writes else ",snapshot=on"
@@ -205,7 +205,7 @@ def qemu_argv(machine: Machine, variables: Path, ports: tuple[Path, ...] | Liter
     return [*argv, *(word for port in ports for word in ("-serial", f"file:{_value(port)}"))]
 
 
-def prepare_variables(machine: Machine, folder: Path) -> Path:
+def prepare_variables(machine: VirtualMachine, folder: Path) -> Path:
     """Return the machine's own UEFI variables in `folder`, those of the last run when there are."""
     folder.mkdir(parents=True, exist_ok=True)
     variables = folder / "variables.fd"
@@ -293,7 +293,7 @@ class Running:
             self.process.wait()
 
     @classmethod
-    def start(cls, machine: Machine, folder: Path) -> Self:
+    def start(cls, machine: VirtualMachine, folder: Path) -> Self:
         """Start the machine with its variables and serial ports in `folder`."""
         program = find_program(QEMU)
         if program is None:
@@ -314,7 +314,7 @@ class Running:
 
 
 @contextmanager
-def boot(machine: Machine, folder: Path) -> Iterator[Running]:
+def boot(machine: VirtualMachine, folder: Path) -> Iterator[Running]:
     """Run a machine for as long as the block lasts."""
     running = Running.start(machine, folder)
     try:

@@ -15,7 +15,7 @@ from oci2boot.errors import DigestError, FormatError, TargetError
 from oci2boot.formats.fsverity import Hasher
 from oci2boot.formats.gpt import Gpt, Partition, read_gpt
 from oci2boot.formats.gpt_writer import Identity, plan_identities
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import half_written, plain_errors
 from oci2boot.target.copy import Progress, copy_images
 from oci2boot.target.entries import source_size
 from oci2boot.target.images import Part
@@ -72,9 +72,10 @@ class SlotDisk:
                 for number, write in enumerate(writes)
             }
         )
-        copy_images([write.placed for write in writes], self.fd, progress, blank=False)
-        self.sync()
-        self.check(writes)
+        with half_written("the slot that is not booted"):
+            copy_images([write.placed for write in writes], self.fd, progress, blank=False)
+            self.sync()
+            self.check(writes)
         self._name(
             {
                 write.partition.number: Identity(write.image.guid, write.image.label, write.image.attributes)

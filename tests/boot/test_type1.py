@@ -9,8 +9,9 @@ from oci2boot.boot.files import Read
 from oci2boot.boot.payload import PayloadOptions, plan_payload
 from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.type1 import Type1Payload, type1_payload
+from oci2boot.cli.hints import hint_of
 from oci2boot.digest import VerityDigest
-from oci2boot.errors import Error, ImageError, LimitError
+from oci2boot.errors import Error, LimitError, NoStubError
 from oci2boot.formats import cpio
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.model import Directory
@@ -125,6 +126,6 @@ def test_a_command_line_that_the_kernel_would_cut_off_is_refused(debian: tuple[D
 
 
 def test_without_a_stub_the_local_flow_names_the_other(debian: tuple[Directory, Read]) -> None:
-    with pytest.raises(ImageError, match="no systemd-stub") as caught:
+    with pytest.raises(NoStubError, match="no systemd-stub") as caught:
         plan_payload(*debian, ComposefsPromise(PROMISE), OPTIONS)
-    assert "--flow type1" in (caught.value.hint or "")
+    assert "--flow type1" in (hint_of(caught.value) or "")

@@ -2,14 +2,16 @@
 
 import json
 import subprocess
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 
 from oci2boot.formats.bls import EntryName
 from oci2boot.formats.fsverity import measure
+from oci2boot.store.images import Flow
 from tests.cli.conftest import Run
 from tests.status_schema import check_status
 from tests.store.stored import everything
@@ -82,6 +84,11 @@ def test_the_schema_refuses_what_it_does_not_know(
     (found[at][0] if at else found).update(change)
     with pytest.raises(jsonschema.ValidationError):
         check_status(found)
+
+
+def test_the_schema_knows_every_flow() -> None:
+    schema = json.loads(files("oci2boot").joinpath("schema/status.json").read_text())
+    assert {*schema["$defs"]["deployment"]["properties"]["flow"]["enum"]} == {*get_args(Flow), None}
 
 
 def test_a_life_on_the_command_line(run: Run, machine: Machine) -> None:

@@ -2,37 +2,19 @@
 
 import json
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
-from oci2boot.oci.reference import Reference
 from oci2boot.sysroot import machine
 from tests.cli.conftest import Run
 from tests.oci.layouts import Layout
 from tests.status_schema import check_status
 from tests.target.disks import said
-from tests.workflows.sealable import add_image, tar
 from tests.workflows.verity_disks import table
-from tests.workflows.verity_images import make_signing, verity_layers
-
-
-@dataclass(frozen=True, slots=True)
-class Publisher:
-    layout: Layout
-
-    @property
-    def source(self) -> str:
-        return str(Reference.parse(f"oci:{self.layout.path}:v"))
-
-    def release(self, text: bytes, name: str = "v") -> str:
-        self.layout.manifests = [
-            one for one in self.layout.manifests if name not in str(one.get("annotations", {}).values())
-        ]
-        add_image(self.layout, [*verity_layers(), tar({"usr/share/release": text * 3000})], name)
-        return str(Reference.parse(f"oci:{self.layout.path}:{name}"))
+from tests.workflows.verity_images import Publisher, make_signing
 
 
 @pytest.fixture
@@ -69,6 +51,12 @@ def test_the_life_of_a_disk_image(run: Run, publisher: Publisher, tmp_path: Path
     assert told(run, "verify", disk)["ok"]
     found = check_status(told(run, "status", "--disk", disk))
     (slot,) = found["deployments"]
+    for lacking in ("id", "root_hash", "partitions", "signed", "entries"):
+        with pytest.raises(jsonschema.ValidationError):
+            check_status({**found, "deployments": [{key: slot[key] for key in slot if key != lacking}]})
+    for lacking in ("disk", "free", "mode"):
+        with pytest.raises(jsonschema.ValidationError):
+            check_status({key: found[key] for key in found if key != lacking})
     assert (slot["root_hash"], slot["states"], slot["signed"]) == (first["verity"]["root_hash"], ["next"], True)
     assert [one["empty"] for one in found["free"]] == [True]
     assert told(run, "upgrade", "--disk", disk, *repo, *keys, "--check")["outcome"] == "up to date"
@@ -100,7 +88,10 @@ def test_the_life_of_a_disk_image(run: Run, publisher: Publisher, tmp_path: Path
     assert told(run, "upgrade", "--disk", disk, *repo, *keys)["outcome"] == "rejected"
 
     other = publisher.release(b"three", "w")
-    done = told(run, "switch", other, "--disk", disk, *repo, *keys, "--quiet")
+    words = ["switch", other, "--disk", disk, *repo, *keys, "--quiet"]
+    assert told(run, *words, "--dry-run")["outcome"] == "available"
+    assert "1 layers, " in run(*words, "--dry-run")[1]
+    done = told(run, *words)
     found = check_status(told(run, "status", "--disk", disk))
     assert [one["root_hash"] for one in found["deployments"]] == [done["plan"]["root_hash"], slot["root_hash"]]
     assert found["deployments"][0]["source"] == other
@@ -126,7 +117,6 @@ def test_what_such_a_machine_cannot_do_is_said(
         (["install", "--repo", tmp_path / "repo", "--target", tmp_path / "d", "--ab"], "needs no second slot"),
         (["install", "--repo", tmp_path / "repo", "--target", tmp_path / "d", "--root-size", "9G"], "give --ab too"),
         (["status", "--disk", tmp_path / "none"], "there is no disk"),
-        (["upgrade", "--disk", tmp_path / "cmdline", "--keep", "3"], "--keep is not for a root file system under"),
         (["upgrade", "--disk", tmp_path / "cmdline", "--sysroot", tmp_path], "exclude each other"),
         (["upgrade", "--disk", tmp_path / "cmdline", "--apply"], "--disk names another one"),
         (["status", "--disk", tmp_path / "cmdline"], "no GUID partition table"),
@@ -135,3 +125,25 @@ def test_what_such_a_machine_cannot_do_is_said(
         status, _, errors = run(*arguments)
         assert status == 1
         assert message in " ".join(errors.split()), errors
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("upgrade", "--keep", "3"),
+        ("upgrade", "--etc", "ours"),
+        ("upgrade", "--soft-reboot"),
+        ("switch", "oci:layout:v", "--etc", "ours"),
+        ("switch", "oci:layout:v", "--soft-reboot"),
+        ("switch", "oci:layout:v", "--flow", "sealed"),
+        ("switch", "oci:layout:v", "--karg", "quiet"),
+        ("switch", "oci:layout:v", "--allow-missing-verity"),
+    ],
+)
+def test_options_for_deployments_in_directories_are_refused(run: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """P.11: none is passed over in silence."""
+    (disk := tmp_path / "disk").write_bytes(b"")
+    option = next(word for word in words if word.startswith("--"))
+    status, _, errors = run(*words, "--disk", disk)
+    assert status == 1
+    assert f"{option} is not for a root file system under dm-verity" in " ".join(errors.split())

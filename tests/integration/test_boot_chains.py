@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.system.qemu import Firmware, Machine, boot, credential, find_firmware, unit_credentials
+from oci2boot.system.qemu import Firmware, VirtualMachine, boot, credential, find_firmware, unit_credentials
 from tests import vm
 from tests.boot.debian import package
 from tests.conftest import ROOT
@@ -94,12 +94,12 @@ def made(shared: Path) -> Made:
     return made
 
 
-def reporting(disk: Path, firmware: Firmware) -> Machine:
+def reporting(disk: Path, firmware: Firmware) -> VirtualMachine:
     unit = unit_credentials("oci2boot-report.service", vm.REPORT_UNIT, wanted_by="multi-user.target")
-    return Machine(disk, firmware, smbios=(*unit, credential("oci2boot.report", REPORT.encode())))
+    return VirtualMachine(disk, firmware, smbios=(*unit, credential("oci2boot.report", REPORT.encode())))
 
 
-def report_of(machine: Machine, folder: Path) -> dict[str, str]:
+def report_of(machine: VirtualMachine, folder: Path) -> dict[str, str]:
     """Return what the guest says of itself."""
     with boot(machine, folder) as running:
         running.wait_for(r"(?m)^end$", SECONDS, port="report")

@@ -15,7 +15,7 @@ import pytest
 
 from oci2boot.formats import pe
 from oci2boot.formats.png import lit_lines
-from oci2boot.system.qemu import Firmware, Machine, find_firmware
+from oci2boot.system.qemu import Firmware, VirtualMachine, find_firmware
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
@@ -91,7 +91,7 @@ def test_it_boots_measured_and_every_tampering_is_caught(disks: Disks, tmp_path:
     """B.4, C.20, C.23, C.32, C.33, C.36, D.1, K0.9: the tamper matrix, under Secure Boot, of a disk with an addon."""
     junit, screen = tmp_path / "junit.xml", tmp_path / "screen.png"
     request = BootTestRequest(
-        disks.vendor, disks.keys, tamper=True, timeout=BOOT_SECONDS, junit=junit, tpm="yes", screenshot=screen
+        disk=disks.vendor, keys=disks.keys, tamper=True, timeout=BOOT_SECONDS, junit=junit, tpm="yes", screenshot=screen
     )
     tested = try_disk(request, silent)
     assert {case.name: case.evidence for case in tested.cases if not case.ok} == {}
@@ -125,7 +125,7 @@ def test_what_nothing_catches_is_a_failure(disks: Disks, tmp_path: Path) -> None
     """
     firmware, variables = find_firmware(secure=True), tmp_path / "enrolled.fd"
     enroll_in_firmware(disks.keys, variables, firmware.variables)
-    machine = Machine(disks.local, Firmware(firmware.code, variables, secure=True))
+    machine = VirtualMachine(disks.local, Firmware(firmware.code, variables, secure=True))
     promise = find_promise(disks.local)
     bench = Bench(machine, tmp_path, tmp_path, promise.digest, BOOT_SECONDS, silent)
     changes = [

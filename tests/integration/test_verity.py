@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.system.qemu import Firmware, Machine, boot, find_firmware
+from oci2boot.system.qemu import Firmware, VirtualMachine, boot, find_firmware
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from tests import vm
 from tests.boot import debian
@@ -53,8 +53,8 @@ class Made:
     def root_hash(self) -> str:
         return "".join(part["uuid"] for part in table(self.disk)[1:3]).replace("-", "").lower()
 
-    def machine(self, disk: Path) -> Machine:
-        return Machine(disk, self.firmware)
+    def machine(self, disk: Path) -> VirtualMachine:
+        return VirtualMachine(disk, self.firmware)
 
 
 @pytest.fixture(scope="module")

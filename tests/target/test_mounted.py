@@ -47,7 +47,12 @@ def test_what_the_kernel_finds_is_taken(words: str, changed: dict[str, object]) 
 @pytest.mark.parametrize(
     ("words", "changed", "says", "hint"),
     [
-        ("rw", {}, f"of the type {LINUX}", f"--karg root=UUID=3f1b-aa, or sfdisk --part-type /dev/sda 2 {ROOT_X86_64}"),
+        (
+            "rw",
+            {},
+            f"of the type {LINUX}",
+            f"the kernel argument root=UUID=3f1b-aa, or sfdisk --part-type /dev/sda 2 {ROOT_X86_64}",
+        ),
         ("rw", {"part_type": ROOT_X86_64, "disk": "sdb"}, "not on the disk", "root=UUID=3f1b-aa"),
         ("rw", {"part_type": None, "disk": None, "number": None}, "no partition", "root=UUID=3f1b-aa"),
         ("root=LABEL=oci2boot", {}, "has no LABEL", "or e2label /dev/sda2 oci2boot"),

@@ -77,7 +77,7 @@ def installed(folder: Path, tars: list[bytes], esp: Mapping[str, bytes] | None =
         fields = {name: getattr(stored.bootable, name) for name in Bootable.__dataclass_fields__}
         files = boot_files(stored.rootfs.digest.hex) if esp is None else esp
         save(repository, Bootable(**(fields | {"name": "demo"})), stored.rootfs.image, files, None)
-    plan = install(InstallRequest(repo, folder / "disk.raw", name="demo"), silent).plan
+    plan = install(InstallRequest(repo=repo, target=folder / "disk.raw", name="demo"), silent).plan
     return Demo(repo, stored, folder / "disk.raw", plan.root.start)
 
 

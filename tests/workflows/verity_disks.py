@@ -1,7 +1,7 @@
 """Disks with a root file system under dm-verity, that boot nothing, yet have all that a bootable one has."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from oci2boot.store.repository import Repository
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.workflows.install.disk import Installed, install
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import InstallRequest
+from oci2boot.workflows.requests import DiskRequest, InstallRequest
 from tests.keys import Pair
 from tests.partitions import partition, table
 from tests.store.stored import Stored, store_image
@@ -50,7 +50,10 @@ class Image:
             return repository.object_path(digest).read_bytes()
 
     def install(self, disk: Path, **options: Any) -> Installed:
-        return install(InstallRequest(self.repo, disk, name="demo", **options), silent)
+        """`options` are of the request, or of the disk in it."""
+        wishes = {field.name: options.pop(field.name) for field in fields(DiskRequest) if field.name in options}
+        request = InstallRequest(repo=self.repo, target=disk, name="demo", disk=DiskRequest(**wishes), **options)
+        return install(request, silent)
 
 
 def converted(

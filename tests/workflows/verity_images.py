@@ -1,5 +1,6 @@
 """Small images for the mode verity: their initramfs has systemd's programs for dm-verity, by name."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from oci2boot.formats import cpio
@@ -53,9 +54,27 @@ def make_image(folder: Path, layers: list[bytes] | None = None) -> Reference:
     return Reference.parse(f"oci:{layout.path}:v")
 
 
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Whose tags lead to one image today, and to another tomorrow."""
+
+    layout: Layout
+
+    @property
+    def source(self) -> str:
+        return str(Reference.parse(f"oci:{self.layout.path}:v"))
+
+    def release(self, text: bytes, name: str = "v") -> str:
+        self.layout.manifests = [
+            one for one in self.layout.manifests if name not in str(one.get("annotations", {}).values())
+        ]
+        add_image(self.layout, [*verity_layers(), tar({"usr/share/release": text * 3000})], name)
+        return str(Reference.parse(f"oci:{self.layout.path}:{name}"))
+
+
 def make_signing(folder: Path, name: str = "owner") -> SigningOptions:
     pair = make(folder, name)
-    return SigningOptions(pair.path, str(pair.key))
+    return SigningOptions(certificate=pair.path, key=str(pair.key))
 
 
 def convert_verity(
@@ -67,5 +86,8 @@ def convert_verity(
     report: Report = silent,
 ) -> Bootable:
     return convert(
-        ConvertRequest(source, repo, "demo", boot=boot, verity=options, root_signing=signing or boot.signing), report
+        ConvertRequest(
+            source=source, repo=repo, name="demo", boot=boot, verity=options, root_signing=signing or boot.signing
+        ),
+        report,
     )

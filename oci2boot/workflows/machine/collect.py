@@ -32,7 +32,6 @@ def collect_garbage(
     with nullcontext() if dry_run else changing(sysroot), Repository.open(repo) as repository:
         if not dry_run:
             remove_old(sysroot)
-        if not dry_run:
             remove_leftovers(sysroot)
         return _collect(repository, machine_roots(sysroot), dry_run=dry_run, machine=True)
 

@@ -17,6 +17,7 @@ from oci2boot.store.roots import Mode
 from oci2boot.sysroot.bootdir import BootDirectory, BootEntry
 from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.state import find_id
+from oci2boot.target.slots import Slot
 from oci2boot.workflows.progress import Report
 
 
@@ -42,6 +43,8 @@ class Deployment:
     """Its rootfs image is there."""
     own: bool = True
     """It may be chosen to boot next; False for a slot that another tool wrote."""
+    slot: Slot | None = None
+    """Its partitions; None where it is a directory."""
     facts: Mapping[str, Any]
     """What `status --json` says of this kind alone."""
 

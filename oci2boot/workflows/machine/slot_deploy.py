@@ -11,6 +11,7 @@ from typing import Any
 
 from oci2boot.digest import RootHash
 from oci2boot.errors import StoreError, TargetError
+from oci2boot.formats.gpt import Gpt
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
@@ -18,11 +19,12 @@ from oci2boot.sysroot.bootdir import BootDirectory, BootEntry
 from oci2boot.sysroot.bootdir_plan import plan_boot, plan_default, plan_remove
 from oci2boot.sysroot.bootdir_steps import BootPlan, Source, Write, sha256_of, source_size
 from oci2boot.target.plan import derive_uuid
-from oci2boot.target.slots import SlotWrite, choose_slot, labels
+from oci2boot.target.slot_disk import SlotDisk
+from oci2boot.target.slots import Slot, SlotWrite, choose_slot, labels
 from oci2boot.workflows.install.slots import check_slots, record_bytes, record_path
 from oci2boot.workflows.install.verity_disk import image_partitions
 from oci2boot.workflows.machine.deploy import tries_of
-from oci2boot.workflows.machine.slot_state import Slots, SlotState
+from oci2boot.workflows.machine.model import Machine, MachineState
 from oci2boot.workflows.progress import Report, Step, Told, Warned
 
 
@@ -58,29 +60,30 @@ class SlotPlan:
         }
 
 
-def plan_slot(state: SlotState, repository: Repository, bootable: Bootable) -> SlotPlan:
+def plan_slot(state: MachineState, gpt: Gpt, repository: Repository, bootable: Bootable) -> SlotPlan:
     """Decide what goes where; `TargetError` with what is needed and what there is, before anything is written."""
     record, root_hash, uki = check_slots(bootable)
-    kept = state.current
-    if state.place.booted and kept is None:
-        raise TargetError(f"no boot entry of ours starts what runs, {state.place.booted}")
+    kept = state.current.entries[0] if state.current else None
+    if state.booted and kept is None:
+        raise TargetError(f"no boot entry of ours starts what runs, {state.booted}")
     images = image_partitions(repository, bootable, record, root_hash.raw, None)
     images = labels(Path(uki).stem, images)
-    there = next((slot for slot in state.slots.values() if slot.root_hash == root_hash), None)
+    slots = {one.entries[0].path: one.slot for one in state.deployments if one.slot}
+    there = next((slot for slot in slots.values() if slot.root_hash == root_hash), None)
     writes: list[SlotWrite] = []
     if there is None or len(there.partitions) != len(images):
         # What another tool put there is not ours to overwrite.
-        protected = [state.slots[entry.path] for entry in state.directory.entries if _is_protected(state, entry)]
+        protected = [one.slot for one in state.deployments if one.slot and (one == state.current or not one.own)]
         if there and there in protected:
             raise TargetError(
                 f"the root file system {root_hash} runs, and is signed otherwise: nothing is to be changed"
             )
-        writes = choose_slot(state.gpt, images, protected)
+        writes = choose_slot(gpt, images, protected)
     overwritten = {write.partition.number for write in writes}
     doomed = [
         entry
         for entry in state.directory.entries
-        if entry.own and entry != kept and _is_doomed(state, entry, overwritten)
+        if entry.own and entry != kept and _is_doomed(slots.get(entry.path), overwritten)
     ]
     new: dict[str, Source] = {path: _object(repository, digest) for path, digest in bootable.esp.items()}
     new[record_path(uki)] = record_bytes(bootable)
@@ -89,12 +92,7 @@ def plan_slot(state: SlotState, repository: Repository, bootable: Bootable) -> S
     return SlotPlan(bootable, root_hash, tuple(writes), kept, tuple(doomed), new, uki, tries, boot)
 
 
-def _is_protected(state: SlotState, entry: BootEntry) -> bool:
-    return entry.path in state.slots and (entry == state.current or not entry.own)
-
-
-def _is_doomed(state: SlotState, entry: BootEntry, overwritten: set[int]) -> bool:
-    slot = state.slots.get(entry.path)
+def _is_doomed(slot: Slot | None, overwritten: set[int]) -> bool:
     return slot is None or any(part.number in overwritten for part in slot.partitions)
 
 
@@ -127,7 +125,7 @@ def _plan_boot(
     return plan_boot(directory, new, first=uki, keep=keep, tries=tries)
 
 
-def apply_slot(plan: SlotPlan, machine: Slots, report: Report) -> None:
+def apply_slot(plan: SlotPlan, machine: Machine, disk: SlotDisk, report: Report) -> None:
     """Do it. Raises `DigestError` where an object is damaged, or the medium does not give back what was written."""
     for problem in plan.boot.problems:
         report(Warned(problem))
@@ -141,12 +139,12 @@ def apply_slot(plan: SlotPlan, machine: Slots, report: Report) -> None:
             done += count
             report(Step("partitions", done, total))
 
-        machine.disk.fill(plan.writes, _guid(plan), progress)
+        disk.fill(plan.writes, _guid(plan), progress)
         report(Step("partitions", total, total, finished=True, note="written, synced and read back"))
     with machine.state() as state:
-        if plan.root_hash not in {slot.root_hash for slot in state.slots.values()} and not plan.writes:
+        if not plan.writes and all(one.id != str(plan.root_hash) for one in state.deployments):
             raise TargetError("the slot is gone", hint="the disk was changed meanwhile; try again")
-        machine.apply(_plan_boot(state.directory, plan.root_hash, plan.new, plan.uki, plan.kept, plan.tries))
+        machine.change_boot(_plan_boot(state.directory, plan.root_hash, plan.new, plan.uki, plan.kept, plan.tries))
 
 
 def _guid(plan: SlotPlan) -> Any:
@@ -154,14 +152,14 @@ def _guid(plan: SlotPlan) -> Any:
     return lambda purpose: derive_uuid(seed, purpose)
 
 
-def _retire(plan: SlotPlan, machine: Slots, report: Report) -> None:
+def _retire(plan: SlotPlan, machine: Machine, report: Report) -> None:
     """Let what is kept boot, and take from the menu what will not be there any more."""
     for entry in plan.doomed:
         with machine.state() as state:
             first = state.directory.default
             if plan.kept and first and first.id == entry.id:
-                machine.apply(plan_default(state.directory, plan.kept.id))
+                machine.change_boot(plan_default(state.directory, plan.kept.id))
         with machine.state() as state:
             if state.directory.find(entry.id) and plan.kept:
-                machine.apply(plan_remove(state.directory, entry.id, keep=frozenset([plan.kept.id])))
+                machine.change_boot(plan_remove(state.directory, entry.id, keep=frozenset([plan.kept.id])))
                 report(Told(f"{entry.path} makes room, and is removed"))

@@ -9,13 +9,23 @@ from oci2boot.boot.dracut import DracutOptions
 from oci2boot.boot.initrd import InitrdName
 from oci2boot.boot.loader import EnrollMode, LoaderName
 from oci2boot.errors import FormatError, TargetError
+from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.formats.x509 import to_pem
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
+from oci2boot.tree.prepare import Xattrs
 from oci2boot.workflows.keys.signing import read_trusted
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, FlowChoice, KargStyle, TreeOptions, parse_source
+from oci2boot.workflows.requests import (
+    BootOptions,
+    ConvertRequest,
+    ErofsVersion,
+    FlowChoice,
+    KargStyle,
+    TreeOptions,
+    parse_source,
+)
 
 BUILDERS: Final = ("auto", "builtin")
 """Of UKIs, that are the same on every machine; a path is not."""
@@ -69,7 +79,11 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
         options = SourceOptions(platform, kept.get("tls_verify") is not False)
         layer = int(kept["uki_layer"]) if "uki_layer" in kept else None
         verity = VerityOptions.from_json(kept["verity"]) if "verity" in kept else None
-        rules = TreeOptions(True, bootable.selinux_rules, bootable.xattrs, bootable.root.erofs_version)  # type: ignore[arg-type]
+        rules = TreeOptions(
+            selinux_rules=_one_of(bootable.selinux_rules, Rules),
+            xattrs=_one_of(bootable.xattrs, Xattrs),
+            erofs_version=_one_of(bootable.root.erofs_version, ErofsVersion),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
     if kept.get("signed") and given.signing is None and bootable.flow != "sealed":
@@ -97,33 +111,27 @@ def _boot_options(kept: Mapping[str, Any], scratch: Path) -> BootOptions:
         path = scratch / f"db{number}.pem"
         path.write_text(certificate, encoding="ascii")
         db.append(path)
-    flow, style = kept.get("flow", default.flow), kept.get("karg_style", default.karg_style)
-    loader, enroll = kept.get("loader", default.loader), kept.get("secure_boot_enroll")
-    initrd = kept.get("initrd", default.initrd)
-    for value, words in (
-        (flow, FlowChoice),
-        (style, KargStyle),
-        (loader, LoaderName),
-        (enroll or "off", EnrollMode),
-        (initrd, InitrdName),
-    ):
-        if value not in get_args(words):
-            raise ValueError
     return BootOptions(
         kernel=kept.get("kernel"),
         kargs=tuple(map(str, kept.get("kargs", ()))),
-        karg_style=style,
+        karg_style=_one_of(kept.get("karg_style", default.karg_style), KargStyle),
         ukify=str(kept.get("ukify", default.ukify)),
-        flow=flow,
+        flow=_one_of(kept.get("flow", default.flow), FlowChoice),
         uki=kept.get("uki"),
         allow_missing_verity=kept.get("allow_missing_verity") is True,
         db=tuple(db),
-        loader=loader,
+        loader=_one_of(kept.get("loader", default.loader), LoaderName),
         timeout=int(kept.get("timeout", default.timeout)),
-        secure_boot_enroll=enroll,
+        secure_boot_enroll=_one_of(kept["secure_boot_enroll"], EnrollMode) if kept.get("secure_boot_enroll") else None,
         console=kept.get("console"),
         size_limit=int(kept["size_limit"]) if kept.get("size_limit") else None,
-        initrd=initrd,
+        initrd=_one_of(kept.get("initrd", default.initrd), InitrdName),
         initrd_tools=tuple(map(str, kept.get("initrd_tools", ()))),
         dracut=DracutOptions.parse(**kept.get("dracut", {})),
     )
+
+
+def _one_of(value: Any, words: Any) -> Any:
+    if value not in get_args(words):
+        raise ValueError
+    return value

@@ -8,23 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from oci2boot.boot.sign import sign_image
 from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import Error, FormatError
 from oci2boot.formats.iso9660 import read_volume
 from oci2boot.system.files import plain_errors, write_atomically
-from oci2boot.system.qemu import Accelerator, Firmware, Machine, choose_accelerator, find_firmware
+from oci2boot.system.qemu import Accelerator, Firmware, VirtualMachine, choose_accelerator, find_firmware
 from oci2boot.system.swtpm import has_swtpm
 from oci2boot.target.opened import as_raw, open_disk
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from oci2boot.workflows.keys.signing import open_key, read_certificate
+from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Warned
+from oci2boot.workflows.trial.guarded import device_tamperings, image_tamperings
 from oci2boot.workflows.trial.measured import compare
 from oci2boot.workflows.trial.report import PATIENCE, Bench, Booted, Case
 from oci2boot.workflows.trial.tamper import Sign, Subject, Tampering, look_at, tamperings
-from oci2boot.workflows.trial.tamper_verity import verity_tamperings
 from oci2boot.workflows.verify.esp import esp_of_fat
 from oci2boot.workflows.verify.promises import Promised, find_promise
 
@@ -34,19 +35,17 @@ MACHINES: Final = 2
 UseTpm = Literal["auto", "yes", "no"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootTestRequest:
-    disk: Path
-    keys: Path | None = None
-    """What `keys generate` made: Secure Boot with these keys enrolled. Without, the firmware starts anything."""
-    tamper: bool = False
-    timeout: float = 600
-    """Seconds for one boot."""
-    junit: Path | None = None
-    tpm: UseTpm = "auto"
-    """auto: with one where swtpm is installed, and none the worse where the machine takes no notice of it."""
-    screenshot: Path | None = None
-    """PNG of the screen when the machine is up, or when it is given up on."""
+    disk: Annotated[Path, Option("DISK", "a disk image that `install` wrote")]
+    keys: Annotated[Path | None, Option("--keys", "folder of `keys generate`: Secure Boot, with these enrolled")] = None
+    """Without, the firmware starts anything."""
+    tamper: Annotated[bool, Option("--tamper", "boot tampered copies too: each must be refused")] = False
+    tpm: Annotated[UseTpm, Option("--tpm", "compare what a TPM measures; auto: where swtpm is installed")] = "auto"
+    """auto: none the worse where the machine takes no notice of it."""
+    timeout: Annotated[float, Option("--timeout", "seconds for one boot")] = 600
+    junit: Annotated[Path | None, Option("--junit", "a report for build services")] = None
+    screenshot: Annotated[Path | None, Option("--screenshot", "PNG of the screen when it is up, or given up on")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Tested:
     def failed(self) -> list[Case]:
         return [case for case in self.cases if not case.ok and not case.skipped]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "disk": str(self.disk),
             "digest": str(self.digest),
@@ -133,7 +132,7 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             variables = folder / "enrolled.fd"
             enroll_in_firmware(request.keys, variables, firmware.variables)
             firmware = Firmware(firmware.code, variables, secure=True)
-        machine = Machine(request.disk, firmware, choose_accelerator(firmware), optical=_is_iso(request.disk))
+        machine = VirtualMachine(request.disk, firmware, choose_accelerator(firmware), optical=_is_iso(request.disk))
         bench = Bench(machine, folder, sockets, promised.digest, request.timeout, report)
         tpm = request.tpm == "yes" or (request.tpm == "auto" and has_swtpm())
         patience = request.timeout if request.tpm == "yes" else min(request.timeout, PATIENCE)
@@ -183,8 +182,10 @@ def _changes(request: BootTestRequest, promised: Promised, report: Report) -> It
     subject = look_at(request.disk, promised)
     sign = _signer(request.keys, subject, report)
     yield from tamperings(subject, secure_boot=request.keys is not None, sign=sign)
+    if subject.init and isinstance(promised.digest, VerityDigest):
+        yield from image_tamperings(request.disk, promised.digest, subject.init)
     if promised.verity:
-        yield from verity_tamperings(request.disk, promised.path, promised.verity, report)
+        yield from device_tamperings(request.disk, promised.path, promised.verity, report)
 
 
 def _tell(case: Case, report: Report) -> None:

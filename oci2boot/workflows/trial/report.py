@@ -14,7 +14,7 @@ from oci2boot.errors import Error, ToolError
 from oci2boot.formats.cmdline import find_root_hashes
 from oci2boot.formats.png import lit_lines
 from oci2boot.system.files import write_atomically
-from oci2boot.system.qemu import Machine, Running, boot, credential, find_words, unit_credentials
+from oci2boot.system.qemu import Running, VirtualMachine, boot, credential, find_words, unit_credentials
 from oci2boot.system.qmp import save_screen
 from oci2boot.system.run import run
 from oci2boot.system.swtpm import check_socket, software_tpm
@@ -162,7 +162,7 @@ def words_of(console: str, pattern: str) -> str:
 class Bench:
     """Machines of one kind, each with a folder of its own below `folder`."""
 
-    machine: Machine
+    machine: VirtualMachine
     """The disk in it is the intact one."""
     folder: Path
     sockets: Path
@@ -227,7 +227,7 @@ class Bench:
         return True, f"{'; '.join(said)}; it came up on {self.digest}, without {argument}"
 
     @contextmanager
-    def _boot(self, machine: Machine, name: str) -> Iterator[Running]:
+    def _boot(self, machine: VirtualMachine, name: str) -> Iterator[Running]:
         smbios = (
             *unit_credentials("oci2boot-report.service", UNIT, wanted_by="multi-user.target"),
             credential("oci2boot.report", SCRIPT),

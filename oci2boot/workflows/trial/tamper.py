@@ -1,7 +1,9 @@
-"""What an attacker with the disk in hand may change, and whose words on the console show that it was caught."""
+"""What an attacker with the disk in hand may change, and whose words on the console show that it was caught.
 
-import stat
-from collections.abc import Callable, Collection, Iterator
+Here is what lies on the ESP; `guarded` has what fs-verity and dm-verity guard.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,27 +14,22 @@ from oci2boot.boot.uki import build_addon, stub_version
 from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.formats import authenticode, cmdline, pe
-from oci2boot.formats.ext4 import VERITY_ALIGNMENT
 from oci2boot.formats.fat import Fat
 from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.system.run import run
 from oci2boot.target.esp import replace_on_esp
 from oci2boot.target.installed import InstalledRoot
-from oci2boot.target.opened import OpenedDisk, open_disk
-from oci2boot.target.types import ESP_TYPE, ROOT_TYPES
+from oci2boot.target.opened import open_disk
+from oci2boot.target.types import ESP_TYPE
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.workflows.verify.promises import Promised
 
 IMAGE_MAX: Final = 1 << 30
-BLOCK: Final = 4096
 
 FIRMWARE: Final = r"(?i:access denied|security violation)"
 STUB: Final = r"(?i:addon[^\n]*ignoring[^\n]*(access denied|security violation))"
-INITRAMFS: Final = r"oci2boot: FATAL: promised is the image .*, found is .*"
 NO_PROMISE: Final = r"oci2boot: FATAL: no (?:composefs argument|roothash=) .*"
 TWO_PROMISES: Final = r"oci2boot: FATAL: more than one composefs argument .*"
-KERNEL: Final = r"fs-verity .*FILE CORRUPTED.*"
 INIT: Final = b"/usr/lib/systemd/systemd"
 """A file that no boot goes without."""
 ADDON_STUB: Final = b"/usr/lib/systemd/boot/efi/addonx64.efi.stub"
@@ -43,6 +40,8 @@ STUB_OLDEST: Final = 254
 """The first that knows addons."""
 
 Change = Callable[[Path], None]
+"""Done to a copy of the disk."""
+Edit = Callable[[bytes], bytes]
 Sign = Callable[[bytes], bytes]
 
 
@@ -70,16 +69,6 @@ class EspAddon:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageParts:
-    """Of a composefs image."""
-
-    digest: VerityDigest
-    """Of the rootfs image that is promised."""
-    init: VerityDigest
-    init_size: int
-
-
-@dataclass(frozen=True, slots=True)
 class Subject:
     """What there is on a disk to be tampered with."""
 
@@ -90,8 +79,8 @@ class Subject:
     """The UKI's own."""
     addon_stub: bytes | None
     """The image's, if the UKI takes addons."""
-    image: ImageParts | None
-    """None where the root file system is under dm-verity."""
+    init: External | None
+    """Of a composefs image, a file that no boot goes without."""
     signed: bool
 
 
@@ -100,14 +89,13 @@ def look_at(disk: Path, promised: Promised) -> Subject:
     with open_disk(disk) as opened:
         esp, uki = opened.esp(), promised.uki
         data = esp.content(promised.path, MAX_UKI) if uki else b""
-        image, stub = None, None
+        init, stub = None, None
         if isinstance(promised.digest, VerityDigest):
             root = InstalledRoot(opened.root())
             tree = read_rootfs(root.object(promised.digest, IMAGE_MAX))
             init = _external(tree, INIT)
             if init is None:
                 raise FormatError("the image has no systemd to tamper with")
-            image = ImageParts(promised.digest, init.digest, init.size)
             takes_addons = uki and stub_version(data) >= STUB_OLDEST and uki.kernel_version
             found = _external(tree, ADDON_STUB) if takes_addons else None
             stub = root.object(found.digest, MAX_ADDON) if found else None
@@ -117,7 +105,7 @@ def look_at(disk: Path, promised: Promised) -> Subject:
             loader=next((name for name in sorted(esp.files) if name.upper().startswith("EFI/BOOT/BOOT")), None),
             addons=tuple(_addons(esp, promised.path)) if uki else (),
             addon_stub=stub,
-            image=image,
+            init=init,
             signed=bool(uki) and pe.parse(data).signed,
         )
 
@@ -137,28 +125,21 @@ def _addons(esp: Fat, uki: str) -> Iterator[EspAddon]:
 
 
 def tamperings(subject: Subject, *, secure_boot: bool, sign: Sign | None) -> Iterator[Tampering]:
-    """Yield every change that has to be caught; those of the ESP only Secure Boot can catch.
+    """Yield every change of the ESP that has to be caught: most of them only Secure Boot can catch.
 
     `sign` makes what the firmware trusts; the one signed thing that must be caught all the same needs it.
     """
     if secure_boot and subject.uki:
-        yield Tampering("a byte of the kernel in the UKI", _edit(subject.uki, _flip_kernel), (FIRMWARE,))
-        yield Tampering("the command line of the UKI", _edit(subject.uki, _flip_command_line), (FIRMWARE,))
-        yield Tampering("an unsigned UKI", _edit(subject.uki, authenticode.strip), (FIRMWARE,))
+        for name, edit in (
+            ("a byte of the kernel in the UKI", _flip_half_way(b".linux")),
+            ("the command line of the UKI", _flip_command_line),
+            ("an unsigned UKI", authenticode.strip),
+        ):
+            yield Tampering(name, _edit(subject.uki, edit), (FIRMWARE,))
         if subject.loader:
-            yield Tampering("a byte of the boot loader", _edit(subject.loader, _flip_code), (FIRMWARE,))
+            change = _edit(subject.loader, _flip_half_way(b".text"))
+            yield Tampering("a byte of the boot loader", change, (FIRMWARE,))
     yield from _with_addons(subject, secure_boot, sign)
-    if subject.image:
-        yield from _of_image(subject.image)
-
-
-def _of_image(image: ImageParts) -> Iterator[Tampering]:
-    yield Tampering("a byte of the EROFS image", _flip_object(image.digest, 70 * BLOCK + 1), (INITRAMFS,))
-    yield Tampering("UKI A with rootfs B", _swap_image(image), (INITRAMFS,))
-    yield Tampering("a byte of a file", _flip_object(image.init, 100), (KERNEL,))
-    tree = -(-image.init_size // VERITY_ALIGNMENT) * VERITY_ALIGNMENT
-    if image.init_size > BLOCK:
-        yield Tampering("a byte of a file's Merkle tree", _flip_object(image.init, tree), (KERNEL,))
 
 
 def _with_addons(subject: Subject, secure_boot: bool, sign: Sign | None) -> Iterator[Tampering]:
@@ -171,14 +152,14 @@ def _with_addons(subject: Subject, secure_boot: bool, sign: Sign | None) -> Iter
             yield Tampering("a byte of the addon with the promise", flip, (STUB, NO_PROMISE))
         else:
             yield Tampering("a byte of an addon", flip, (STUB,), ignored=addon.cmdline.split()[0])
-    if subject.addon_stub is None or subject.uki is None or subject.image is None:
+    if subject.addon_stub is None or subject.uki is None or subject.init is None:
         return
     path = f"{addons_folder(subject.uki)}/{INTRUDER}"
     if secure_boot:
         unsigned = build_addon(subject.addon_stub, INTRUSION, subject.kernel_version)
         yield Tampering("an unsigned addon", _put(path, unsigned), (STUB,), ignored=INTRUSION)
     if sign or not secure_boot:
-        second = build_addon(subject.addon_stub, f"composefs={subject.image.init}", subject.kernel_version)
+        second = build_addon(subject.addon_stub, f"composefs={subject.init.digest}", subject.kernel_version)
         yield Tampering(
             "a signed addon with a second promise" if secure_boot else "an addon with a second promise",
             _put(path, sign(second) if sign else second),
@@ -187,20 +168,21 @@ def _with_addons(subject: Subject, secure_boot: bool, sign: Sign | None) -> Iter
 
 
 def _put(path: str, data: bytes) -> Change:
+    return _write(path, lambda _: data)
+
+
+def _edit(path: str, edit: Edit) -> Change:
+    return _write(path, lambda esp: edit(esp.content(path, MAX_UKI)))
+
+
+def _write(path: str, content: Callable[[Fat], bytes]) -> Change:
+    """Write a file of the ESP, out of what is there."""
+
     def apply(disk: Path) -> None:
         with open_disk(disk) as opened:
-            start = _start(opened, {ESP_TYPE})
+            data = content(opened.esp())
+            start = opened.of_types({ESP_TYPE})[0].start
         replace_on_esp(disk, start, {path: data}, 0)
-
-    return apply
-
-
-def _edit(path: str, edit: Callable[[bytes], bytes]) -> Change:
-    def apply(disk: Path) -> None:
-        with open_disk(disk) as opened:
-            data = opened.esp().content(path, MAX_UKI)
-            start = _start(opened, {ESP_TYPE})
-        replace_on_esp(disk, start, {path: edit(data)}, 0)
 
     return apply
 
@@ -209,14 +191,14 @@ def _flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-def _flip_code(data: bytes) -> bytes:
-    (section,) = pe.parse(data).sections_named(b".text")
-    return _flip(data, section.pointer_to_raw_data + section.virtual_size // 2)
+def _flip_half_way(name: bytes) -> Edit:
+    """Flip a bit in the middle of a section."""
 
+    def edit(data: bytes) -> bytes:
+        (section,) = pe.parse(data).sections_named(name)
+        return _flip(data, section.pointer_to_raw_data + section.virtual_size // 2)
 
-def _flip_kernel(data: bytes) -> bytes:
-    (section,) = pe.parse(data).sections_named(b".linux")
-    return _flip(data, section.pointer_to_raw_data + section.virtual_size // 2)
+    return edit
 
 
 def _flip_command_line(data: bytes) -> bytes:
@@ -225,57 +207,3 @@ def _flip_command_line(data: bytes) -> bytes:
     line = pe.contents(data, section)
     at = max(line.rfind(b"composefs"), line.rfind(b"roothash="))
     return _flip(data, section.pointer_to_raw_data + (at + 20 if at >= 0 else 0))
-
-
-def _start(opened: OpenedDisk, types: Collection[str]) -> int:
-    return next(part.start for part in opened.gpt.partitions if part.type in types)
-
-
-def _object_path(digest: VerityDigest) -> str:
-    return f"/composefs/objects/{digest.path}"
-
-
-def _flip_object(digest: VerityDigest, position: int) -> Change:
-    """Flip a bit of an object on the medium, past what the file system would let anyone write."""
-
-    def apply(disk: Path) -> None:
-        with open_disk(disk) as opened:
-            fs = opened.root()
-            number = fs.find(_object_path(digest).encode())
-            if number is None or stat.S_IFMT(fs.inode(number).mode) != stat.S_IFREG:
-                raise FormatError(f"object {digest} is missing from the disk")
-            block = position // BLOCK
-            for extent in fs.extents(number):
-                if extent.logical <= block < extent.logical + extent.length:
-                    physical = extent.physical + block - extent.logical
-                    break
-            else:
-                raise FormatError(f"object {digest} has nothing at byte {position}")
-            at = _start(opened, ROOT_TYPES) + physical * BLOCK + position % BLOCK
-        flip_on_disk(disk, at)
-
-    return apply
-
-
-def flip_on_disk(disk: Path, at: int) -> None:
-    """Flip a bit of the byte at an offset."""
-    with disk.open("r+b") as file:
-        file.seek(at)
-        old = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([old ^ 1]))
-
-
-def _swap_image(image: ImageParts) -> Change:
-    """Put another whole fs-verity file under the name of the promised image."""
-
-    def apply(disk: Path) -> None:
-        with open_disk(disk) as opened:
-            start = _start(opened, ROOT_TYPES)
-        for command in (
-            f"unlink {_object_path(image.digest)}",
-            f"ln {_object_path(image.init)} {_object_path(image.digest)}",
-        ):
-            run(["debugfs", "-w", "-R", command, f"{disk}?offset={start}"], package="e2fsprogs")
-
-    return apply

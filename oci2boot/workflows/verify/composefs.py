@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Final
 
 from oci2boot.digest import External, VerityDigest
-from oci2boot.errors import Error, TargetError
+from oci2boot.errors import EncryptedError, Error, TargetError
 from oci2boot.formats.erofs.structs import IMAGE_MAX, ComposefsHeader
 from oci2boot.formats.fsverity import measure
 from oci2boot.formats.splitstream import SplitStream
@@ -17,7 +17,7 @@ from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store import fsck, reach
 from oci2boot.store.repository import MAX_READ, Repository
 from oci2boot.target.installed import InstalledRoot
-from oci2boot.target.opened import EncryptedError, OpenedDisk
+from oci2boot.target.opened import OpenedDisk
 from oci2boot.tree.model import Directory, File, walk
 from oci2boot.workflows.progress import Report, Step
 from oci2boot.workflows.verify.checks import Checks

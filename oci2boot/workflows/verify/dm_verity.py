@@ -59,8 +59,8 @@ def _read_root(disk: OpenedDisk, root_hash: RootHash, hash_offset: int, checks: 
     name = f"root file system {root_hash}"
     data, size, intact = None, None, False
     with checks.attempt(name):
-        data = _partition(disk, "root", ROOT_TYPES, root_hash.data_uuid)
-        tree = data if hash_offset else _partition(disk, "hash", VERITY_TYPES, root_hash.hash_uuid)
+        data = find_partition(disk, "root", ROOT_TYPES, root_hash.data_uuid)
+        tree = data if hash_offset else find_partition(disk, "hash", VERITY_TYPES, root_hash.hash_uuid)
         read_tree = disk.reader(tree)
 
         def read(offset: int, size: int) -> bytes:
@@ -108,7 +108,8 @@ def _hash_data(disk: OpenedDisk, data: Partition, area: dmverity.Area, report: R
     return b"".join(leaves)
 
 
-def _partition(disk: OpenedDisk, what: str, types: Collection[str], guid: str) -> Partition:
+def find_partition(disk: OpenedDisk, what: str, types: Collection[str], guid: str) -> Partition:
+    """Return the one partition of a GUID; the root hash says which."""
     found = [part for part in disk.of_types(types) if part.guid == guid]
     if len(found) != 1:
         raise FormatError(f"{len(found) or 'no'} {what} partition has the GUID {guid}")

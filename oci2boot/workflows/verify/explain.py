@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from oci2boot.boot.names import MAX_UKI
 from oci2boot.digest import OTHER_HASH, External, Hash, OciDigest, VerityDigest
@@ -65,7 +65,7 @@ class Side:
     bench: Workbench | None = None
     """Its tree, where it has one."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"name": self.name, "kind": self.kind, "digests": [str(digest) for digest in self.digests]}
 
 
@@ -81,7 +81,7 @@ class Explained:
     tried: int = 0
     """Rule sets."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "a": self.a.to_json(),
             "b": self.b.to_json(),

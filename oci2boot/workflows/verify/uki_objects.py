@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from oci2boot.boot.names import EXTRA, is_program
 from oci2boot.boot.sealed import Uki
@@ -23,7 +22,7 @@ class UkiObjects:
     objects: frozenset[VerityDigest]
     """Of the rootfs images, these included."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "uki": self.uki,
             "rootfs": [str(digest) for digest in self.rootfs],

@@ -30,7 +30,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image, Image]:
 
 
 def published(image: Image, folder: Path, **options: Any) -> Published:
-    return publish(SysupdateRequest(image.repo, "demo", folder, str(folder), **options), silent)
+    return publish(SysupdateRequest(repo=image.repo, name="demo", output=folder, source=str(folder), **options), silent)
 
 
 def listed(definitions: Path, *version: str) -> dict[str, Any]:

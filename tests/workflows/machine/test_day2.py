@@ -330,7 +330,10 @@ def test_two_changes_at_once_are_one_sentence(machine: Machine) -> None:
     with changing(machine.sysroot):
         with pytest.raises(TargetError, match=f"process {os.getpid()}"):
             machine.upgrade()
+        with pytest.raises(TargetError, match=f"process {os.getpid()}"):
+            rollback(machine.sysroot, digests(machine)[0])
         read_status(machine.sysroot)
+        assert rollback(machine.sysroot, digests(machine)[0][:8], dry_run=True)[0].id == digests(machine)[0]
 
 
 def test_a_store_of_a_newer_version_is_refused(machine: Machine) -> None:

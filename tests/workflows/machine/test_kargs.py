@@ -74,7 +74,7 @@ def test_a_signed_uki_takes_a_signed_addon_only(machine: Machine, tmp_path: Path
     with pytest.raises(TargetError, match="is signed"):
         add_arguments(machine.sysroot, ["quiet"], None, silent)
     assert addons(machine) == []
-    add_arguments(machine.sysroot, ["quiet"], SigningOptions(certificate, str(key)), silent)
+    add_arguments(machine.sysroot, ["quiet"], SigningOptions(certificate=certificate, key=str(key)), silent)
     (addon,) = addons(machine)
     argv = [program("sbverify"), "--cert", str(certificate), str(addon)]
     assert "Signature verification OK" in subprocess.run(argv, check=True, capture_output=True, text=True).stdout

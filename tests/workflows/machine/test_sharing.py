@@ -52,7 +52,7 @@ def test_applications_share_the_store_of_the_machine(tmp_path: Path) -> None:
     before = {path.read_bytes() for path in repo.glob("objects/*/*")}
     add_image(machine.layout, [tar(APPLICATION)], "app")
     source = Reference.parse(f"oci:{machine.layout.path}:app")
-    application = convert(ConvertRequest(source, repo, "app", boot=None), silent)
+    application = convert(ConvertRequest(source=source, repo=repo, name="app", boot=None), silent)
     added = [path.read_bytes() for path in repo.glob("objects/*/*") if path.read_bytes() not in before]
     assert APPLICATION["usr/bin/application"] in added
     assert FIRST["usr/bin/version"] in before

@@ -21,7 +21,7 @@ from oci2boot.store.repository import Repository
 from oci2boot.workflows.machine.model import DeployPlan
 from oci2boot.workflows.machine.place import open_machine
 from oci2boot.workflows.machine.rollback import rollback
-from oci2boot.workflows.machine.slot_state import SlotPlace
+from oci2boot.workflows.machine.slots import SlotPlace
 from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.progress import silent
 from tests.keys import Pair, make

@@ -16,16 +16,9 @@ from oci2boot.oci.reference import Reference
 from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.make.again import request_again
+from oci2boot.workflows.make.asked import AskedDracut
 from oci2boot.workflows.make.convert import convert
-from oci2boot.workflows.make.initramfs import (
-    Confined,
-    build_dracut,
-    check_out,
-    choose_way,
-    dracut_options,
-    run_confined,
-    ways,
-)
+from oci2boot.workflows.make.initramfs import build_dracut, check_out
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
 from tests.boot.debian import package
@@ -33,91 +26,6 @@ from tests.boot.trees import scan, tree_of
 from tests.witness import program
 
 ASKED = DracutOptions.parse(["/etc/hostname /usr/bin/sha256sum"], ["vfat"], ["nbd"], ["bash"])
-
-
-@pytest.fixture(scope="module")
-def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a root with a shell, checked out of a tree."""
-    files = tmp_path_factory.mktemp("files")
-    (files / "bin").mkdir()
-    shutil.copy(program("busybox"), files / "bin/busybox")
-    (files / "bin/sh").symlink_to("busybox")
-    (files / "dev").symlink_to("/etc")
-    root = tmp_path_factory.mktemp("checked-out") / "root"
-    check_out(*scan(files), root)
-    return root
-
-
-KERNEL_ALLOWS = {
-    "bwrap": ["bwrap", "--unshare-all", "--bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"],
-    "unshare --user": ["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "true"],
-    "unshare": ["unshare", "--mount", "--net", "--pid", "--fork", "true"],
-}
-"""Way → what the kernel must do for it, said in words that are not ours."""
-
-
-def allowed() -> list[str]:
-    """Return the ways that the kernel has to allow here; none may be all that a machine for tests has."""
-    found = []
-    for name, (tool, *words) in KERNEL_ALLOWS.items():
-        if subprocess.run([program(tool), *words], check=False, capture_output=True).returncode == 0:
-            found.append(name)
-    return found
-
-
-def test_the_kernel_allows_a_way() -> None:
-    """K1.14"""
-    assert allowed()
-
-
-@pytest.fixture(params=allowed())
-def way(request: pytest.FixtureRequest) -> Confined:
-    return next(way for way in ways() if way.name == request.param)
-
-
-def run(way: Confined, root: Path, script: str, seconds: float = 60) -> str:
-    return run_confined(way, root, ["/bin/busybox", "sh", "-c", script], {}, seconds)
-
-
-def test_the_image_sees_its_own_files_and_no_network(busybox: Path, way: Confined) -> None:
-    """K1.14: what runs is the image's code"""
-    assert run(way, busybox, f"busybox ls {busybox.parent} 2>&1 || echo none").endswith("none\n")
-    assert set(run(way, busybox, "busybox ls /").split()) == {"bin", "dev", "proc", "run"}
-    interfaces = run(way, busybox, "busybox cat /proc/net/dev").splitlines()[2:]
-    assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
-    assert run(way, busybox, "busybox id -u; echo $PPID; echo >/dev/null") in ("0\n0\n", "0\n1\n")
-    # cap_dac_override is bit 1, cap_sys_chroot is bit 18: linux/capability.h
-    effective = run(way, busybox, "busybox grep CapEff /proc/self/status").split()[1]
-    assert int(effective, 16) & ~(1 << 1 | 1 << 18) == 0
-
-
-def test_what_does_not_end_is_ended(busybox: Path, way: Confined) -> None:
-    """K1.14"""
-    with pytest.raises(ToolError, match="did not end within 2 seconds"):
-        run(way, busybox, "busybox sleep 600", 2)
-
-
-def test_what_says_too_much_is_ended(busybox: Path, way: Confined) -> None:
-    """K1.14"""
-    with pytest.raises(ToolError, match="said more than"):
-        run(way, busybox, "busybox yes", 300)
-
-
-def test_a_failure_is_told_by_its_last_line(busybox: Path, way: Confined) -> None:
-    """K1.14"""
-    with pytest.raises(ToolError, match=r"failed \(3\): last"):
-        run(way, busybox, "echo first; echo last >&2; exit 3")
-
-
-def test_a_machine_that_confines_nothing_is_refused(
-    busybox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """K1.14: nothing of the image runs without walls"""
-    monkeypatch.setattr("oci2boot.system.run._SBIN", ())
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolError, match="neither bwrap nor unshare") as caught:
-        choose_way(busybox)
-    assert "bubblewrap" in (caught.value.hint or "")
 
 
 def test_a_checked_out_tree_is_the_tree(tmp_path: Path) -> None:
@@ -135,9 +43,10 @@ def test_a_checked_out_tree_is_the_tree(tmp_path: Path) -> None:
 def test_options_of_dracut_want_dracut() -> None:
     """K1.14"""
     with pytest.raises(FormatError) as caught:
-        dracut_options("builtin", ["/a"], None, None, None, None)
+        AskedDracut(install=("/a",)).options("builtin")
     assert "--initrd dracut" in (caught.value.hint or "")
-    assert dracut_options("dracut", ["/a /b"], None, None, None, None).install == ("/a", "/b")
+    assert AskedDracut(install=("/a /b",)).options("dracut").install == ("/a", "/b")
+    assert AskedDracut().options("builtin") == DracutOptions()
 
 
 @pytest.fixture
@@ -201,7 +110,7 @@ def test_dracut_puts_into_the_initramfs_what_was_asked_for(demo_image: Callable[
     source = Reference.parse(f"oci:{demo_image('dracut')}:latest")
     repo = tmp_path / "repo"
     boot = BootOptions(ukify="builtin", initrd="dracut", dracut=ASKED)
-    first = convert(ConvertRequest(source, repo, "demo", boot=boot), silent)
+    first = convert(ConvertRequest(source=source, repo=repo, name="demo", boot=boot), silent)
     paths = listed(initrd_of(repo, first))
     modules = f"usr/lib/modules/{first.kernel}/kernel"
     assert {"etc/hostname", "usr/bin/sha256sum", "usr/bin/bash"} <= paths
@@ -212,7 +121,7 @@ def test_dracut_puts_into_the_initramfs_what_was_asked_for(demo_image: Callable[
     assert initrd_of(repo, convert(again, silent)) == initrd_of(repo, first)
     absent = BootOptions(ukify="builtin", initrd="dracut", dracut=DracutOptions(install=("/none",)))
     with pytest.raises(ImageError, match="no /none"):
-        convert(ConvertRequest(source, repo, "demo", boot=absent), silent)
+        convert(ConvertRequest(source=source, repo=repo, name="demo", boot=absent), silent)
 
 
 @pytest.mark.demo
@@ -228,7 +137,11 @@ def test_dracut_makes_an_initramfs_for_dm_verity(demo_image: Callable[[str], Pat
     source, repo = Reference.parse(f"oci:{layout}:verity"), tmp_path / "repo"
     boot = BootOptions(ukify="builtin", initrd="dracut")
     options = VerityOptions(signature=False)
-    paths = listed(initrd_of(repo, convert(ConvertRequest(source, repo, "demo", boot=boot, verity=options), silent)))
+    paths = listed(
+        initrd_of(
+            repo, convert(ConvertRequest(source=source, repo=repo, name="demo", boot=boot, verity=options), silent)
+        )
+    )
     assert {"usr/lib/systemd/systemd-veritysetup", "usr/sbin/dmsetup"} <= paths
     assert any(path.endswith("/libcryptsetup.so.12") for path in paths)
     assert any(path.endswith("/dm-verity.ko.xz") for path in paths)

@@ -193,7 +193,10 @@ def test_image_disk_rootfs_image_uki_and_argument_of_one_tree_are_equal(demo: De
 def test_the_other_hash_of_a_converted_image_is_explained(form: str, tmp_path: Path) -> None:
     """Its contents are at hand, so that they can be measured again."""
     name = "boot-sysroot"
-    convert(ConvertRequest(parse_source(f"oci:{VECTORS}/oci/{name}:v"), tmp_path, "demo", boot=None), silent)
+    convert(
+        ConvertRequest(source=parse_source(f"oci:{VECTORS}/oci/{name}:v"), repo=tmp_path, name="demo", boot=None),
+        silent,
+    )
     found = rules(explained("demo", CASES[name][NINE]["v1_sha512"][form], tmp_path))
     assert found["hash"] == ("sha256", "sha512")
     assert ("form" in found) == (form == "plain")

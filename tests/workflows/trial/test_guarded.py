@@ -16,8 +16,8 @@ from oci2boot.errors import FormatError
 from oci2boot.rootfs.verity import SIGNATURE_NAME, VerityOptions
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
+from oci2boot.workflows.trial.guarded import device_tamperings
 from oci2boot.workflows.trial.tamper import look_at, tamperings
-from oci2boot.workflows.trial.tamper_verity import verity_tamperings
 from oci2boot.workflows.verify.promises import find_promise
 from tests import vm
 from tests.boot import debian
@@ -78,7 +78,7 @@ def made(folder: Path, files: Mapping[str, bytes] | None = None, options: Verity
 def changed(disk: Path, name: str, folder: Path) -> Path:
     promised = find_promise(disk)
     assert promised.verity
-    (change,) = (one for one in verity_tamperings(disk, promised.path, promised.verity, silent) if one.name == name)
+    (change,) = (one for one in device_tamperings(disk, promised.path, promised.verity, silent) if one.name == name)
     copy = vm.copy(disk, folder / "changed.raw")
     change.apply(copy)
     return copy
@@ -113,7 +113,7 @@ def test_an_entry_of_type_1_promises_its_image(tmp_path: Path) -> None:
     promised = find_promise(disk)
     assert (promised.path, promised.uki, str(promised.digest)) == ("loader/entries/2.conf", None, new)
     with pytest.raises(FormatError, match="is a type 1 entry: Secure Boot"):
-        try_disk(BootTestRequest(disk, tmp_path), silent)
+        try_disk(BootTestRequest(disk=disk, keys=tmp_path), silent)
 
 
 def test_what_promises_nothing_is_refused(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_every_tampering_has_its_place(disk: Path, tmp_path: Path) -> None:
     expected = ["a byte of the kernel in the UKI", "the command line of the UKI", "an unsigned UKI"]
     assert names == [*expected, "a byte of the boot loader"]
     assert list(tamperings(subject, secure_boot=False, sign=None)) == []
-    found = [change.name for change in verity_tamperings(disk, promised.path, promised.verity, silent)]
+    found = [change.name for change in device_tamperings(disk, promised.path, promised.verity, silent)]
     assert found == [BLOCKS, CONTENTS, TREE, SIGNATURE]
     assert verified(disk, tmp_path) == ""
 
