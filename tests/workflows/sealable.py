@@ -7,7 +7,7 @@ from pathlib import Path
 from oci2boot.boot.uki import UkiParts, build_uki
 from oci2boot.formats import cpio
 from tests.boot.debian import package
-from tests.boot.test_glue import GROWING, SYSTEMD
+from tests.boot.initrds import GROWING, SYSTEMD
 from tests.keys import Pair, make
 from tests.oci.layouts import Layout
 from tests.oci.layouts import documents as documents  # noqa: PLC0414 (cli/test_seal)

@@ -26,9 +26,8 @@ from tests.store.stored import SKELETON, layer
 from tests.tarballs import file
 from tests.target.disks import said
 from tests.witness import program
-from tests.workflows.install.test_verity_disk import EMBEDDED, TARS
 from tests.workflows.sealable import kernel, uki
-from tests.workflows.verity_disks import UKI, Image, converted, partition, table
+from tests.workflows.verity_disks import EMBEDDED, TARS, UKI, Image, converted, partition, table
 
 INIT = "usr/lib/systemd/systemd"
 CONTENT = random.Random(1).randbytes(3 << 20)

@@ -22,9 +22,8 @@ from tests.store.stored import layer
 from tests.tarballs import file, symlink
 from tests.target.disks import said
 from tests.workflows.disks import flipped
-from tests.workflows.install.test_verity_disk import EMBEDDED, TARS
 from tests.workflows.sealable import kernel, profiles, uki
-from tests.workflows.verity_disks import UKI, Image, converted, table
+from tests.workflows.verity_disks import EMBEDDED, TARS, UKI, Image, converted, table
 
 
 @pytest.fixture(autouse=True)
