@@ -16,12 +16,9 @@ from oci2boot.workflows.install.disk import Installed, install
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import DiskRequest, InstallRequest
 from tests.keys import Pair
-from tests.partitions import partition, table
 from tests.store.stored import SKELETON, Stored, layer, store_image
 from tests.tarballs import directory, file
 from tests.workflows.sealable import kernel, uki
-
-__all__ = ["UKI", "Image", "converted", "partition", "table"]
 
 UKI = "EFI/Linux/demo_1.efi"
 
