@@ -7,8 +7,8 @@ from rich.markup import escape
 
 from oci2boot.cli.options import AttestHook, Signing
 from oci2boot.cli.output import Output, out, print_facts, size
-from oci2boot.workflows.images import Bootable, DmVerityRoot
-from oci2boot.workflows.make.asked import AskedDracut, AskedVerity, Mode, RootSigner
+from oci2boot.workflows.images import Bootable, DmVerityRoot, Mode
+from oci2boot.workflows.make.asked import AskedDracut, AskedVerity, RootSigner
 from oci2boot.workflows.make.convert import convert as run_convert
 from oci2boot.workflows.make.pull import Pulled
 from oci2boot.workflows.make.pull import pull as run_pull

@@ -8,13 +8,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, wraps
-from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
 from oci2boot.errors import Error
-from oci2boot.workflows.options import Option
+from oci2boot.workflows.options import Option, option_of, without_none
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -164,10 +163,10 @@ def _members(group: type, extras: Sequence[Any]) -> Iterator[Parameter]:
 
 
 def _parameter(name: str, hint: Any, default: Any, panel: str | None) -> Parameter | None:
-    kind, extras, _ = _taken_apart(hint)
-    option = next((one for one in extras if isinstance(one, Option)), None)
+    option = option_of(hint)
     if option is None:
         return None
+    kind, _, _ = _taken_apart(hint)
     several = get_origin(kind) is tuple
     return Parameter(
         field=name,
@@ -185,10 +184,8 @@ def _taken_apart(hint: Any) -> tuple[Any, Sequence[Any], bool]:
     extras: Sequence[Any] = ()
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
-    if get_origin(hint) not in (Union, UnionType):
-        return hint, extras, False
-    (kind,) = (one for one in get_args(hint) if one is not NoneType)
-    return kind, extras, True
+    kind, optional = without_none(hint)
+    return kind, extras, optional
 
 
 def _only_value(name: str, default: Any, /, **found: Any) -> Any:

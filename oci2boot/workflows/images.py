@@ -9,7 +9,7 @@ from oci2boot.store.fsck import Checked
 from oci2boot.store.images import Bootable
 from oci2boot.store.reach import GarbagePlan
 from oci2boot.store.repository import Repository
-from oci2boot.store.roots import DmVerityRoot
+from oci2boot.store.roots import DmVerityRoot, Mode
 from oci2boot.workflows.progress import Report, Step
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Checked",
     "DmVerityRoot",
     "GarbagePlan",
+    "Mode",
     "check_store",
     "default_repo",
     "forget",

@@ -7,7 +7,8 @@ adds an option writes it once, at the field that it fills.
 import re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, MISSING, dataclass, fields
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from oci2boot.errors import FormatError
 
@@ -48,6 +49,14 @@ class Option:
     @property
     def positional(self) -> bool:
         return not self.name.startswith("-")
+
+
+def without_none(hint: Any) -> tuple[Any, bool]:
+    """Return a type, and whether None was said beside it."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint, False
+    (kind,) = (one for one in get_args(hint) if one is not NoneType)
+    return kind, True
 
 
 def option_of(hint: Any) -> Option | None:

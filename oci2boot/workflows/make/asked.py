@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final
 
 from oci2boot.boot.dracut import DracutOptions
 from oci2boot.boot.initrd import InitrdName
@@ -10,10 +10,10 @@ from oci2boot.digest import Hash
 from oci2boot.errors import Error, FormatError
 from oci2boot.rootfs.mkfs import Compression
 from oci2boot.rootfs.verity import KargForm, Overlay, VerityOptions
+from oci2boot.store.roots import Mode
 from oci2boot.workflows.options import Option, said
 from oci2boot.workflows.requests import SigningOptions
 
-Mode = Literal["composefs", "verity"]
 VERITY: Final = "Mode verity"
 """The panel of these options in help."""
 NONE: Final = "none"
