@@ -16,7 +16,7 @@ from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel
-from tests.boot.test_glue import GROWING, SYSTEMD
+from tests.boot.initrds import GROWING, SYSTEMD
 from tests.boot.trees import joined, scan, tree_of
 from tests.sysroot.bootctl import listed
 

@@ -35,7 +35,7 @@ from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOpti
 from oci2boot.workflows.verify.inspect import measured_manifest
 from tests.boot import debian
 from tests.initramfs.scripts import needed_by
-from tests.store.test_images import cfsctl
+from tests.store.stored import cfsctl
 from tests.witness import program
 from tests.workflows.verity_images import (
     BUILTIN_OPTIONS,
