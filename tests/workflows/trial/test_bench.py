@@ -48,8 +48,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Booting:
         monkeypatch.setattr("oci2boot.workflows.trial.report.boot", boot)
         disk = tmp_path / "disk.raw"
         disk.write_bytes(b"intact")
-        machine = VirtualMachine(disk, Firmware(disk, disk, secure=secure))
-        return Bench(machine, tmp_path, tmp_path, DIGEST, timeout=0.1, report=silent)
+        machine = VirtualMachine(disk=disk, firmware=Firmware(disk, disk, secure=secure))
+        return Bench(machine=machine, folder=tmp_path, sockets=tmp_path, digest=DIGEST, timeout=0.1, report=silent)
 
     return make
 
