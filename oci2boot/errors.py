@@ -44,3 +44,94 @@ class ToolError(Error):
 
 class SignatureError(Error):
     """A signature that does not hold, or a key or certificate that cannot sign."""
+
+
+# Failures with a way out. Their hints speak of things, and the command line adds the option by the class.
+
+
+class PlatformError(SourceError):
+    """An index with no image for the platform asked for, or with several."""
+
+
+class UntrustedError(SourceError):
+    """A registry that is not encrypted, or cannot prove who it is."""
+
+
+class WrongStoreError(StoreError):
+    """A place where another store is, or something else."""
+
+
+class ImageNameError(StoreError):
+    """A name that no image can have."""
+
+
+class KernelError(ImageError):
+    """An image with several kernels, of which one has to be chosen."""
+
+
+class InitramfsError(ImageError):
+    """An image whose own initramfs is not there, or would not do."""
+
+
+class FlowError(ImageError):
+    """An image whose own UKIs are not what was asked for."""
+
+
+class NoStubError(ImageError):
+    """An image without systemd-stub, of which a UKI is made."""
+
+
+class HashError(ImageError):
+    """An image whose UKI promises it by another hash than the store's."""
+
+
+class OptionalVerityError(ImageError):
+    """A UKI that boots without verification, too."""
+
+
+class ShimError(ImageError):
+    """A program that shim does not start."""
+
+
+class ReadOnlyError(ImageError):
+    """A root file system that cannot be written where it is to be."""
+
+
+class NoVerityError(FormatError):
+    """Options of dm-verity for an image that is to have none."""
+
+
+class KargFormError(FormatError):
+    """Kernel arguments that do not say where the hash tree is."""
+
+
+class PassphraseError(SignatureError):
+    """A private key whose passphrase is not given."""
+
+
+class EncryptedError(FormatError):
+    """A partition that cannot be read without its passphrase."""
+
+
+class OccupiedError(TargetError):
+    """A target with something on it."""
+
+
+class NothingKeptError(TargetError):
+    """A place of the machine where it keeps nothing."""
+
+
+class RootSizeError(TargetError):
+    """A root partition that is too small for the image."""
+
+
+class TreeSizeError(TargetError):
+    """A partition that is too small for the hash tree, or has no use."""
+
+
+class NoBootDirectoryError(TargetError):
+    """A machine whose EFI system partition is not at hand."""
+
+
+class NoMachineError(TargetError):
+    """A root that no deployment of ours is on."""

@@ -7,10 +7,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from oci2boot.boot.uki import UkiParts, build_uki
+from oci2boot.formats import pe
 from oci2boot.system.qemu import VirtualMachine, boot, credential, find_firmware, unit_credentials
 from tests import flips
 from tests.partitions import table
 from tests.witness import program
+from tests.workflows.sealable import stub
+
+ROOT = Path(__file__).parent.parent
 
 BOOT_SECONDS = 600
 """A boot takes 30 to 60 seconds under TCG; the rest is for a machine that does much else."""
@@ -91,7 +96,7 @@ def parse_report(text: str) -> dict[str, str]:
 
 
 def machine(disk: Path, *smbios: str) -> VirtualMachine:
-    return VirtualMachine(disk, find_firmware(), smbios=smbios)
+    return VirtualMachine(disk=disk, firmware=find_firmware(), smbios=smbios)
 
 
 # ---- an ordinary user
@@ -125,6 +130,12 @@ def users_folder(path: Path) -> Path:
 
 
 # ---- machines
+
+
+def package() -> dict[str, bytes | Path]:
+    """Return what a machine of `scripts/machine-image` lacks: this package, by its path in the image."""
+    files = sorted(path for path in (ROOT / "oci2boot").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {f"usr/lib/oci2boot/{path.relative_to(ROOT)}": path.read_bytes() for path in files}
 
 
 def refusal(disk: Path, folder: Path, *smbios: str) -> str:
@@ -200,3 +211,22 @@ def promised_digest(disk: Path, folder: Path) -> str:
     found: set[bytes] = set(re.findall(rb"composefs=([0-9a-f]{64})\b", read_uki(disk, folder)[1]))
     assert len(found) == 1, found
     return found.pop().decode()
+
+
+def without_promise(uki: bytes) -> bytes:
+    """Return the UKI as a vendor would build it: kernel and initramfs the same, no argument about composefs."""
+    headers = pe.parse(uki)
+    parts = {section.name: pe.contents(uki, section) for section in headers.sections}
+    words = parts[b".cmdline"].decode().split()
+    assert len([word for word in words if word.startswith("composefs")]) == 1
+    line = " ".join(word for word in words if not word.startswith("composefs"))
+    return build_uki(
+        stub(),
+        UkiParts(
+            kernel=parts[b".linux"],
+            initrds=(parts[b".initrd"],),
+            cmdline=line,
+            os_release=parts[b".osrel"],
+            uname=parts[b".uname"].decode(),
+        ),
+    )

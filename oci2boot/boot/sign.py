@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from oci2boot.digest import RootHash
-from oci2boot.errors import FormatError, LimitError, SignatureError
+from oci2boot.errors import FormatError, LimitError, PassphraseError, SignatureError
 from oci2boot.formats import authenticode
 from oci2boot.formats.x509 import MIN_RSA_BITS, Certificate, read_certificates, to_pem
 
@@ -56,9 +56,7 @@ def load_key(data: bytes, passphrase: bytes | None = None) -> "RSAPrivateKey":
         key = load(data, passphrase)
     except TypeError:
         if passphrase is None:
-            raise SignatureError(
-                "the private key is encrypted", hint="give its passphrase in a file: --secureboot-passphrase-file"
-            ) from None
+            raise PassphraseError("the private key is encrypted", hint="give its passphrase in a file") from None
         raise SignatureError("a passphrase is given, the private key is not encrypted") from None
     except (ValueError, UnsupportedAlgorithm):
         # What the library says may hold parts of the key.
@@ -216,11 +214,11 @@ class SignResponse:
     """Digest of what was signed → signature."""
 
     def pack(self) -> bytes:
-        found = [
+        parts = [
             {"digest": digest.hex(), "signature": b64encode(signature).decode()}
             for digest, signature in self.signatures.items()
         ]
-        return _json({"format": RESPONSE, "signatures": found})
+        return _json({"format": RESPONSE, "signatures": parts})
 
     @classmethod
     def parse(cls, data: bytes) -> Self:

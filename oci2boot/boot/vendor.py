@@ -8,14 +8,14 @@ from functools import cmp_to_key
 from typing import Final
 
 from oci2boot.boot import glue
-from oci2boot.boot.files import Read, show
 from oci2boot.boot.names import ADDON
 from oci2boot.boot.payload import EFI_NAMES, find_efi_program
 from oci2boot.boot.sealed import Uki, named_ukis, newer
 from oci2boot.boot.uki import STUB_WITH_ADDONS, build_addon, stub_version
-from oci2boot.errors import ImageError
+from oci2boot.errors import FlowError, ImageError
 from oci2boot.formats import cpio, pe
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.files import Read, show
 from oci2boot.tree.model import Directory
 
 PROMISE: Final = f"composefs{ADDON}"
@@ -23,13 +23,10 @@ PROMISE: Final = f"composefs{ADDON}"
 
 def choose_vendor(ukis: Sequence[Uki], name: str | None) -> Uki:
     """Return the newest UKI that promises nothing by itself."""
-    found = [uki for uki in named_ukis(ukis, name) if not uki.about_composefs]
-    if not found:
-        raise ImageError(
-            "the image has no UKI without a composefs argument, to which an addon could bring one",
-            hint="--flow sealed takes a UKI with one, --flow local builds a UKI here",
-        )
-    return max(found, key=cmp_to_key(newer))
+    silent = [uki for uki in named_ukis(ukis, name) if not uki.about_composefs]
+    if not silent:
+        raise FlowError("the image has no UKI without a composefs argument, to which an addon could bring one")
+    return max(silent, key=cmp_to_key(newer))
 
 
 def vendor_addon(tree: Directory, read: Read, uki: Uki, promise: ComposefsArg) -> tuple[bytes, tuple[str, ...]]:
@@ -60,8 +57,5 @@ def _glue_of(data: bytes, what: str) -> str:
     initramfs = b"".join(pe.contents(data, section) for section in pe.parse(data).sections_named(b".initrd")[:1])
     brought = glue.brought_by(cpio.read(initramfs, glue.keep)) if initramfs else None
     if brought is None:
-        raise ImageError(
-            f"the initramfs in {what} knows nothing of composefs: the argument would have no effect",
-            hint="--flow local builds a UKI whose initramfs does",
-        )
+        raise FlowError(f"the initramfs in {what} knows nothing of composefs: the argument would have no effect")
     return brought

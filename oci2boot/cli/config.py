@@ -3,19 +3,19 @@
 TOML 1.0; the schema is of JSON Schema 2020-12, for editors that complete and check.
 """
 
-import inspect
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import typer
 
-from oci2boot.cli import output
+from oci2boot.cli.app import app
+from oci2boot.cli.groups import Parameter, parameters_of
+from oci2boot.cli.output import out, print_json
 from oci2boot.errors import Error, FormatError
+from oci2boot.workflows.options import Option
 
 FILE: Final = "oci2boot.toml"
 MAX_FILE: Final = 1 << 20
@@ -23,39 +23,12 @@ STEPS: Final = ("convert", "install")
 """What `build` runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One option or argument of a command."""
-
-    parameter: str
-    type: Any
-    """bool, int, float, str, Path, or a Literal."""
-    many: bool
-    help: str
-
-
-def settings_of(command: Callable[..., Any]) -> dict[str, Setting]:
+def settings_of(command: Callable[..., None]) -> dict[str, Parameter]:
     """Return what a command takes, by the name that stands in the file: an option's, without dashes before it."""
-    found = {}
-    hints = get_type_hints(command, include_extras=True)
-    for parameter in inspect.signature(command).parameters:
-        hint = hints[parameter]
-        kind, extras = (get_args(hint)[0], get_args(hint)[1:]) if get_origin(hint) is Annotated else (hint, ())
-        if kind is typer.Context:
-            continue
-        if get_origin(kind) in (Union, UnionType):
-            (kind,) = (one for one in get_args(kind) if one is not NoneType)
-        many = get_origin(kind) is list
-        info = extras[0] if extras else None
-        # Within Annotated, Typer's first word stands where its default would.
-        given = (getattr(info, "default", None), *(getattr(info, "param_decls", None) or ()))
-        words = [word for word in given if isinstance(word, str) and word.startswith("--")]
-        name = words[0].partition("/")[0].removeprefix("--") if words else parameter.replace("_", "-")
-        found[name] = Setting(parameter, get_args(kind)[0] if many else kind, many, getattr(info, "help", None) or "")
-    return found
+    return {one.option.key: one for one in parameters_of(command)}
 
 
-def commands_of(app: typer.Typer) -> Iterator[tuple[tuple[str, ...], Callable[..., Any]]]:
+def commands_of(app: typer.Typer) -> Iterator[tuple[tuple[str, ...], Callable[..., None]]]:
     """Yield (name, function) of each command; one of a group has the group's name before its own."""
     for command in app.registered_commands:
         assert command.callback
@@ -85,7 +58,7 @@ def _table(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
-def _property(setting: Setting) -> dict[str, Any]:
+def _property(setting: Parameter) -> dict[str, Any]:
     if get_origin(setting.type) is Literal:
         values = list(get_args(setting.type))
         kind: dict[str, Any] = {"enum": values}
@@ -93,7 +66,7 @@ def _property(setting: Setting) -> dict[str, Any]:
         kind = {"type": {bool: "boolean", int: "integer", float: "number"}.get(setting.type, "string")}
     if setting.many:
         kind = {"type": "array", "items": kind}
-    return {**kind, "description": setting.help} if setting.help else kind
+    return {**kind, "description": setting.option.help} if setting.option.help else kind
 
 
 def read_config(path: Path, app: typer.Typer) -> dict[str, Any]:
@@ -133,7 +106,7 @@ def _tables(
             yield here, value
 
 
-def _values(values: Mapping[str, Any], settings: Mapping[str, Setting], path: Path, command: str) -> dict[str, Any]:
+def _values(values: Mapping[str, Any], settings: Mapping[str, Parameter], path: Path, command: str) -> dict[str, Any]:
     found = {}
     for name, value in values.items():
         setting = settings.get(name)
@@ -143,13 +116,13 @@ def _values(values: Mapping[str, Any], settings: Mapping[str, Setting], path: Pa
         if setting.many:
             if not isinstance(value, list):
                 raise FormatError(f"{what} is not a list", hint=f'{name} = ["…"]')
-            found[setting.parameter] = [_value(one, setting, path, what) for one in value]
+            found[setting.name] = [_value(one, setting, path, what) for one in value]
         else:
-            found[setting.parameter] = _value(value, setting, path, what)
+            found[setting.name] = _value(value, setting, path, what)
     return found
 
 
-def _value(value: Any, setting: Setting, path: Path, what: str) -> Any:
+def _value(value: Any, setting: Parameter, path: Path, what: str) -> Any:
     kind = setting.type
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
@@ -167,37 +140,30 @@ def _unknown(path: Path, name: str, known: set[str], what: str) -> FormatError:
     return FormatError(f"{path}: {name} is no {what}", hint=hint)
 
 
-def register(app: typer.Typer) -> None:
-    """Add `build` and `config`."""
+def build(
+    *, context: typer.Context, dry_run: Annotated[bool, Option("--dry-run", "say what would be run")] = False
+) -> None:
+    """Convert and install as oci2boot.toml (or --config FILE) says: root file system, UKI and disk in one run."""
+    root = context.find_root()
+    if root.default_map is None:
+        root.default_map = read_config(Path(FILE), app)
+    steps = [step for step in STEPS if step in root.default_map]
+    if not steps:
+        raise Error("the configuration has neither [convert] nor [install]", hint=f"see {FILE} in the README")
+    group = typer.main.get_command(app)
+    for step in steps:
+        words = ["--dry-run"] if dry_run and step == "install" else []
+        if dry_run and step != "install":
+            out.print(f"would run: oci2boot {step}")
+            continue
+        command = group.get_command(root, step)  # type: ignore[attr-defined]
+        with command.make_context(step, words, parent=root) as inner:
+            command.invoke(inner)
 
-    @app.command()
-    def build(
-        context: typer.Context,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run")] = False,
-    ) -> None:
-        """Convert and install as oci2boot.toml (or --config FILE) says: root file system, UKI and disk in one run."""
-        root = context.find_root()
-        if root.default_map is None:
-            root.default_map = read_config(Path(FILE), app)
-        steps = [step for step in STEPS if step in root.default_map]
-        if not steps:
-            raise Error("the configuration has neither [convert] nor [install]", hint=f"see {FILE} in the README")
-        group = typer.main.get_command(app)
-        for step in steps:
-            words = ["--dry-run"] if dry_run and step == "install" else []
-            if dry_run and step != "install":
-                output.out.print(f"would run: oci2boot {step}")
-                continue
-            command = group.get_command(root, step)  # type: ignore[attr-defined]
-            with command.make_context(step, words, parent=root) as inner:
-                command.invoke(inner)
 
-    @app.command()
-    def config(
-        check: Annotated[Path | None, typer.Option("--check", help="say what is wrong with a file")] = None,
-    ) -> None:
-        """Print the schema of oci2boot.toml, for editors."""
-        if check:
-            read_config(check, app)
-        else:
-            output.print_json(schema_of(app))
+def config(*, check: Annotated[Path | None, Option("--check", "say what is wrong with a file")] = None) -> None:
+    """Print the schema of oci2boot.toml, for editors."""
+    if check:
+        read_config(check, app)
+    else:
+        print_json(schema_of(app))

@@ -2,10 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Protocol, TextIO, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,12 +21,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.tree import Tree
 
+from oci2boot.cli.hints import hint_of
 from oci2boot.errors import Error
-from oci2boot.store.fsck import Checked
-from oci2boot.store.images import Bootable
-from oci2boot.store.reach import GarbagePlan
-from oci2boot.store.roots import DmVerityRoot
-from oci2boot.workflows.install.disk import Installed
+from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Event, Report, Step, Told, Warned
 
 _UNWRAPPED = 1000
@@ -42,15 +39,16 @@ err = _console(sys.stderr, stderr=True)
 
 
 def show_error(error: Error, *, as_json: bool) -> None:
+    hint = hint_of(error)
     if as_json:
-        print_json({"error": error.message, "hint": error.hint})
+        print_json({"error": error.message, "hint": hint})
         return
     err.print(f"[bold red]error:[/] {escape(error.message)}")
-    if error.hint:
-        err.print(f"[bold]hint:[/] {escape(error.hint)}")
+    if hint:
+        err.print(f"[bold]hint:[/] {escape(hint)}")
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
@@ -90,9 +88,43 @@ def size(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+class Result(Protocol):
+    """What a workflow gives back."""
+
+    def to_json(self) -> Mapping[str, object]: ...
+
+
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How a command tells what it does, and what came of it."""
+
+    as_json: Annotated[bool, Option("--json", "print the result as JSON")] = False
+    progress_json: Annotated[bool, Option("--progress-json", "print progress as JSON lines on standard error")] = False
+    quiet: Annotated[bool, Option("--quiet", "show no progress", short="-q")] = False
+
+    def reporting(self) -> AbstractContextManager[Report]:
+        """Give a place for events: bars on a terminal, lines elsewhere, JSON lines on request; all on stderr."""
+        return _reporting(progress_json=self.progress_json, quiet=self.quiet)
+
+    def show(self, result: R, in_words: Callable[[R], None]) -> None:
+        if self.as_json:
+            print_json(result.to_json())
+        else:
+            in_words(result)
+
+    def say(self, facts: Mapping[str, object], text: str) -> None:
+        """Show what is one sentence."""
+        if self.as_json:
+            print_json(facts)
+        else:
+            out.print(text)
+
+
 @contextmanager
-def reporting(*, progress_json: bool = False, quiet: bool = False) -> Iterator[Report]:
-    """Give a place for events: bars on a terminal, plain lines elsewhere, JSON lines on request; all on stderr."""
+def _reporting(*, progress_json: bool, quiet: bool) -> Iterator[Report]:
     if progress_json:
         yield _json_events
     elif err.is_terminal and not quiet:
@@ -149,75 +181,6 @@ class _Bars:
                 self._progress.console.print(escape(event.text))
 
 
-def show_bootable(bootable: Bootable) -> None:
-    facts = [
-        ("image", bootable.name),
-        ("system", f"{bootable.title} ({bootable.architecture})"),
-        ("digest", f"{bootable.root.image.algorithm}:{bootable.root.image}"),
-    ]
-    if isinstance(verity := bootable.root, DmVerityRoot):
-        signed = ", signed" if verity.signature_object else ""
-        sizes = f"{size(verity.data_size)} of {size(verity.raw_size)}, {verity.ratio:.0%}"
-        facts += [
-            ("root hash", f"{verity.root_hash}{signed}" if verity.root_hash else "none: nothing guards it"),
-            ("EROFS", f"{sizes} ({verity.compression})"),
-        ]
-    if bootable.kernel:
-        facts += [("kernel", bootable.kernel), ("command line", bootable.cmdline or "")]
-        facts += [("boot files", ", ".join(sorted(bootable.esp)))]
-    print_facts(facts)
-    if bootable.kernel:
-        out.print(f"[dim]next: oci2boot install {escape(bootable.name)} --target disk.raw[/]")
-
-
-def show_images(images: Sequence[Bootable]) -> None:
-    rows = [
-        (image.name, image.root.image.hex[:16], image.title, image.kernel or "none", image.architecture, image.source)
-        for image in images
-    ]
-    if rows:
-        print_table(("NAME", "DIGEST", "SYSTEM", "KERNEL", "ARCH", "SOURCE"), rows)
-    else:
-        out.print("no image has been converted yet")
-
-
-def show_installed(installed: Installed) -> None:
-    plan = installed.plan
-    print_table(
-        ("PARTITION", "START", "SIZE", "USED", "FILE SYSTEM", "GUID"),
-        [
-            (part.label, size(part.start), size(part.size), size(part.used), part.filesystem, part.guid)
-            for part in plan.partitions
-        ],
-    )
-    match installed.bootable.root:
-        case DmVerityRoot(root_hash=None):
-            verified = "nothing: converted without dm-verity"
-        case DmVerityRoot(root_hash=root_hash):
-            verified = f"the root partition by dm-verity, {root_hash}"
-        case _:
-            verified = f"{plan.as_json()['verity_files']} files by fs-verity"
-    device, done = installed.device, "written" if installed.written else "not written"
-    print_facts(
-        [
-            *(
-                [
-                    ("device", f"{device.model or device.name}{', removable' if device.removable else ''}"),
-                    ("found on it", ", ".join(device.signatures) or "nothing"),
-                ]
-                if device
-                else []
-            ),
-            ("image", f"{installed.bootable.name} ({installed.bootable.title})"),
-            ("boots", str(installed.bootable.cmdline)),
-            ("verified", verified),
-            *([("encrypted", "the root partition, by LUKS2")] if plan.root.header else []),
-            *([("firmware", f"boot entry {installed.nvram}")] if installed.nvram else []),
-            ("disk", f"{installed.target} ({installed.format}, {size(plan.size)}), {done}"),
-        ]
-    )
-
-
 def show_inspected(found: Mapping[str, Any]) -> None:
     """Show a description as a tree."""
     tree = Tree(f"[bold]{escape(str(found.get('name') or found.get('source')))}[/]", guide_style="dim")
@@ -241,18 +204,3 @@ def _grow(tree: Tree, value: Mapping[str, Any]) -> None:
         elif item not in (None, ""):
             shown = size(item) if isinstance(item, int) and "size" in name else str(item)
             tree.add(f"{label} {escape(shown)}")
-
-
-def show_checked(checked: Checked) -> None:
-    for problem in checked.problems:
-        out.print(f"[red]{escape(problem)}[/]")
-    verdict = f"[bold red]{len(checked.problems)} problems[/]" if checked.problems else "[bold green]ok[/]"
-    out.print(f"{checked.objects} objects, {checked.streams} streams, {checked.images} images: {verdict}")
-
-
-def show_garbage(plan: GarbagePlan, *, dry_run: bool) -> None:
-    verb = "would free" if dry_run else "freed"
-    out.print(
-        f"{verb} {size(plan.freed)}: {len(plan.objects)} objects, {len(plan.links)} names, "
-        f"{len(plan.leftovers)} leftovers; {plan.kept} objects stay"
-    )

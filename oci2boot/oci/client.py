@@ -20,7 +20,7 @@ import requests
 from oras.container import Container
 from oras.provider import Registry
 
-from oci2boot.errors import SourceError
+from oci2boot.errors import SourceError, UntrustedError
 from oci2boot.oci.auth import Credentials, find_credentials
 from oci2boot.oci.reference import DOCKER_HUB, RegistryReference
 from oci2boot.system.files import read_all
@@ -46,14 +46,14 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 
 def parse_challenges(header: str) -> dict[str, dict[str, str]]:
     """Return the parameters of each scheme that a WWW-Authenticate header offers. RFC 9110, section 11.6.1."""
-    found: dict[str, dict[str, str]] = {}
+    challenges: dict[str, dict[str, str]] = {}
     parameters: dict[str, str] = {}
     for match in _CHALLENGE.finditer(header):
         if match["scheme"]:
-            parameters = found.setdefault(match["scheme"].lower(), {})
+            parameters = challenges.setdefault(match["scheme"].lower(), {})
         else:
             parameters[match["key"].lower()] = match["quoted"] or match["bare"] or ""
-    return found
+    return challenges
 
 
 def _origin(url: str) -> tuple[str, str]:
@@ -186,10 +186,7 @@ class RegistryClient(Registry):  # type: ignore[misc]
     def _send_once(self, method: str, url: str, headers: Mapping[str, str], data: Any) -> requests.Response:
         scheme, host = _origin(url)
         if scheme != "https" and not (scheme == "http" and self._insecure):
-            raise SourceError(
-                f"{self._reference.registry} leads to {scheme}://{host}, which is not encrypted",
-                hint="--tls-verify=false allows it",
-            )
+            raise UntrustedError(f"{self._reference.registry} leads to {scheme}://{host}, which is not encrypted")
         return self.session.request(
             method,
             url,
@@ -205,9 +202,8 @@ class RegistryClient(Registry):  # type: ignore[misc]
     def _no_answer(self, url: str, error: requests.RequestException) -> SourceError:
         _, host = _origin(url)
         if isinstance(error, requests.exceptions.SSLError):
-            return SourceError(
-                f"{host} cannot prove who it is: {_reason(error)}",
-                hint="--tls-verify=false accepts it all the same, and plain HTTP; REQUESTS_CA_BUNDLE names another CA",
+            return UntrustedError(
+                f"{host} cannot prove who it is: {_reason(error)}", hint="REQUESTS_CA_BUNDLE names another CA"
             )
         return SourceError(f"{host} does not answer: {_reason(error)}", hint="is the name right, and the network up?")
 

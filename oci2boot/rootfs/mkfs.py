@@ -97,7 +97,7 @@ def check_mkfs(said: str, compression: Compression) -> None:
         found = version[0] if version else "an unknown version"
         raise ToolError(
             f"{PROGRAM} is {found}: it cannot read an archive, or loses its times",
-            hint="erofs-utils 1.8 or newer is needed, or --compression none",
+            hint="erofs-utils 1.8 or newer is needed, or no compression",
         )
     listed = _COMPRESSORS.search(said)
     known = set(re.findall(r"\w+", listed[1])) if listed else set(_LEVELS)

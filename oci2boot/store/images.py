@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
 from oci2boot.digest import OciDigest, VerityDigest
-from oci2boot.errors import FormatError, StoreError
+from oci2boot.errors import FormatError, ImageNameError, StoreError
 from oci2boot.formats.splitstream import CONFIG, MANIFEST, SplitStreamWriter
 from oci2boot.store.layers import stream_name
 from oci2boot.store.objects import ObjectBatch
@@ -94,10 +94,10 @@ class Bootable:
     @classmethod
     def parse(cls, data: bytes) -> Self:
         try:
-            found = json.loads(data)
+            facts = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise FormatError(*UNREADABLE) from error
-        return cls.from_json(found)
+        return cls.from_json(facts)
 
     @classmethod
     def from_json(cls, found: Any) -> Self:
@@ -124,7 +124,7 @@ class Bootable:
 def check_name(name: str) -> str:
     """Return `name` if an image may be called so."""
     if not name or len(name.encode()) > MAX_NAME or name[0] in "@." or not name.isprintable() or "/../" in f"/{name}/":
-        raise StoreError(f"not a name for an image: {name[:80]!r}", hint="name it by --name")
+        raise ImageNameError(f"not a name for an image: {name[:80]!r}")
     return name
 
 
@@ -225,8 +225,8 @@ def save_pulled(repository: Repository, name: str, oci: OciRecord) -> None:
 
 def saved_images(repository: Repository) -> Iterator[Bootable]:
     """Yield every converted image, the one converted last first."""
-    found = [(link.lstat().st_mtime_ns, name, target) for name, link, target in repository.refs("streams", REF)]
-    for _, _, target in sorted(found, key=lambda item: (-item[0], item[1])):
+    records = [(link.lstat().st_mtime_ns, name, target) for name, link, target in repository.refs("streams", REF)]
+    for _, _, target in sorted(records, key=lambda item: (-item[0], item[1])):
         yield Bootable.parse(repository.read_object(repository.read_stream(target).sole_object()))
 
 

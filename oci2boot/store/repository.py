@@ -17,10 +17,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from oci2boot.digest import Hash, VerityDigest
-from oci2boot.errors import DigestError, FormatError, LimitError, StoreError
+from oci2boot.errors import DigestError, FormatError, LimitError, StoreError, WrongStoreError
 from oci2boot.formats import fsverity
 from oci2boot.formats.splitstream import SplitStream
-from oci2boot.system import verity
 from oci2boot.system.files import (
     is_temporary,
     make_directories,
@@ -31,6 +30,7 @@ from oci2boot.system.files import (
     sync_directory,
     write_atomically,
 )
+from oci2boot.system.fsverity import enable, is_enabled
 
 MAX_META: Final = 1 << 16
 MAX_READ: Final = 1 << 30
@@ -61,7 +61,7 @@ class Repository:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 algorithm, writable = _read_meta(path / "meta.json")
-                secure = verity.is_enabled(path / "meta.json")
+                secure = is_enabled(path / "meta.json")
             except BaseException:
                 os.close(lock)
                 raise
@@ -76,10 +76,7 @@ class Repository:
         repository = cls.open(path)
         if algorithm is not None and repository.algorithm != algorithm:
             repository.close()
-            raise StoreError(
-                f"{path} is a {repository.algorithm} repository, not {algorithm}",
-                hint="name another one by --repo",
-            )
+            raise WrongStoreError(f"{path} is a {repository.algorithm} repository, not {algorithm}")
         return repository
 
     def close(self) -> None:
@@ -223,13 +220,13 @@ def _create(path: Path, algorithm: Hash) -> None:
     if any(found not in ours and not is_temporary(found.name) for found in path.iterdir()) or any(
         folder.is_dir() and any(folder.iterdir()) for folder in folders
     ):
-        raise StoreError(f"{path} is not empty and not a composefs repository", hint="name another one by --repo")
+        raise WrongStoreError(f"{path} is not empty and not a composefs repository")
     for folder in folders:
         folder.mkdir(exist_ok=True)
     write_atomically(temporary, meta_json(algorithm))
     fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        verity.enable(fd, algorithm)
+        enable(fd, algorithm)
     finally:
         os.close(fd)
     temporary.rename(path / "meta.json")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from oci2boot.errors import FormatError, TargetError
+from oci2boot.errors import FormatError, NothingKeptError, TargetError
 from oci2boot.formats.file_contexts.policy import Policy
 from oci2boot.sysroot.tpm2 import check_pcrs, enrolment
 from oci2boot.tree.lookup import look_up
@@ -96,7 +96,7 @@ def _files(settings: FirstBoot, tree: Directory, read: Read) -> Iterator[_Placed
         if not look_up(tree, _CRYPTENROLL):
             raise TargetError(
                 "the image has no systemd-cryptenroll, which enrols the TPM",
-                hint="install systemd-cryptsetup and tpm2-tss in the image, or leave --luks-tpm2 out",
+                hint="install systemd-cryptsetup and tpm2-tss in the image, or do without the TPM",
             )
         for path, text in enrolment(settings.tpm2_pcrs):
             yield _Placed(path.encode(), text.encode(), 0o644, 0o755)
@@ -173,14 +173,14 @@ def upper_directories(
     """
     etc, var = with_first_boot(settings, tree, policy, read)
     changed = {"/etc": etc, "/var": only_new(var, tree.entries.get(b"var")) if var else None}
-    found = {place: upper for place, upper in changed.items() if upper}
-    for place in found:
+    uppers = {place: upper for place, upper in changed.items() if upper}
+    for place in uppers:
         if place not in places:
-            raise TargetError(
+            raise NothingKeptError(
                 f"host name, keys and credentials go into {place}, where the machine keeps nothing",
-                hint=f"convert with --overlay {place}, or have them in the image",
+                hint=f"convert with an overlay for {place}, or have them in the image",
             )
-    return found
+    return uppers
 
 
 def only_new(changed: Directory, image: Inode | None) -> Directory | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from oci2boot.digest import RootHash, VerityDigest
-from oci2boot.errors import TargetError
+from oci2boot.errors import NoBootDirectoryError, NoMachineError, TargetError
 from oci2boot.formats.cmdline import find_composefs, find_root_hashes, split
 from oci2boot.sysroot.nextroot import mounted_digest
 from oci2boot.system.files import plain_errors
@@ -50,9 +50,9 @@ class Sysroot:
         """Return the ESP; a machine whose ESP is not at hand cannot be changed, nor its garbage collected."""
         if self.esp is None:
             where = ", ".join(map(str, ESPS))
-            raise TargetError(
+            raise NoBootDirectoryError(
                 f"the EFI system partition is not mounted at {where}" if self.live else "where is the boot directory?",
-                hint="name the directory with its files: --esp DIR",
+                hint="name the directory with its files",
             )
         return self.esp
 
@@ -68,9 +68,9 @@ def open_sysroot(root: Path | None = None, esp: Path | None = None) -> Sysroot:
             hint="status, upgrade, switch and rollback are there; what it wrote is in its overlays' upper directories",
         )
     if not (root / "composefs/meta.json").is_file():
-        raise TargetError(
+        raise NoMachineError(
             f"{root} holds no composefs repository" if not live else "this machine was not installed by oci2boot",
-            hint="name the physical root of one that was: --sysroot DIR --esp DIR",
+            hint="name the physical root of one that was",
         )
     return Sysroot(root, esp or (mounted_esp() if live else None), live)
 
@@ -98,10 +98,10 @@ def booted_digest(sysroot: Sysroot) -> VerityDigest | None:
         return mounted
     with plain_errors(TargetError, f"read {COMMAND_LINE}"):
         line = COMMAND_LINE.read_bytes().decode("ascii", "backslashreplace").rstrip("\n")
-    found = find_composefs(split(line))
-    if len(found) > 1:
+    arguments = find_composefs(split(line))
+    if len(arguments) > 1:
         raise TargetError("the kernel command line names more than one root file system")
-    return found[0].digest if found else None
+    return arguments[0].digest if arguments else None
 
 
 def booted_root_hashes() -> list[RootHash]:

@@ -142,6 +142,16 @@ def replace_symlink(path: Path, target: str) -> None:
         raise
 
 
+@contextmanager
+def half_written(what: object) -> Iterator[None]:
+    """Tell whoever stops the program within that it leaves `what` half-written; elsewhere nothing is."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"{what} is half-written")
+        raise
+
+
 _MEANINGS = {
     errno.ENOSPC: ("no space left", "free some space, or choose another place"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another place"),

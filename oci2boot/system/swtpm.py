@@ -32,7 +32,7 @@ def software_tpm(folder: Path) -> Iterator[Path]:
     """Run a TPM for one machine, with the state that it last had in `folder`; give the socket that QEMU takes."""
     program = find_program(SWTPM)
     if program is None:
-        raise ToolError(f"{SWTPM} is not installed", hint="install the package swtpm, or test with --tpm no")
+        raise ToolError(f"{SWTPM} is not installed", hint="install the package swtpm, or test without a TPM")
     state, socket = folder / "tpm", folder / "tpm.socket"
     check_socket(socket)
     state.mkdir(mode=0o700, exist_ok=True)

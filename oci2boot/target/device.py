@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from oci2boot.errors import TargetError
 from oci2boot.formats.fat import BootSector
 from oci2boot.system.block import discard, read_partitions_again, zero_out
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import half_written, plain_errors
 from oci2boot.target.copy import Progress, copy_images
 from oci2boot.target.esp import write_esp
 from oci2boot.target.filesystem import quiet, write_ext4_staged
@@ -30,7 +30,7 @@ def write_device(plan: DiskPlan, device: Path, *, secret: Secret | None = None, 
     `device` has the plan's size; a regular file will do. `progress` is told what `write_disk` tells it. Raises
     `TargetError`; `DigestError` where an object's content is not what its name says.
     """
-    with plain_errors(TargetError, f"write to {device}"), _exclusive(device, plan.size) as fd:
+    with plain_errors(TargetError, f"write to {device}"), _exclusive(device, plan.size) as fd, half_written(device):
         with TemporaryDirectory(prefix="oci2boot-") as name:
             folder = Path(name)
             discard(fd, plan.size)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from oci2boot.errors import TargetError
+from oci2boot.errors import OccupiedError, TargetError
 from oci2boot.system.files import plain_errors, sync_directory, temporary_name
 from oci2boot.target.copy import Progress, copy_images
 from oci2boot.target.esp import write_esp
@@ -54,7 +54,7 @@ def write_disk(
 def check_target(plan: DiskPlan, target: Path, overwrite: bool) -> None:
     """Refuse what is there already and may not be replaced, and a place without enough room."""
     if not overwrite and os.path.lexists(target):
-        raise TargetError(f"{target} exists already", hint="remove it, or replace it by --wipe")
+        raise OccupiedError(f"{target} exists already")
     if target.exists() and not target.is_file():
         raise TargetError(f"{target} is not a regular file")
     needed = sum(part.used for part in plan.partitions) + _OVERHEAD

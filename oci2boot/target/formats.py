@@ -58,7 +58,7 @@ def write_disk_as(
         write_disk(plan, target, overwrite=overwrite, secret=secret, progress=progress)
         return
     if plan.sector != 512:
-        raise TargetError(f"a disk image in the format {disk_format} has sectors of 512 bytes", hint="use --format raw")
+        raise TargetError(f"a disk image in the format {disk_format} has sectors of 512 bytes", hint="take raw")
     with plain_errors(TargetError, f"write the disk image {target}"):
         check_target(plan, target, overwrite)
         with TemporaryDirectory(prefix=f".{target.name[:200]}.", dir=target.parent) as folder:

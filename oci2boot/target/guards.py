@@ -1,6 +1,6 @@
 """What keeps an installation off a device that somebody still needs."""
 
-from oci2boot.errors import TargetError
+from oci2boot.errors import OccupiedError, TargetError
 from oci2boot.system.block import BlockDevice
 
 
@@ -22,7 +22,6 @@ def check_unused(device: BlockDevice) -> None:
 
 def check_empty(device: BlockDevice) -> None:
     if device.signatures:
-        raise TargetError(
-            f"{device.path} is not empty: it has {', '.join(device.signatures)}",
-            hint="--wipe replaces everything on it, if it is the right disk",
+        raise OccupiedError(
+            f"{device.path} is not empty: it has {', '.join(device.signatures)}", hint="is it the right disk?"
         )

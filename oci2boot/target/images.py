@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from oci2boot.digest import RootHash, VerityDigest
-from oci2boot.errors import TargetError
+from oci2boot.errors import TreeSizeError
 from oci2boot.target.entries import Source, source_size
 from oci2boot.target.nodes import BLOCK
 from oci2boot.target.space import MIB, in_mib
@@ -78,20 +78,20 @@ def verity_images(
     root = plain_image(given.root, architecture, str(root_hash.data_uuid))
     if embedded:
         if verity_size is not None:
-            raise TargetError(
+            raise TreeSizeError(
                 "the hash tree is in the root partition, and a size is given for a partition of its own",
-                hint="leave out --verity-partition-size, or convert without --verity-embedded",
+                hint="leave the size out, or convert with a hash tree in a partition of its own",
             )
-        found = [replace(root, parts=[given.root, replace(given.area, offset=given.root.end)])]
+        images = [replace(root, parts=[given.root, replace(given.area, offset=given.root.end)])]
     else:
         needed = given.area.end
         if verity_size is not None and verity_size < needed:
-            raise TargetError(
+            raise TreeSizeError(
                 f"a partition of {verity_size} bytes is too small for the hash tree: {needed} bytes are needed",
-                hint=f"give --verity-partition-size {in_mib(needed)} or more, or leave it out",
+                hint=f"give {in_mib(needed)} or more, or leave the size out",
             )
         tree = Image("root-verity", types.verity, str(root_hash.hash_uuid), "DM_verity_hash", [given.area], verity_size)
-        found = [root, tree]
+        images = [root, tree]
     if given.signature:
         # As systemd-repart makes it: no file system, so without the attribute; and small, which it is known by.
         signature = Image(
@@ -103,5 +103,5 @@ def verity_images(
             attributes=0,
             unit=BLOCK,
         )
-        found.append(signature)
-    return found
+        images.append(signature)
+    return images

@@ -38,11 +38,11 @@ _CREATOR: Final = "OCI2BOOT"
 def plan_iso(esp: Sequence[EspFile], images: Sequence[Image], options: DiskOptions) -> DiskPlan:
     """Plan a disk where nothing can be written, as small as its content."""
     if not images:
-        raise TargetError("a live ISO has a root file system of its own", hint="convert it with --mode verity")
+        raise TargetError("a live ISO has a root file system of its own", hint="convert it in the mode verity")
     if options.size is not None:
-        raise TargetError("a live ISO is as large as its content: --size is for disks that are written to")
+        raise TargetError("a live ISO is as large as its content: a size is for disks that are written to")
     if options.sector != SECTOR:
-        raise TargetError(f"a live ISO has sectors of {SECTOR} bytes", hint="leave out --sector-size")
+        raise TargetError(f"a live ISO has sectors of {SECTOR} bytes", hint="leave out the size of sectors")
     needed = fat_minimum(fat_needed(esp, _CLUSTER), SECTOR, _CLUSTER)
     return plan_disk(
         None, esp, replace(options, esp_cluster=_CLUSTER, esp_size=options.esp_size or needed, encrypted=False), images

@@ -19,7 +19,7 @@ _NAMES: Final = {"LABEL": "label", "UUID": "uuid", "PARTLABEL": "partlabel", "PA
 _BY: Final = "/dev/disk/by-"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mounted:
     """The file system that a path is on."""
 
@@ -76,7 +76,7 @@ def check_found(words: Sequence[str], root: Mounted, esp: Mounted, architecture:
     if root.top != "/" and not any(word.startswith("rootflags=") and "subvol" in word for word in plain):
         raise TargetError(
             f"{root.point} is {root.top} of {root.source}, and the initramfs would mount its default subvolume",
-            hint=f"convert the image with --karg rootflags=subvol={root.top}",
+            hint=f"convert the image with the kernel argument rootflags=subvol={root.top}",
         )
     wanted = next((word.removeprefix("root=") for word in reversed(plain) if word.startswith("root=")), "gpt-auto")
     if wanted.startswith(_BY):
@@ -111,5 +111,5 @@ def check_found(words: Sequence[str], root: Mounted, esp: Mounted, architecture:
     else:
         problem = f"the kernel will look for {wanted}, and {root.point} is on {root.source}"
     if "UUID" in root.names:
-        others.insert(0, f"convert the image with --karg root=UUID={root.names['UUID']}")
+        others.insert(0, f"convert the image with the kernel argument root=UUID={root.names['UUID']}")
     raise TargetError(problem, hint=", or ".join(others) or None)

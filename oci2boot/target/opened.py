@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from oci2boot.errors import FormatError, TargetError
+from oci2boot.errors import EncryptedError, FormatError, TargetError
 from oci2boot.formats.erofs.structs import EROFS_MAGIC, SUPERBLOCK_OFFSET
 from oci2boot.formats.ext4_reader import Ext4
 from oci2boot.formats.fat import Fat
@@ -37,7 +37,7 @@ class OpenedDisk:
         read = self.reader(self._only("root partition", ROOT_TYPES))
         if read(0, len(luks.MAGIC)) == luks.MAGIC:
             if self.passphrase is None:
-                raise EncryptedError("the root partition is encrypted", hint="--luks-passphrase-file FILE opens it")
+                raise EncryptedError("the root partition is encrypted", hint="its passphrase opens it")
             with TemporaryDirectory(prefix="oci2boot-") as folder:
                 read = luks.unlock(read, self.passphrase, Path(folder))
         return Ext4(read)
@@ -60,16 +60,16 @@ class OpenedDisk:
 
     def state(self) -> Ext4 | None:
         """Return what a machine with such a root writes to, if there is anything."""
-        found = [part for part in self.of_types({LINUX_TYPE}) if part.name == STATE_LABEL]
-        if len(found) > 1:
-            raise FormatError(f"the disk has {len(found)} partitions {STATE_LABEL}")
-        return Ext4(self.reader(found[0])) if found else None
+        parts = [part for part in self.of_types({LINUX_TYPE}) if part.name == STATE_LABEL]
+        if len(parts) > 1:
+            raise FormatError(f"the disk has {len(parts)} partitions {STATE_LABEL}")
+        return Ext4(self.reader(parts[0])) if parts else None
 
     def _only(self, what: str, types: Collection[str]) -> Partition:
-        found = self.of_types(types)
-        if len(found) != 1:
-            raise FormatError(f"the disk has {len(found) or 'no'} {what}{'s' if found else ''}")
-        return found[0]
+        parts = self.of_types(types)
+        if len(parts) != 1:
+            raise FormatError(f"the disk has {len(parts) or 'no'} {what}{'s' if parts else ''}")
+        return parts[0]
 
     def reader(self, part: Partition) -> Callable[[int, int], bytes]:
         """Return what reads (offset within the partition, size)."""
@@ -78,10 +78,6 @@ class OpenedDisk:
             return os.pread(self.fd, max(min(size, part.size - offset), 0), part.start + offset)
 
         return read
-
-
-class EncryptedError(FormatError):
-    """What would be read is encrypted, and nothing was given that opens it."""
 
 
 @contextmanager

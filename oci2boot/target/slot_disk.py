@@ -15,7 +15,7 @@ from oci2boot.errors import DigestError, FormatError, TargetError
 from oci2boot.formats.fsverity import Hasher
 from oci2boot.formats.gpt import Gpt, Partition, read_gpt
 from oci2boot.formats.gpt_writer import Identity, plan_identities
-from oci2boot.system.files import plain_errors
+from oci2boot.system.files import half_written, plain_errors
 from oci2boot.target.copy import Progress, copy_images
 from oci2boot.target.entries import source_size
 from oci2boot.target.images import Part
@@ -54,12 +54,12 @@ class SlotDisk:
 
     def signed(self, gpt: Gpt, parse: Callable[[bytes], RootHash]) -> Mapping[int, RootHash]:
         """Return the root hashes whose signatures are on the disk, by the number of the partition."""
-        found = {}
+        signatures = {}
         for part in gpt.partitions:
             if part.type in SIGNATURE_TYPES:
                 with suppress(FormatError):
-                    found[part.number] = parse(self.reader(part)(0, SIGNATURE_MAX))
-        return found
+                    signatures[part.number] = parse(self.reader(part)(0, SIGNATURE_MAX))
+        return signatures
 
     def fill(self, writes: Sequence[SlotWrite], unfinished: Callable[[str], str], progress: Progress) -> None:
         """Replace what is in the partitions; `unfinished` makes the GUIDs that they have meanwhile.
@@ -72,9 +72,10 @@ class SlotDisk:
                 for number, write in enumerate(writes)
             }
         )
-        copy_images([write.placed for write in writes], self.fd, progress, blank=False)
-        self.sync()
-        self.check(writes)
+        with half_written("the slot that is not booted"):
+            copy_images([write.placed for write in writes], self.fd, progress, blank=False)
+            self.sync()
+            self.check(writes)
         self._name(
             {
                 write.partition.number: Identity(write.image.guid, write.image.label, write.image.attributes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from oci2boot.digest import RootHash
-from oci2boot.errors import TargetError
+from oci2boot.errors import RootSizeError, TargetError
 from oci2boot.formats.gpt import Gpt
 from oci2boot.formats.gpt import Partition as Entry
 from oci2boot.formats.gpt_writer import NAME_MAX
@@ -94,9 +94,9 @@ def two_slots(
     """
     root = images[0]
     if root_size is not None and root_size < root.used:
-        raise TargetError(
+        raise RootSizeError(
             f"a root partition of {root_size} bytes is too small: {root.used} bytes are needed",
-            hint=f"give --root-size {in_mib(root.used)} or more; later images may need more",
+            hint=f"give {in_mib(root.used)} or more; later images may need more",
         )
     size = root.used + root.used // _ROOM if root_size is None else root_size
     roomy = []
@@ -138,14 +138,14 @@ def choose_slot(gpt: Gpt, images: Sequence[Image], kept: Iterable[Slot]) -> list
         if not free:
             raise TargetError(
                 f"the disk has no free partition for {image.label}",
-                hint="`install --ab` makes disks with two slots; this one has to be installed again",
+                hint="a disk has two slots where it was installed so; this one has to be installed again",
             )
         fitting = [part for part in free if part.size >= image.used]
         if not fitting:
             largest = max(part.size for part in free)
-            raise TargetError(
+            raise RootSizeError(
                 f"the partition for {image.label} is too small: {image.used} bytes are needed, it has {largest}",
-                hint="make the image smaller, or install the disk again with a larger --root-size",
+                hint="make the image smaller, or install the disk again with a larger root partition",
             )
         chosen = min(fitting, key=lambda part: (part.name != EMPTY, part.number))
         taken.add(chosen.number)

@@ -1,8 +1,8 @@
-"""What the user asked for, as values."""
+"""What the user asks for, as values. Each field that can be said carries the words for it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from oci2boot.boot.dracut import DracutOptions
 from oci2boot.boot.initrd import InitrdName
@@ -11,13 +11,16 @@ from oci2boot.boot.sign import SignTool
 from oci2boot.digest import Hash
 from oci2boot.errors import FormatError
 from oci2boot.formats.file_contexts.specs import Rules
+from oci2boot.oci.manifest import Platform
 from oci2boot.oci.reference import DirectoryReference, Reference
 from oci2boot.oci.source import SourceOptions
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.sysroot.first_boot import FirstBoot
 from oci2boot.target.formats import DiskFormat
 from oci2boot.target.luks import Secret
 from oci2boot.tree.prepare import Xattrs
+from oci2boot.workflows.images import default_repo, writable_repo
+from oci2boot.workflows.options import Option, parse_bool, parse_size
 
 ErofsVersion = Literal[0, 1, 2]
 KargStyle = Literal["composefs", "digest"]
@@ -25,145 +28,7 @@ FlowChoice = Literal["auto", "sealed", "vendor", "local", "type1"]
 """`auto` is sealed where a UKI of the image carries a composefs argument, else local; never what nothing signs."""
 
 
-@dataclass(frozen=True, slots=True)
-class TreeOptions:
-    """What decides a digest besides the image: recorded wherever the digest is."""
-
-    bootable: bool = True
-    """The canonical bootable form, else the plain one of a container."""
-    selinux_rules: Rules = "libselinux"
-    xattrs: Xattrs = "allowlist-only"
-    erofs_version: ErofsVersion = 1
-
-
-@dataclass(frozen=True, slots=True)
-class SigningOptions:
-    """The certificate, and exactly one way to its private key."""
-
-    certificate: Path
-    key: str | None = None
-    """A file, or with `tool` also a `pkcs11:` URI."""
-    passphrase: Path | None = None
-    """A file with the key's passphrase."""
-    command: str | None = None
-    """Takes what is to be signed on standard input, and writes the signature."""
-    tool: SignTool | None = None
-    pkcs11_module: Path | None = None
-    request: Path | None = None
-    """A file to write what is to be signed to; nothing is signed."""
-    response: Path | None = None
-    """A file with the answer to such a request."""
-
-
-@dataclass(frozen=True, slots=True)
-class BootOptions:
-    """What goes into the UKI besides the digest."""
-
-    kernel: str | None = None
-    """Version, where the image has several."""
-    kargs: tuple[str, ...] = ()
-    karg_style: KargStyle = "composefs"
-    ukify: str = "auto"
-    """`auto`, `builtin`, or a path."""
-    flow: FlowChoice = "auto"
-    uki: str | None = None
-    """File name or path of the one to take, where the image has several."""
-    allow_missing_verity: bool = False
-    """Take, or make, a UKI that boots also what fs-verity does not protect."""
-    signing: SigningOptions | None = None
-    """How the UKI and the boot loader are signed; None leaves them as they are."""
-    db: tuple[Path, ...] = ()
-    """Certificates, one of which must be behind the image's own UKI and addons; without any, these may be unsigned."""
-    loader: LoaderName = "systemd-boot"
-    timeout: int = TIMEOUT
-    """Seconds that the boot menu waits."""
-    secure_boot_enroll: EnrollMode | None = None
-    console: str | None = None
-    """`serial`, or a terminal as the kernel calls it."""
-    size_limit: int | None = None
-    """Bytes that the UKI may have, where it is built here."""
-    initrd: InitrdName = "image"
-    initrd_tools: tuple[str, ...] = ()
-    """Programs of the image that a built-in initramfs has besides."""
-    dracut: DracutOptions = field(default_factory=DracutOptions)
-    """For `initrd` of dracut."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertRequest:
-    source: Reference
-    repo: Path
-    name: str | None = None
-    """By default the source's own."""
-    hash: Hash | None = None
-    """Of a new repository; an existing one has its own."""
-    options: SourceOptions = field(default_factory=SourceOptions)
-    tree: TreeOptions = field(default_factory=TreeOptions)
-    boot: BootOptions | None = field(default_factory=BootOptions)
-    """None to stop after the digest."""
-    uki_layer: int | None = None
-    """The number of a layer that is there for a UKI, from 1; -1 is the last."""
-    verity: VerityOptions | None = None
-    """The mode `verity`; None is the mode `composefs`."""
-    root_signing: SigningOptions | None = None
-    """How the root hash of dm-verity is signed."""
-
-
-@dataclass(frozen=True, slots=True)
-class SealRequest:
-    source: Reference
-    destination: Reference
-    repo: Path
-    hash: Hash | None = None
-    """Of a new repository; an existing one has its own."""
-    options: SourceOptions = field(default_factory=SourceOptions)
-    """For source and destination."""
-    tree: TreeOptions = field(default_factory=TreeOptions)
-    boot: BootOptions = field(default_factory=BootOptions)
-    ship_erofs: bool = False
-    """Put the rootfs image into the UKI's layer as well."""
-    strip_kernel: bool = False
-    """Remove from /usr the kernels and initramfs, which are in the UKI."""
-    dry_run: bool = False
-    """Do all but write the destination."""
-
-
-@dataclass(frozen=True, slots=True)
-class DigestRequest:
-    source: Reference
-    hash: Hash = "sha256"
-    options: SourceOptions = field(default_factory=SourceOptions)
-    tree: TreeOptions = field(default_factory=TreeOptions)
-    uki_layer: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class InstallRequest:
-    repo: Path
-    target: Path
-    """A disk image to be made, or a whole block device."""
-    name: str | None = None
-    """A converted image; the one converted last by default."""
-    size: int | None = None
-    """Bytes of the whole disk; by default what the image needs and some room, or all of a device."""
-    esp_size: int | None = None
-    verity_size: int | None = None
-    """Bytes of the partition with the hash tree; by default what it needs."""
-    ab: bool = False
-    """Two slots, each for a root file system under dm-verity; one stays empty."""
-    root_size: int | None = None
-    """Bytes of the root partition in a slot; by default what the image needs and half as much again."""
-    wipe: bool = False
-    """Replace what is there."""
-    format: DiskFormat | None = None
-    """Of a disk image; by default what its name ends in, else raw."""
-    sector: int | None = None
-    """Bytes of a logical block; 512 by default, a device has its own."""
-    secret: Secret | None = None
-    """Encrypts the root partition."""
-    first_boot: FirstBoot = field(default_factory=FirstBoot)
-    nvram: bool = True
-    """Where the target is a disk of this machine, make it the firmware's first choice."""
+TRANSPORTS: Final = ("oci", "oci-archive", "docker-archive", "containers-storage", "dir")
 
 
 def parse_source(text: str) -> Reference:
@@ -174,3 +39,268 @@ def parse_source(text: str) -> Reference:
             raise FormatError(f"not a directory: {text}", hint=f"an archive is oci-archive:{text}")
         return DirectoryReference(path)
     return Reference.parse(text)
+
+
+def is_source(text: str) -> bool:
+    """Tell a source from a name: `install demo` must not ask a registry on the internet for library/demo."""
+    return "/" in text or text.partition(":")[0] in TRANSPORTS
+
+
+Source = Annotated[
+    Reference,
+    Option(
+        "SOURCE",
+        "REGISTRY/REPO:TAG (or with docker://), oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], "
+        "containers-storage:NAME, dir:ROOTFS, dumpfile:FILE",
+        parse=parse_source,
+    ),
+]
+Destination = Annotated[
+    Reference,
+    Option(
+        "DESTINATION", "REGISTRY/REPO:TAG (or with docker://), oci:DIR:TAG, oci-archive:FILE", parse=Reference.parse
+    ),
+]
+Name = Annotated[str | None, Option("--name", "what to call it")]
+_REPO: Final = Option("--repo", "the composefs repository", env="OCI2BOOT_REPO")
+Repo = Annotated[Path, replace(_REPO, default=default_repo)]
+"""To read from."""
+NewRepo = Annotated[Path, replace(_REPO, default=writable_repo)]
+"""To write to; it is made where there is none."""
+ChosenRepo = Annotated[Path | None, _REPO]
+"""Where it depends on more than that which one is taken."""
+_HASH: Final = Option("--hash", "of objects and digest (sha256)", shown=False)
+HashName = Annotated[Hash, _HASH]
+NewHash = Annotated[Hash | None, _HASH]
+"""Of a new repository; an existing one has its own."""
+PlatformName = Annotated[Platform | None, Option("--platform", "os/arch or os/arch/variant", parse=Platform.parse)]
+UkiLayer = Annotated[
+    int | None,
+    Option(
+        "--uki-layer",
+        "the layer, from 1, that is there for its UKI and no part of the root file system; -1 is the last",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetching:
+    """How an image is fetched, in words."""
+
+    platform: PlatformName = None
+    tls_verify: Annotated[
+        bool,
+        Option("--tls-verify", "false: take any certificate, or plain http", metavar="BOOL", parse=parse_bool),
+    ] = True
+    authfile: Annotated[Path | None, Option("--authfile", "credentials for registries")] = None
+
+    def options(self) -> SourceOptions:
+        return SourceOptions(self.platform, self.tls_verify, self.authfile)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeOptions:
+    """What decides a digest besides the image: recorded wherever the digest is."""
+
+    bootable: Annotated[bool, Option("--bootable/--plain", "the form that boots, or a container's")] = True
+    selinux_rules: Annotated[Rules, Option("--selinux-rules", "who decides where the two differ")] = "libselinux"
+    xattrs: Annotated[
+        Xattrs, Option("--xattrs", "what is kept from layers", type=Literal["allowlist-only", "keep-user"])
+    ] = "allowlist-only"
+    erofs_version: Annotated[ErofsVersion, Option("--erofs-version", "format of the rootfs image")] = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningOptions:
+    """The certificate, and exactly one way to its private key."""
+
+    PANEL: ClassVar = "Signing"
+
+    key: Annotated[
+        str | None,
+        Option("--secureboot-key", "the private key: a PEM file, or with --signtool a pkcs11: URI"),
+    ] = None
+    certificate: Annotated[
+        Path,
+        Option(
+            "--secureboot-certificate",
+            "of the key that signs, as it is or will be in the firmware's db",
+            missing="who signs? a certificate is missing",
+        ),
+    ]
+    passphrase: Annotated[Path | None, Option("--secureboot-passphrase-file", "of the private key")] = None
+    """A file."""
+    command: Annotated[
+        str | None,
+        Option("--sign-command", "takes what is to be signed on standard input, writes the raw RSA signature"),
+    ] = None
+    tool: Annotated[SignTool | None, Option("--signtool", "for keys in PKCS #11 tokens")] = None
+    pkcs11_module: Annotated[Path | None, Option("--pkcs11-module", "the token's library")] = None
+    request: Annotated[
+        Path | None, Option("--sign-request", "sign nothing, write what is to be signed to this file")
+    ] = None
+    response: Annotated[Path | None, Option("--sign-response", "the answer to a --sign-request")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootOptions:
+    """What goes into the UKI besides the digest."""
+
+    kargs: Annotated[tuple[str, ...], Option("--karg", "a kernel argument to add; may be repeated")] = ()
+    karg_style: Annotated[KargStyle, Option("--karg-style", "composefs=… or composefs.digest=v1-…")] = "composefs"
+    kernel: Annotated[str | None, Option("--kver", "the kernel, where the image has several")] = None
+    ukify: Annotated[str, Option("--ukify", "auto, builtin, or the path of a ukify")] = "auto"
+    flow: Annotated[
+        FlowChoice,
+        Option(
+            "--flow",
+            "sealed: the image's UKI with the digest in it; vendor: the image's UKI, and an addon with the digest; "
+            "local: a UKI built here; type1: no UKI, but a kernel, an initramfs and a menu entry that nothing signs; "
+            "auto: sealed where a UKI of the image has a digest, else local",
+        ),
+    ] = "auto"
+    uki: Annotated[str | None, Option("--uki", "the UKI to take, where the image has several")] = None
+    """File name or path."""
+    size_limit: Annotated[
+        int | None, Option("--uki-limit", "the most that a UKI built here may take, as in 64M", parse=parse_size)
+    ] = None
+    initrd: Annotated[
+        InitrdName,
+        Option(
+            "--initrd",
+            "the initramfs that the image brings, a small one made of the image's files, or one that dracut of the "
+            "image makes now, in the image's root",
+        ),
+    ] = "image"
+    initrd_tools: Annotated[
+        tuple[str, ...],
+        Option(
+            "--initrd-tool",
+            "a program of the image for --initrd builtin to have besides, as for debugging; may be repeated",
+            metavar="PROGRAM",
+        ),
+    ] = ()
+    allow_missing_verity: Annotated[
+        bool, Option("--allow-missing-verity", "take, or make, a UKI that does not insist on fs-verity")
+    ] = False
+    db: Annotated[tuple[Path, ...], Option("--db", "certificate that the image's own UKI must be signed by")] = ()
+    """One of them must be behind its addons too; without any, these may be unsigned."""
+    loader: Annotated[
+        LoaderName,
+        Option(
+            "--loader",
+            "what the firmware starts: systemd-boot; direct: the UKI itself, alone on its disk; shim: the image's "
+            "shim, and systemd-boot by it; none: what is there, such as a GRUB that reads BLS",
+        ),
+    ] = "systemd-boot"
+    timeout: Annotated[int, Option("--timeout", "seconds that the boot menu waits", least=0, most=65535)] = TIMEOUT
+    secure_boot_enroll: Annotated[
+        EnrollMode | None,
+        Option(
+            "--secure-boot-enroll",
+            "when systemd-boot enrols the keys that `keys enroll` put on the ESP, as in loader.conf(5) (if-safe)",
+        ),
+    ] = None
+    console: Annotated[
+        str | None, Option("--console", "serial, or a terminal as the kernel calls it: ttyS1,115200")
+    ] = None
+    dracut: DracutOptions = field(default_factory=DracutOptions)
+    """For `initrd` of dracut."""
+    signing: SigningOptions | None = None
+    """How the UKI and the boot loader are signed; None leaves them as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertRequest:
+    source: Source
+    name: Name = None
+    """By default the source's own."""
+    repo: NewRepo
+    hash: NewHash = None
+    uki_layer: UkiLayer = None
+    options: SourceOptions = field(default_factory=SourceOptions)
+    tree: TreeOptions = field(default_factory=TreeOptions)
+    boot: BootOptions | None = field(default_factory=BootOptions)
+    """None to stop after the digest."""
+    verity: VerityOptions | None = None
+    """The mode `verity`; None is the mode `composefs`."""
+    root_signing: SigningOptions | None = None
+    """How the root hash of dm-verity is signed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealRequest:
+    source: Source
+    destination: Destination
+    repo: NewRepo
+    hash: NewHash = None
+    ship_erofs: Annotated[bool, Option("--ship-erofs", "put the rootfs image into the image, beside the UKI")] = False
+    strip_kernel: Annotated[
+        bool, Option("--strip-kernel", "remove kernel and initramfs from /usr: they are in the UKI")
+    ] = False
+    dry_run: Annotated[bool, Option("--dry-run", "say what it would be, write no image")] = False
+    options: SourceOptions = field(default_factory=SourceOptions)
+    """For source and destination."""
+    tree: TreeOptions = field(default_factory=TreeOptions)
+    boot: BootOptions = field(default_factory=BootOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigestRequest:
+    source: Source
+    hash: HashName = "sha256"
+    uki_layer: UkiLayer = None
+    options: SourceOptions = field(default_factory=SourceOptions)
+    tree: TreeOptions = field(default_factory=TreeOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskRequest:
+    """What a disk is like, where it is made."""
+
+    size: Annotated[
+        int | None, Option("--size", "of a disk image: 10G; by default what is needed", parse=parse_size)
+    ] = None
+    """Bytes; of a device all."""
+    esp_size: Annotated[int | None, Option("--esp-size", "of the EFI system partition", parse=parse_size)] = None
+    verity_size: Annotated[
+        int | None,
+        Option("--verity-partition-size", "of the partition with the hash tree: 100M", parse=parse_size),
+    ] = None
+    """By default what it needs."""
+    ab: Annotated[
+        bool,
+        Option("--ab", "two slots for a root file system under dm-verity: `upgrade` writes the one that is not booted"),
+    ] = False
+    root_size: Annotated[
+        int | None,
+        Option(
+            "--root-size",
+            "with --ab, of the root partition in a slot: 8G; by default half as much again as the image takes",
+            parse=parse_size,
+        ),
+    ] = None
+    sector: Annotated[int | None, Option("--sector-size", "of a disk image: 512 or 4096 bytes; a disk has its own")] = (
+        None
+    )
+    format: Annotated[
+        DiskFormat | None,
+        Option("--format", "of a disk image, or iso for a live ISO; by default what its name ends in"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallRequest:
+    repo: Path
+    target: Path
+    """A disk image to be made, or a whole block device."""
+    name: str | None = None
+    """A converted image; the one converted last by default."""
+    disk: DiskRequest = field(default_factory=DiskRequest)
+    wipe: bool = False
+    """Replace what is there."""
+    secret: Secret | None = None
+    """Encrypts the root partition."""
+    first_boot: FirstBoot = field(default_factory=FirstBoot)
+    nvram: bool = True
+    """Where the target is a disk of this machine, make it the firmware's first choice."""

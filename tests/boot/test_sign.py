@@ -155,6 +155,14 @@ def test_an_answer_to_another_request_is_refused(db: Pair, other: Pair, image: b
         sign_image(image, ResponseSigner(db.certificate, wrong))
 
 
+def test_a_request_for_two_certificates_is_refused(db: Pair, other: Pair, image: bytes) -> None:
+    """Whose key is meant would depend on the reader."""
+    honest = json.loads(SignRequest.of({"a.efi": image}, db.certificate).pack())
+    both = honest["certificate"] + json.loads(SignRequest.of({}, other.certificate).pack())["certificate"]
+    with pytest.raises(FormatError, match="for one certificate"):
+        SignRequest.parse(json.dumps({**honest, "certificate": both}).encode())
+
+
 def test_a_request_to_sign_something_else_is_refused(db: Pair, image: bytes) -> None:
     """The holder of the key looks at an image's hash; what is signed follows from it, and from nothing else."""
     honest = json.loads(SignRequest.of({"a.efi": image}, db.certificate).pack())

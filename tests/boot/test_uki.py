@@ -10,6 +10,7 @@ import pytest
 from oci2boot.boot import uki
 from oci2boot.boot.uki import (
     UkiParts,
+    _append,
     build_addon,
     build_uki,
     check_machines,
@@ -39,12 +40,12 @@ class Inputs:
 
     def parts(self) -> UkiParts:
         return UkiParts(
-            self.kernel.read_bytes(),
-            tuple(path.read_bytes() for path in self.initrds),
-            self.cmdline.read_text(),
-            self.os_release.read_bytes(),
-            "6.12.107+deb13-amd64",
-            self.microcode.read_bytes() if self.microcode.name else b"",
+            kernel=self.kernel.read_bytes(),
+            initrds=tuple(path.read_bytes() for path in self.initrds),
+            cmdline=self.cmdline.read_text(),
+            os_release=self.os_release.read_bytes(),
+            uname="6.12.107+deb13-amd64",
+            microcode=self.microcode.read_bytes() if self.microcode.name else b"",
         )
 
 
@@ -151,6 +152,23 @@ def test_a_uki_of_other_parts_is_found(inputs: Inputs) -> None:
     ):
         with pytest.raises(DigestError):
             verify_uki(build_uki(stub, other), stub, parts)
+
+
+def test_a_section_that_nobody_put_there_is_found(inputs: Inputs) -> None:
+    """systemd-stub reads sections by their names: one more may be a device tree, or other profiles."""
+    stub, parts = inputs.stub.read_bytes(), inputs.parts()
+    built = _append(build_uki(stub, parts), [(b".dtb", (b"a device tree",))], None, keeps_nx=True)
+    with pytest.raises(DigestError, match=r"nobody put there: \.dtb"):
+        verify_uki(built, stub, parts)
+
+
+def test_a_uki_for_another_machine_is_found(inputs: Inputs) -> None:
+    stub, parts = inputs.stub.read_bytes(), inputs.parts()
+    built = build_uki(stub, parts)
+    headers = pe.parse(built)
+    changed, at = replace(headers.file_header, machine=0xAA64).pack(), headers.file_header_offset
+    with pytest.raises(DigestError, match="for aarch64, its stub for x86_64"):
+        verify_uki(built[:at] + changed + built[at + len(changed) :], stub, parts)
 
 
 def test_an_entry_point_outside_the_stub_is_found(inputs: Inputs) -> None:

@@ -46,7 +46,7 @@ from oci2boot.cli.install import _confirm
 from oci2boot.errors import Error
 from oci2boot.workflows.requests import InstallRequest
 try:
-    _confirm(InstallRequest(Path(sys.argv[1]), Path(sys.argv[2]), nvram=False), as_json=False)
+    _confirm(InstallRequest(repo=Path(sys.argv[1]), target=Path(sys.argv[2]), nvram=False), as_json=False)
     print("CONFIRMED")
 except Error as error:
     print("STOPPED", error.message)

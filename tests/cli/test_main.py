@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.cli import options
 from oci2boot.errors import Error
+from oci2boot.workflows.options import parse_size
 from tests.cli.conftest import Run
+from tests.flips import flip
 from tests.witness import VECTORS, program
 
 EXPECTED = json.loads((VECTORS / "oci.json").read_text())
@@ -138,9 +139,7 @@ def layout(tmp_path: Path, name: str) -> Path:
 def damaged_layer(tmp_path: Path) -> str:
     copy = layout(tmp_path, "damaged")
     largest = max((copy / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
-    data = bytearray(largest.read_bytes())
-    data[700] ^= 1
-    largest.write_bytes(data)
+    flip(largest, 700)
     return f"oci:{copy}:v"
 
 
@@ -236,13 +235,13 @@ def test_a_store_that_cannot_be_written_is_one_sentence(run: Run, tmp_path: Path
     ("text", "size"), [("1", 1), ("512M", 512 << 20), ("10GiB", 10 << 30), ("4k", 4096), ("1T", 1 << 40)]
 )
 def test_sizes_are_binary(text: str, size: int) -> None:
-    assert options.parse_size(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "1X", "9" * 30])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(Error):
-        options.parse_size(text)
+        parse_size(text)
 
 
 def test_help_and_version_are_there(run: Run) -> None:

@@ -147,3 +147,10 @@ def test_verity_that_the_image_demands_cannot_be_made_optional() -> None:
     with pytest.raises(ImageError, match="demands fs-verity"):
         demanded.check(ComposefsArg.parse(f"composefs=?{'ab' * 32}"))
     RootConfiguration().check(ComposefsArg.parse(f"composefs=?{'ab' * 32}"))
+
+
+def test_a_file_that_shells_would_read_differently_is_refused() -> None:
+    """O.3: a shell leaves NULs out, or ends the line there."""
+    tree = tree_of({f"etc/{TOML}": b"[root]\ntransient = fal\0se\n"})
+    with pytest.raises(ImageError, match="holds a NUL"):
+        list(configuration_files(tree, read_inline))

@@ -11,7 +11,7 @@ import pytest
 
 from oci2boot.boot.roothash import pack_partition, parse_partition, sign_root_hash
 from oci2boot.digest import RootHash
-from oci2boot.rootfs.verity import Overlay
+from oci2boot.rootfs.dmverity import Overlay
 from tests.initramfs.scripts import SCRIPTS, SHELLS, needed_by, shell
 from tests.keys import make
 
@@ -122,6 +122,68 @@ def test_the_signature_is_found_in_its_partition(name: str, tmp_path: Path) -> N
     for content, wanted in ((partition, LONG), (b"\0" * 16384, HASH), (base64.b64encode(random.randbytes(99)), HASH)):
         done = subprocess.run([*argv, wanted], input=content, check=False, capture_output=True, env=path)
         assert (done.returncode, done.stdout) == (1, b"")
+
+
+OPENED = """
+. "$0"
+wait_for() { node=$1; }
+veritysetup() { case $1 in open) echo "$@" ;; status) echo "$said" ;; esac; }
+mount() { echo "mount $*"; }
+open_verity
+"""
+"""`$0` is init, as it would be by itself; the devices and what opens them are ours."""
+GOOD = "status: verified"
+
+
+def opened(name: str, options: str, folder: Path, *, required: bool, said: str = GOOD) -> tuple[int, str, str]:
+    for script in needed_by("init"):
+        shutil.copy(SCRIPTS / script, folder)
+    if required:
+        (folder / "verity-signature-required").touch()
+    line = f"roothash={HASH} systemd.verity_root_data=/dev/none systemd.verity_root_options={options or '-'}"
+    (folder / "cmdline").write_text(line)
+    argv = [*shell(name), "-c", OPENED, str(folder / "init"), "plan", "verity", str(folder / "cmdline"), "/none"]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env={"said": said})
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_what_is_signed_is_opened_with_its_signature(name: str, tmp_path: Path) -> None:
+    """K1.1"""
+    (tmp_path / "signature").write_bytes(b"DER")
+    code, done, words = opened(name, f"root-hash-signature={tmp_path}/signature", tmp_path, required=True)
+    assert code == 0, words
+    assert f"open --root-hash-signature={tmp_path}/signature /dev/none root {FIRST} {HASH}\n" in done
+    assert "mount -t erofs -o ro /dev/mapper/root /sysroot\n" in done
+
+
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    ("options", "required", "said", "why"),
+    [
+        ("", True, GOOD, "has no signature, and one is required"),
+        ("root-hash-signature=/none", True, GOOD, "no signature of the root hash in /none, nor in a partition"),
+        ("root-hash-signature=/none", False, GOOD, "no signature of the root hash in /none, nor in a partition"),
+        ("ignore-corruption", True, GOOD, "would switch off the verification"),
+        ("", False, "status: corrupted", "not verified"),
+        ("", False, "/dev/mapper/root is inactive.", "not verified"),
+    ],
+)
+def test_what_is_not_signed_or_not_verified_is_not_booted(
+    name: str, options: str, required: bool, said: str, why: str, tmp_path: Path
+) -> None:
+    """K1.1, K1.18: the initramfs says whether a signature is required, not the command line."""
+    code, done, words = opened(name, options, tmp_path, required=required, said=said)
+    assert code == 1
+    assert why in words
+    assert ("open " in done) == (said != GOOD)
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_corruption_may_be_ignored_where_nobody_signed(name: str, tmp_path: Path) -> None:
+    code, done, _ = opened(name, "ignore-corruption", tmp_path, required=False)
+    assert code == 0
+    assert "open --ignore-corruption /dev/none" in done
 
 
 # ---- setup-overlays

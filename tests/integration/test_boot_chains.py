@@ -4,27 +4,22 @@ behind a shim and alone; and a machine that learns its keys from the disk.
 OVMF checks the signatures, Debian's shim and systemd-boot start what lies beside them; the guest says what it sees.
 """
 
-import hashlib
 import json
-import os
-import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from oci2boot.boot.uki import UkiParts, build_uki
-from oci2boot.formats import pe
 from oci2boot.system.qemu import Firmware, VirtualMachine, boot, credential, find_firmware, unit_credentials
 from tests import vm
 from tests.boot.debian import package
 from tests.conftest import ROOT
 from tests.keys import make
-from tests.oci.layouts import Json
+from tests.oci.layouts import add_layer
 from tests.partitions import table
 from tests.witness import program
-from tests.workflows.sealable import documents, stub, tar
+from tests.workflows.sealable import tar
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]
 
@@ -87,8 +82,7 @@ def made(shared: Path) -> Made:
     demo = Path(subprocess.run(script, check=True, capture_output=True, text=True).stdout.strip())
     made = Made(home, home / "keys", vendor.path, f"oci:{home}/image:vendor", home / "plain.raw")
     made.convert(f"oci:{demo}:latest", "plain", "--secure-boot-enroll", "force", "--timeout", "0")
-    shutil.copytree(demo, home / "image", copy_function=_linked)
-    signed = vendor.sbsign(without_promise(vm.read_uki(made.disk, folder)[1]))
+    signed = vendor.sbsign(vm.without_promise(vm.read_uki(made.disk, folder)[1]))
     shim = package("shim-signed") / "usr/lib/shim/shimx64.efi.signed"
     mok_manager = package("shim-helpers-amd64-signed") / "usr/lib/shim/mmx64.efi.signed"
     layer: dict[str, bytes | Path] = {
@@ -96,51 +90,13 @@ def made(shared: Path) -> Made:
         "usr/lib/shim/shimx64.efi.signed": shim.read_bytes(),
         "usr/lib/shim/mmx64.efi.signed": mok_manager.read_bytes(),
     }
-    add_layer(home / "image", tar(layer))
+    add_layer(demo, home / "image", tar(layer), tag="vendor")
     return made
-
-
-def _linked(source: str, target: str) -> None:
-    """Blobs are never written to; the index is."""
-    if "blobs" in Path(source).parts:
-        os.link(source, target)
-    else:
-        shutil.copyfile(source, target)
-
-
-def add_layer(layout: Path, layer: bytes) -> None:
-    """Put a layer on what the layout has as `latest`, and call the result `vendor`."""
-
-    def put(data: bytes, kind: str) -> Json:
-        digest = hashlib.sha256(data).hexdigest()
-        (layout / "blobs/sha256" / digest).write_bytes(data)
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
-
-    manifest, config = documents(layout, "latest")
-    descriptor = put(layer, "layer.v1.tar")
-    config["rootfs"]["diff_ids"].append(descriptor["digest"])
-    manifest["layers"].append(descriptor)
-    manifest["config"] = put(json.dumps(config).encode(), "config.v1+json")
-    tagged = put(json.dumps(manifest).encode(), "manifest.v1+json")
-    tagged["annotations"] = {"org.opencontainers.image.ref.name": "vendor"}
-    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [tagged]}))
-
-
-def without_promise(uki: bytes) -> bytes:
-    """Return the UKI as a vendor would build it: kernel and initramfs the same, no argument about composefs."""
-    headers = pe.parse(uki)
-    parts = {section.name: pe.contents(uki, section) for section in headers.sections}
-    words = parts[b".cmdline"].decode().split()
-    assert len([word for word in words if word.startswith("composefs")]) == 1
-    line = " ".join(word for word in words if not word.startswith("composefs"))
-    return build_uki(
-        stub(), UkiParts(parts[b".linux"], (parts[b".initrd"],), line, parts[b".osrel"], parts[b".uname"].decode())
-    )
 
 
 def reporting(disk: Path, firmware: Firmware) -> VirtualMachine:
     unit = unit_credentials("oci2boot-report.service", vm.REPORT_UNIT, wanted_by="multi-user.target")
-    return VirtualMachine(disk, firmware, smbios=(*unit, credential("oci2boot.report", REPORT.encode())))
+    return VirtualMachine(disk=disk, firmware=firmware, smbios=(*unit, credential("oci2boot.report", REPORT.encode())))
 
 
 def report_of(machine: VirtualMachine, folder: Path) -> dict[str, str]:

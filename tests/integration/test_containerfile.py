@@ -276,7 +276,7 @@ def test_the_image_of_the_containerfile_boots_under_secure_boot(
     oci2boot("convert", source, "--repo", repo, "--db", pair.path, *signing, home=tmp_path, demote=False)
     oci2boot("install", "--target", disk, "--repo", repo, home=tmp_path, demote=False)
     assert read_uki(disk, tmp_path)[1] == uki
-    tested = try_disk(BootTestRequest(disk, keys, timeout=BOOT_SECONDS), silent)
+    tested = try_disk(BootTestRequest(disk=disk, keys=keys, timeout=BOOT_SECONDS), silent)
     assert {case.name: case.evidence for case in tested.cases if not case.ok} == {}
     assert re.findall(rb"composefs=([0-9a-f]{64})", uki) == [str(tested.digest).encode()]
     assert str(tested.digest) in tested.cases[0].evidence

@@ -12,8 +12,7 @@ from oci2boot.formats import cpio
 from oci2boot.system.qemu import boot
 from tests import vm
 from tests.conftest import Initramfs
-from tests.layered import add_layer
-from tests.oci.layouts import tar
+from tests.oci.layouts import add_layer, tar
 from tests.witness import program
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]

@@ -25,8 +25,8 @@ from oci2boot.workflows.verify.promises import find_promise
 from tests import vm
 from tests.boot.debian import systemd_measure
 from tests.conftest import Initramfs
-from tests.integration.test_boot_chains import add_layer, without_promise
 from tests.keys import Pair
+from tests.oci.layouts import add_layer
 from tests.witness import program
 from tests.workflows.sealable import tar
 
@@ -45,10 +45,9 @@ class Disks:
         vm.oci2boot("keys", "generate", self.keys, home=home)
         self._make(f"{image}:latest", self.local)
         layout = home / "layout"
-        subprocess.run(["cp", "-r", image, layout], check=True)
         db = Pair(self.keys / "db.key", self.keys / "db.crt")
-        uki = db.sbsign(without_promise(vm.read_uki(self.local, home)[1]))
-        add_layer(layout, tar({"boot/EFI/Linux/os.efi": uki}))
+        uki = db.sbsign(vm.without_promise(vm.read_uki(self.local, home)[1]))
+        add_layer(image, layout, tar({"boot/EFI/Linux/os.efi": uki}), tag="vendor")
         self._make(f"{layout}:vendor", self.vendor, "--flow", "vendor")
 
     def _make(self, image: str, disk: Path, *words: str) -> None:
@@ -92,7 +91,7 @@ def test_it_boots_measured_and_every_tampering_is_caught(disks: Disks, tmp_path:
     """B.4, C.20, C.23, C.32, C.33, C.36, D.1, K0.9: the tamper matrix, under Secure Boot, of a disk with an addon."""
     junit, screen = tmp_path / "junit.xml", tmp_path / "screen.png"
     request = BootTestRequest(
-        disks.vendor, disks.keys, tamper=True, timeout=BOOT_SECONDS, junit=junit, tpm="yes", screenshot=screen
+        disk=disks.vendor, keys=disks.keys, tamper=True, timeout=BOOT_SECONDS, junit=junit, tpm="yes", screenshot=screen
     )
     tested = try_disk(request, silent)
     assert {case.name: case.evidence for case in tested.cases if not case.ok} == {}
@@ -126,9 +125,11 @@ def test_what_nothing_catches_is_a_failure(disks: Disks, tmp_path: Path) -> None
     """
     firmware, variables = find_firmware(secure=True), tmp_path / "enrolled.fd"
     enroll_in_firmware(disks.keys, variables, firmware.variables)
-    machine = VirtualMachine(disks.local, Firmware(firmware.code, variables, secure=True))
+    machine = VirtualMachine(disk=disks.local, firmware=Firmware(firmware.code, variables, secure=True))
     promise = find_promise(disks.local)
-    bench = Bench(machine, tmp_path, tmp_path, promise.digest, BOOT_SECONDS, silent)
+    bench = Bench(
+        machine=machine, folder=tmp_path, sockets=tmp_path, digest=promise.digest, timeout=BOOT_SECONDS, report=silent
+    )
     changes = [
         Tampering("nothing at all", lambda _: None, (FIRMWARE,)),
         Tampering("an argument that counts", lambda _: None, ("login:",), ignored=promise.argument),

@@ -13,8 +13,8 @@ import pytest
 from oci2boot.system.qemu import boot
 from tests import vm
 from tests.conftest import ROOT
-from tests.integration.test_day2 import CANARY, STEP_SECONDS, UNITS, script
-from tests.layered import add_layer, package
+from tests.integration.scripted import CANARY, STEP_SECONDS, UNITS, script
+from tests.oci.layouts import add_layer
 from tests.oci.registries import docker_registry, push
 from tests.workflows.sealable import tar
 
@@ -78,7 +78,7 @@ def registry(shared: Path) -> Iterator[str]:
     home = vm.users_folder(shared / "soft")
     done = subprocess.run([ROOT / "scripts/machine-image"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    base = add_layer(Path(done.stdout.strip()), home / "base", tar(package()))
+    base = add_layer(Path(done.stdout.strip()), home / "base", tar(vm.package()))
     with docker_registry(home / "registry") as address:
         for name, files in RELEASES.items():
             layout = add_layer(base, home / name, tar(files))

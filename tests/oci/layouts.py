@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,12 +47,12 @@ def compressed(data: bytes, compression: str) -> bytes:
 
 
 class Layout:
-    """A layout that is being made; documents are written as they are asked for."""
+    """A layout that is being made, or made anew over blobs that are there; documents are written as asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifests: list[Json] = []
-        (path / "blobs/sha256").mkdir(parents=True)
+        (path / "blobs/sha256").mkdir(parents=True, exist_ok=True)
         (path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
     def blob(self, data: bytes, media_type: str, **more: Any) -> Json:
@@ -108,3 +109,31 @@ def simple_layout(path: Path, files: Mapping[str, bytes] | None = None, compress
     second = layout.layer(tar({"etc/issue": b"Debian\n" * 100}), compression)
     layout.tag(layout.image([first, second]))
     return layout
+
+
+def documents(layout: Path, tag: str | None = None) -> tuple[Json, Json]:
+    """Return the manifest and the config that a layout has under a tag, or those of its one image."""
+    index = json.loads((layout / "index.json").read_text())
+    (descriptor,) = (one for one in index["manifests"] if tag in (None, one["annotations"][REF_NAME]))
+
+    def read(digest: str) -> Json:
+        document: Json = json.loads((layout / "blobs" / digest.replace(":", "/")).read_text())
+        return document
+
+    manifest = read(descriptor["digest"])
+    return manifest, read(manifest["config"]["digest"])
+
+
+def add_layer(layout: Path, target: Path, data: bytes, *, tag: str = "latest") -> Path:
+    """Copy the layout of one image to `target`, and lay a layer on top; what is below stays byte for byte."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-r", "--reflink=auto", layout, target], check=True)
+    manifest, config = documents(target)
+    made = Layout(target)
+    descriptor, diff_id = made.layer(data)
+    config["rootfs"]["diff_ids"].append(diff_id)
+    config.get("history", []).append({"created": config.get("created"), "created_by": "a layer more"})
+    manifest["layers"].append(descriptor)
+    manifest["config"] = made.document(config, manifest["config"]["mediaType"])
+    made.tag(made.document(manifest, manifest.get("mediaType", MANIFEST)), tag)
+    return target

@@ -162,3 +162,9 @@ def test_secrets_are_not_shown() -> None:
 )
 def test_challenges_are_read_as_rfc_9110_has_them(header: str, expected: dict[str, dict[str, str]]) -> None:
     assert parse_challenges(header) == expected
+
+
+def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b" " * (1 << 20) + b"{}")
+    with pytest.raises(Error):
+        found(tmp_path / "a.json")

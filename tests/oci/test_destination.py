@@ -4,6 +4,7 @@ import json
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -114,9 +115,10 @@ def test_a_registry_behind_a_password_takes_an_image_from_who_has_it(password: s
 class Taker:
     """A registry that takes uploads at `place`, after it has failed a number of times with each status."""
 
-    def __init__(self, failures: list[int], place: str = "/upload") -> None:
+    def __init__(self, failures: list[int], place: str = "/upload", stored: str = "") -> None:
         self.failures = failures
         self.place = place
+        self.headers = {"Docker-Content-Digest": stored} if stored else {}
         self.bodies: list[bytes] = []
 
     def __call__(self, handler: Handler) -> bool:
@@ -129,7 +131,7 @@ class Taker:
                 handler.send(self.failures.pop())
             case "PUT":
                 self.bodies.append(handler.body)
-                handler.send(201)
+                handler.send(201, b"", self.headers)
             case _:
                 return False
         return True
@@ -153,6 +155,18 @@ def test_an_upload_that_is_refused_is_one_sentence(failures: list[int]) -> None:
         destination(f"docker://{server.address}/some/image:v") as made,
     ):
         made.put(LAYER_DESCRIPTOR, pieces(TAR))
+
+
+def test_a_registry_that_stored_something_else_is_not_believed() -> None:
+    """distribution-spec, "Pushing Manifests": Docker-Content-Digest says what is stored."""
+    good = str(MANIFEST_DESCRIPTOR.digest)
+    for stored in (good, str(LAYER_DESCRIPTOR.digest)):
+        with Fake(respond=Taker([], stored=stored)).serving() as server:
+            made = destination(f"docker://{server.address}/some/image:v")
+            with made, nullcontext() if stored == good else pytest.raises(DigestError, match="stored"):
+                made.name(MANIFEST_DESCRIPTOR, MANIFEST_DATA)
+            with made, nullcontext() if stored != good else pytest.raises(DigestError, match="stored"):
+                made.put(LAYER_DESCRIPTOR, pieces(TAR))
 
 
 def test_the_password_does_not_go_where_an_upload_is_sent_to(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from oci2boot.digest import Hash, VerityDigest
-from oci2boot.errors import Error, SourceError
+from oci2boot.errors import Error, LimitError, SourceError
 from oci2boot.formats.fsverity import Hasher
+from oci2boot.oci import directory
 from oci2boot.oci.directory import Keep, scan
 from oci2boot.tree.dumpfile import write_dumpfile
 from oci2boot.tree.model import Device, Directory, File, Special, Symlink, find
@@ -156,3 +157,35 @@ def test_a_file_that_may_not_be_read_is_named_with_a_hint(tmp_path: Path) -> Non
             folder.chmod(folder.stat().st_mode | 0o711)
     done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, check=False)
     assert f"{root}/shadow cannot be read: Permission denied | run it as root" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("change", ["a link", "gone"])
+def test_a_directory_that_becomes_a_link_is_not_entered(tmp_path: Path, change: str) -> None:
+    """Between the look at a name and its opening somebody may put another thing there."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_bytes(b"of this machine")
+    (tmp_path / "root/later").mkdir(parents=True)
+    (tmp_path / "root/now").write_bytes(b"x" * 100)
+
+    def keep(pieces: Iterator[bytes]) -> VerityDigest:
+        (tmp_path / "root/later").rmdir()
+        if change == "a link":
+            (tmp_path / "root/later").symlink_to(tmp_path / "outside")
+        return keeping()(pieces)
+
+    with pytest.raises(SourceError, match="later cannot be read"):
+        scan(tmp_path / "root", keep)
+
+
+def test_what_is_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    with pytest.raises(LimitError, match="more than 2 files"):
+        scan(tmp_path, keeping(), max_files=2)
+    monkeypatch.setattr(directory, "MAX_DEPTH", 2)
+    with pytest.raises(LimitError, match="a/b/c is more than 2 directories deep"):
+        scan(tmp_path, keeping())
+    (tmp_path / "a/b/c").rmdir()
+    (tmp_path / "a/large").write_bytes(bytes(4097))
+    monkeypatch.setattr(directory, "MAX_FILE_SIZE", 4096)
+    with pytest.raises(LimitError, match="large has 4097 bytes, 4096 are allowed"):
+        scan(tmp_path, keeping())

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.errors import DigestError, Error, FormatError, SourceError
+from oci2boot.errors import DigestError, Error, FormatError, LimitError, SourceError
+from oci2boot.oci import members
 from oci2boot.oci.image import Image
 from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import open_source
@@ -210,3 +211,13 @@ def test_an_index_may_hold_things_that_are_no_images(simple: Layout) -> None:
     simple.write_index(json.dumps(index).encode())
     assert read(f"oci:{simple.path}")[0].layers
     assert REF_NAME in simple.manifests[0]["annotations"]
+
+
+def test_an_archive_of_too_many_members_is_refused(
+    tmp_path: Path, simple: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(archive_of(simple, lambda _: None))
+    monkeypatch.setattr(members, "MAX_MEMBERS", 2)
+    with pytest.raises(LimitError, match="more than 2 members"):
+        read(f"oci-archive:{path}")

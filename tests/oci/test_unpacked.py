@@ -13,7 +13,7 @@ from oci2boot.formats.fsverity import measure
 from oci2boot.oci.unpacked import UnpackedView
 from oci2boot.tree.diff import compare, describe
 from oci2boot.tree.merge import merge
-from oci2boot.tree.model import Directory
+from oci2boot.tree.model import Directory, Symlink, find
 from tests.oci.layouts import Layout
 from tests.tarballs import END, directory, entries, file, hard_link, header, octal, pax, symlink
 from tests.witness import program
@@ -116,3 +116,13 @@ def test_nothing_leaves_the_folder(layer: bytes, tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         view(tmp_path / "view", layer)
     assert [path.name for path in tmp_path.iterdir()] == ["view"]
+
+
+def test_a_hard_link_to_a_symbolic_link_is_the_link(tmp_path: Path) -> None:
+    """tar(5): a hard link is to the member; what that leads to is a file of this machine."""
+    (tmp_path / "secret").write_bytes(b"of this machine")
+    (tmp_path / "view").mkdir()
+    layer = symlink(b"a", bytes(tmp_path / "secret")) + hard_link(b"b", b"a")
+    found = find(view(tmp_path / "view", layer), b"/b")
+    assert isinstance(found, Symlink)
+    assert found.target == bytes(tmp_path / "secret")

@@ -6,29 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.digest import Hash
-from oci2boot.errors import Error, StoreError
+from oci2boot.digest import Hash, OciDigest
+from oci2boot.errors import DigestError, Error, StoreError
 from oci2boot.formats.splitstream import SplitStream
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.content import image_content
 from oci2boot.store.fsck import check
-from oci2boot.store.images import Bootable, check_name, find_image, remove_image, saved_images
-from oci2boot.store.layers import has_layer, read_layer, stage_layer, stream_name
+from oci2boot.store.images import Bootable, check_name, find_image, remove_image, save, saved_images
+from oci2boot.store.layers import has_layer, layer_tar, read_layer, stage_layer, stream_name
 from oci2boot.store.reach import collect, plan_collection
 from oci2boot.store.repository import STAGING, Repository
 from oci2boot.store.roots import DmVerityRoot
 from tests.flips import flip
-from tests.store.stored import everything, layer, store_image, system
+from tests.store.stored import cfsctl, everything, layer, store_image, system
 from tests.tarballs import entries, file
 from tests.witness import VECTORS, program
-
-
-def cfsctl(repository: Path, *words: str) -> str:
-    done = subprocess.run(
-        [program("cfsctl"), "--repo", repository, *words], check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
@@ -248,3 +240,54 @@ def test_fsck_sees_a_manifest_that_is_another(tmp_path: Path) -> None:
         assert SplitStream.unpack(repository.read_object(digest)).sole_object() != digest
         repository.link(f"streams/oci-manifest-{one.manifest}", digest)
         assert any("its content is" in problem for problem in check(repository).problems)
+
+
+def test_a_rootfs_image_is_kept_under_no_other_digest(tmp_path: Path) -> None:
+    """D.2"""
+    with Repository.ensure(tmp_path) as repository:
+        stored = store_image(repository, "one", system())
+        before = everything(tmp_path)
+        with pytest.raises(StoreError, match="not what its digest says"):
+            save(repository, stored.bootable, stored.rootfs.image + bytes(4096), {}, None)
+        assert everything(tmp_path) == before
+
+
+def test_a_layer_that_became_another_is_not_given_out(tmp_path: Path) -> None:
+    with Repository.ensure(tmp_path) as repository:
+        one, other = store_image(repository, "one", system()).diff_ids
+        assert OciDigest.of(b"".join(layer_tar(repository, one))) == one
+        theirs = repository.stream_digest(stream_name(other))
+        assert theirs
+        repository.link(f"streams/{stream_name(one)}", theirs)
+        with pytest.raises(DigestError, match="with other bytes"):
+            list(layer_tar(repository, one))
+
+
+def test_a_stream_of_another_kind_is_no_layer(tmp_path: Path) -> None:
+    with Repository.ensure(tmp_path) as repository:
+        stored = store_image(repository, "one", system())
+        manifest = repository.stream_digest(f"oci-manifest-{stored.bootable.manifest}")
+        assert manifest
+        repository.link(f"streams/{stream_name(stored.diff_ids[0])}", manifest)
+        with pytest.raises(StoreError, match="does not hold a layer"):
+            list(read_layer(repository, stored.diff_ids[0]))
+
+
+@pytest.mark.parametrize("area", ["images", "streams"])
+def test_gc_frees_nothing_where_it_cannot_tell_what_is_needed(area: str, tmp_path: Path) -> None:
+    """C.12"""
+    with Repository.ensure(tmp_path) as repository:
+        store_image(repository, "one", system())
+        store_image(repository, "two", system(b"two"))
+        remove_image(repository, "two")
+        before = everything(tmp_path)
+        repository.set_ref(area, "lost", "nothing")
+        with pytest.raises(StoreError, match="that is gone"):
+            collect(repository)
+        (tmp_path / area / "refs/lost").unlink()
+        (tmp_path / "objects/ab").mkdir(exist_ok=True)
+        (tmp_path / "objects/ab/mine").touch()
+        with pytest.raises(StoreError, match="mine is not an object"):
+            collect(repository)
+        (tmp_path / "objects/ab/mine").unlink()
+        assert everything(tmp_path) == before

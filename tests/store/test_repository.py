@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from oci2boot.digest import Hash, VerityDigest
-from oci2boot.errors import DigestError, Error, StoreError
+from oci2boot.errors import DigestError, Error, LimitError, StoreError
 from oci2boot.formats import fsverity
+from oci2boot.store.content import Content
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import STAGING, Repository
+from oci2boot.store.transfer import transfer
 from tests.witness import program
 
 
@@ -147,3 +149,47 @@ def test_a_link_that_leads_elsewhere_is_refused(target: str, tmp_path: Path) -> 
 def test_empty_content_is_an_object_too(tmp_path: Path) -> None:
     with Repository.ensure(tmp_path / "repo") as repository:
         assert add_object(repository, b"") == fsverity.measure(b"")
+
+
+@pytest.mark.parametrize("target", ["../elsewhere/ab/" + "cd" * 31, "../objects/ab/" + "cd" * 63])
+def test_a_link_to_an_object_of_another_store_is_refused(target: str, tmp_path: Path) -> None:
+    with Repository.ensure(tmp_path / "repo") as repository:
+        (tmp_path / "repo/images/bad").symlink_to(target)
+        with pytest.raises(StoreError, match="no object of this repository"):
+            repository.image_digest("bad")
+
+
+def test_a_file_is_no_name(tmp_path: Path) -> None:
+    with Repository.ensure(tmp_path / "repo") as repository:
+        (tmp_path / "repo/images/bad").write_text("../objects/ab/" + "cd" * 31)
+        with pytest.raises(StoreError, match="not a symbolic link"):
+            repository.image_digest("bad")
+        (tmp_path / "repo/images/refs").mkdir(exist_ok=True)
+        (tmp_path / "repo/images/refs/bad").write_text("x")
+        with pytest.raises(StoreError, match="not a symbolic link"):
+            list(repository.refs("images"))
+
+
+def test_no_more_is_read_than_asked_for(tmp_path: Path) -> None:
+    with Repository.ensure(tmp_path / "repo") as repository:
+        digest = add_object(repository, b"content" * 100)
+        assert repository.read_object(digest, 700) == b"content" * 100
+        with pytest.raises(LimitError, match="at most 699"):
+            repository.read_object(digest, 699)
+
+
+def test_a_damaged_object_of_another_store_is_not_taken(tmp_path: Path) -> None:
+    """C.8: what comes from elsewhere is measured."""
+    (tmp_path / "theirs").write_bytes(b"Content" * 100)
+    digest = fsverity.measure(b"content" * 100)
+    with Repository.ensure(tmp_path / "repo") as repository:
+        with pytest.raises(DigestError, match="is damaged: it measures"), ObjectBatch(repository) as batch:
+            batch.take(digest, tmp_path / "theirs")
+        assert not repository.has_object(digest)
+
+
+def test_an_image_is_not_copied_to_a_store_of_another_hash(tmp_path: Path) -> None:
+    with Repository.ensure(tmp_path / "one") as one, Repository.ensure(tmp_path / "two", "sha512") as two:
+        add_object(one, b"x")
+        with pytest.raises(StoreError, match="sha512 repository, the image is for sha256"):
+            transfer(Content({}, {}, {}), [], one, two, lambda _: None)

@@ -310,30 +310,6 @@ def test_a_file_that_changes_while_it_is_copied_is_not_installed(esp: Path, tmp_
     assert names(esp) == []
 
 
-def test_no_symbolic_link_leads_out_of_the_directory(esp: Path, tmp_path: Path) -> None:
-    plan = plan_boot(read_boot_directory(esp), {ONE: uki("1")}, first=ONE)
-    (tmp_path / "elsewhere").mkdir()
-    (esp / "EFI").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(TargetError, match="symbolic link"):
-        apply_boot(plan, esp)
-    assert list((tmp_path / "elsewhere").iterdir()) == []
-
-
-@pytest.mark.parametrize("content", [uki("1"), b"other"], ids=["the same", "other"])
-def test_a_link_in_the_place_of_a_file_is_neither_followed_nor_taken_for_it(
-    esp: Path, tmp_path: Path, content: bytes
-) -> None:
-    """FAT has no links, so somebody put it there, or the directory is no FAT and firmware would not find the file."""
-    plan = plan_boot(read_boot_directory(esp), {ONE: uki("1")}, first=ONE)
-    put(tmp_path, "elsewhere", content)
-    (esp / "EFI/Linux").mkdir(parents=True)
-    (esp / ONE).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(TargetError, match=r"debian_1\.efi is a symbolic link"):
-        apply_boot(plan, esp)
-    assert (tmp_path / "elsewhere").read_bytes() == content
-    assert list((esp / "EFI/Linux").iterdir()) == [esp / ONE]
-
-
 def test_a_place_that_is_no_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="not a directory"):
         read_boot_directory(tmp_path / "nothing")

@@ -120,6 +120,21 @@ def test_a_device_that_was_interrupted_has_no_partitions(tmp_path: Path) -> None
     assert signatures(path) == []
 
 
+def test_a_device_whose_writer_is_stopped_is_said_to_be_half_written(tmp_path: Path) -> None:
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    plan = plan_of([], ESP, **SIZES)
+    path = used_device(tmp_path / "device", plan.size)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        write_device(plan, path, progress=stop)
+    assert caught.value.__notes__ == [f"{path} is half-written"]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        write_disk(plan, tmp_path / "file", progress=stop)
+    assert not hasattr(caught.value, "__notes__")
+    assert [item.name for item in tmp_path.iterdir()] == ["device"], "a file is there whole, or not at all"
+
+
 def test_a_device_of_another_size_than_planned_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "device"
     path.write_bytes(b"x" * MIB)

@@ -21,7 +21,7 @@ from tests.witness import program
 
 CONTENT = b"".join(number.to_bytes(4, "little") for number in range(1 << 18))
 UKI = b"a kernel" * (1 << 19)
-OPTIONS = DiskOptions(SEED, EPOCH)
+OPTIONS = DiskOptions(seed=SEED, epoch=EPOCH)
 
 
 def plan(root_hash: str = "ab" * 32, area: bytes = bytes(4096), digest: VerityDigest | None = None) -> DiskPlan:
@@ -114,11 +114,11 @@ def test_without_xorriso_its_package_is_named(tmp_path: Path, monkeypatch: pytes
 def test_what_no_live_iso_can_have() -> None:
     with pytest.raises(TargetError, match="root file system") as caught:
         plan_iso([], [], OPTIONS)
-    assert "--mode verity" in str(caught.value.hint)
+    assert "the mode verity" in str(caught.value.hint)
     images = verity_images(
         VerityParts(Part(CONTENT), RootHash.parse("ab" * 32), Part(bytes(4096))), "amd64", "", embedded=False
     )
-    for options, why in ((replace(OPTIONS, size=1 << 40), "--size"), (replace(OPTIONS, sector=4096), "512 bytes")):
+    for options, why in ((replace(OPTIONS, size=1 << 40), "a size"), (replace(OPTIONS, sector=4096), "512 bytes")):
         with pytest.raises(TargetError, match=why):
             plan_iso([], images, options)
 

@@ -1,8 +1,5 @@
 """One image with everything that is awkward and valid, as cfsctl (composefs-rs 0.9) and umoci make it."""
 
-import gzip
-import hashlib
-import json
 import os
 import stat
 import subprocess
@@ -15,6 +12,7 @@ from oci2boot.tree.dumpfile import write_dumpfile
 from oci2boot.tree.merge import merge
 from oci2boot.tree.model import Directory, File, Symlink, file_type, walk
 from oci2boot.tree.prepare import Xattrs, prepare, prepare_for_boot
+from tests.oci.layouts import Layout
 from tests.tarballs import (
     END,
     GNU,
@@ -67,26 +65,8 @@ LAYERS = b"".join(BASE[:-1]) + DEVICES + BASE[-1], b"".join(UPPER)
 
 
 def layout(where: Path, *layers: bytes) -> Path:
-    """Write an OCI image layout with the tag `v`, its layers gzip."""
-    blobs = where / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-
-    def add(data: bytes, kind: str) -> dict[str, str | int]:
-        name = hashlib.sha256(data).hexdigest()
-        (blobs / name).write_bytes(data)
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{name}", "size": len(data)}
-
-    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
-    rootfs = {"type": "layers", "diff_ids": diff_ids}
-    config = add(
-        json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode(), "config.v1+json"
-    )
-    described = [add(gzip.compress(layer, 1, mtime=0), "layer.v1.tar+gzip") for layer in layers]
-    manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json"}
-    found = add(json.dumps({**manifest, "config": config, "layers": described}).encode(), "manifest.v1+json")
-    found["annotations"] = {"org.opencontainers.image.ref.name": "v"}  # type: ignore[assignment]
-    (where / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [found]}))
-    (where / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    made = Layout(where)
+    made.tag(made.image([made.layer(layer) for layer in layers]))
     return where
 
 

@@ -52,7 +52,7 @@ class Machine:
         add_image(self.layout, [*sealable.base(), *(tar(one) for one in files)], name)
 
     def convert(self, name: str = "demo") -> Bootable:
-        return convert(ConvertRequest(self.source, self.repo, name, boot=ANY_BOOT), silent)
+        return convert(ConvertRequest(source=self.source, repo=self.repo, name=name, boot=ANY_BOOT), silent)
 
     def install(self, options: DeployOptions = ANY_FILE_SYSTEM) -> SysrootPlan:
         return install_directories(self.repo, "demo", self.root, self.esp, options, silent)

@@ -1,6 +1,5 @@
 """Small images that can be sealed: real boot loader and stub of Debian, a kernel that is one in name only."""
 
-import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +7,8 @@ from pathlib import Path
 from oci2boot.boot.uki import UkiParts, build_uki
 from oci2boot.formats import cpio
 from tests.boot.debian import package
-from tests.boot.test_glue import GROWING, SYSTEMD
-from tests.keys import Pair, make
-from tests.oci.layouts import Json, Layout
+from tests.boot.initrds import GROWING, SYSTEMD
+from tests.oci.layouts import Layout
 from tests.tarballs import END, directory, file, symlink
 
 EFI = "usr/lib/systemd/boot/efi"
@@ -38,16 +36,16 @@ def kernel() -> bytes:
 
 
 def uki(cmdline: str, os_release: bytes = OS_RELEASE, uname: str = KVER, *extra: cpio.Member) -> bytes:
-    return build_uki(stub(), UkiParts(kernel(), (cpio.write([*SYSTEMD, *extra]),), cmdline, os_release, uname))
-
-
-def make_key(folder: Path, name: str) -> tuple[Path, Path]:
-    pair = make(folder, name)
-    return pair.key, pair.path
-
-
-def sbsigned(data: bytes, key: Path, certificate: Path) -> bytes:
-    return Pair(key, certificate).sbsign(data)
+    return build_uki(
+        stub(),
+        UkiParts(
+            kernel=kernel(),
+            initrds=(cpio.write([*SYSTEMD, *extra]),),
+            cmdline=cmdline,
+            os_release=os_release,
+            uname=uname,
+        ),
+    )
 
 
 def with_sections(stub: bytes, sections: Sequence[tuple[bytes, bytes]]) -> bytes:
@@ -133,18 +131,3 @@ def add_image(layout: Layout, tars: Sequence[bytes], tag: str, compression: str 
     history = [{"created": CREATED, "created_by": f"layer {number}"} for number in range(len(tars))]
     config = layout.config([diff_id for _, diff_id in layers], created=CREATED, history=history)
     layout.tag(layout.image(layers, config=config), tag)
-
-
-def documents(layout: Path, tag: str) -> tuple[Json, Json]:
-    """Return the manifest and the config that a layout has under a tag."""
-    index = json.loads((layout / "index.json").read_text())
-    (descriptor,) = (
-        one for one in index["manifests"] if one["annotations"]["org.opencontainers.image.ref.name"] == tag
-    )
-
-    def read(digest: str) -> Json:
-        document: Json = json.loads((layout / "blobs" / digest.replace(":", "/")).read_text())
-        return document
-
-    manifest = read(descriptor["digest"])
-    return manifest, read(manifest["config"]["digest"])

@@ -19,7 +19,7 @@ from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.pull import Pulled, pull
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
-from oci2boot.workflows.verify.inspect import inspect
+from oci2boot.workflows.verify.inspect import InspectedImage, inspect
 from oci2boot.workflows.verify.uki_objects import list_objects
 from tests.oci.layouts import Layout
 from tests.store.stored import everything
@@ -49,7 +49,7 @@ def pulled(layout: Layout, repo: Path, tag: str) -> Pulled:
 
 def converted(layout: Layout, repo: Path, tag: str) -> Bootable:
     request = ConvertRequest(
-        Reference.parse(f"oci:{layout.path}:{tag}"), repo, name=tag, boot=BootOptions(ukify="builtin")
+        source=Reference.parse(f"oci:{layout.path}:{tag}"), repo=repo, name=tag, boot=BootOptions(ukify="builtin")
     )
     return convert(request, silent)
 
@@ -227,6 +227,7 @@ def test_the_metadata_is_told_with_its_size_as_it_is_sent(layout: Layout, repo: 
     bootable = converted(layout, repo, "one")
     image = repo / "objects" / bootable.root.image.path
     found = inspect("one", repo, SourceOptions())
+    assert isinstance(found, InspectedImage)
     packed = subprocess.run([program("zstd"), "-3", "-c", image], check=True, capture_output=True).stdout
-    assert found["rootfs_image_size"] == image.stat().st_size
-    assert abs(found["rootfs_image_compressed_size"] - len(packed)) <= 32
+    assert found.rootfs_image_size == image.stat().st_size
+    assert abs(found.rootfs_image_compressed_size - len(packed)) <= 32

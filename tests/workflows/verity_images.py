@@ -5,12 +5,12 @@ from pathlib import Path
 
 from oci2boot.formats import cpio
 from oci2boot.oci.reference import Reference
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Report, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
-from tests.boot.test_glue import SYSTEMD
+from tests.boot.initrds import SYSTEMD
 from tests.keys import make
 from tests.oci.layouts import Layout
 from tests.workflows.sealable import BUILTIN, CONFIG, KVER, add_image, base, tar
@@ -74,7 +74,7 @@ class Publisher:
 
 def make_signing(folder: Path, name: str = "owner") -> SigningOptions:
     pair = make(folder, name)
-    return SigningOptions(pair.path, str(pair.key))
+    return SigningOptions(certificate=pair.path, key=str(pair.key))
 
 
 def convert_verity(
@@ -86,5 +86,8 @@ def convert_verity(
     report: Report = silent,
 ) -> Bootable:
     return convert(
-        ConvertRequest(source, repo, "demo", boot=boot, verity=options, root_signing=signing or boot.signing), report
+        ConvertRequest(
+            source=source, repo=repo, name="demo", boot=boot, verity=options, root_signing=signing or boot.signing
+        ),
+        report,
     )

@@ -49,7 +49,7 @@ _FOR_LUKS: Final = {
 """What an encrypted root partition that systemd finds by its type needs. systemd-gpt-auto-generator(8)"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
     bootable: Bootable
     target: Path
@@ -86,29 +86,29 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
         seed = _seed(request, bootable, device)
-        disk_format = request.format or ("raw" if device else format_of(request.target))
+        disk_format = request.disk.format or ("raw" if device else format_of(request.target))
         if disk_format == "iso":
             check_live(request, bootable)
         label, ext4, images = _content(repository, bootable, request, seed)
         esp = [EspFile(path, _object(repository, digest)) for path, digest in bootable.esp.items()]
-        if request.ab and isinstance(bootable.root, DmVerityRoot):
+        if request.disk.ab and isinstance(bootable.root, DmVerityRoot):
             esp.append(slot_record(bootable))
         options = DiskOptions(
             seed=seed,
             epoch=source_date_epoch(0),
             architecture=bootable.architecture,
-            size=device.size if device else request.size,
-            esp_size=request.esp_size,
-            sector=device.sector if device else request.sector or 512,
+            size=device.size if device else request.disk.size,
+            esp_size=request.disk.esp_size,
+            sector=device.sector if device else request.disk.sector or 512,
             encrypted=request.secret is not None,
             ext4_label=label,
         )
         plan = plan_iso(esp, images, options) if disk_format == "iso" else plan_disk(ext4, esp, options, images)
         planned = Installed(
-            bootable,
-            request.target,
-            plan,
-            disk_format,
+            bootable=bootable,
+            target=request.target,
+            plan=plan,
+            format=disk_format,
             device=device,
             nvram=bootable.title if device and request.nvram and nvram.EFI.is_dir() else None,
         )
@@ -145,12 +145,12 @@ def _content(
     """Return name and inodes of the ext4 file system, if there is to be one, and the partitions besides it."""
     match bootable.root:
         case ComposefsRoot():
-            if request.verity_size is not None:
+            if request.disk.verity_size is not None:
                 raise TargetError(
                     f"{bootable.name} has no hash tree: its files are verified one by one",
                     hint="leave out --verity-partition-size, or convert with --mode verity",
                 )
-            if request.ab:
+            if request.disk.ab:
                 raise TargetError(
                     f"{bootable.name} needs no second slot: new versions lie beside it",
                     hint="leave out --ab, or convert with --mode verity",
@@ -163,9 +163,9 @@ def _content(
                     hint="leave out --luks-passphrase-file, or convert with --mode composefs",
                 )
             entries = state_entries(repository, bootable, root, request.first_boot)
-            images = image_partitions(repository, bootable, root, seed, request.verity_size)
-            if request.ab:
-                images = slot_partitions(bootable, root, images, seed, request.root_size)
+            images = image_partitions(repository, bootable, root, seed, request.disk.verity_size)
+            if request.disk.ab:
+                images = slot_partitions(bootable, root, images, seed, request.disk.root_size)
             return STATE_LABEL, entries, images
 
 
@@ -187,7 +187,11 @@ def _device(request: InstallRequest) -> BlockDevice | None:
         if not mode and target.absolute().parent == Path("/dev"):
             raise TargetError(f"there is no block device {target}", hint="lsblk lists the disks")
         return None
-    for given, option in ((request.size, "--size"), (request.sector, "--sector-size"), (request.format, "--format")):
+    for given, option in (
+        (request.disk.size, "--size"),
+        (request.disk.sector, "--sector-size"),
+        (request.disk.format, "--format"),
+    ):
         if given is not None:
             raise TargetError(f"{target} is a block device: {option} is for disk images")
     device = read_block_device(target)

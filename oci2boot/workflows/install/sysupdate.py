@@ -8,22 +8,32 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from oci2boot.boot.names import EXTRA, MAX_UKI, RECORD, TRIES
 from oci2boot.errors import TargetError
+from oci2boot.rootfs.dmverity import SIGNATURE_NAME
 from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.rootfs.verity import SIGNATURE_NAME
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
-from oci2boot.system.files import atomic_file, make_directories, plain_errors, read_limited, write_atomically
+from oci2boot.system.files import (
+    atomic_file,
+    half_written,
+    make_directories,
+    plain_errors,
+    read_limited,
+    write_atomically,
+)
 from oci2boot.target.images import Image
 from oci2boot.target.slots import SUFFIXES, kind, labels
+from oci2boot.workflows.images import image_names
 from oci2boot.workflows.install.slots import check_slots, record_bytes
 from oci2boot.workflows.install.verity_disk import image_partitions
 from oci2boot.workflows.make.canonical import reader
 from oci2boot.workflows.make.payload import os_release_of
+from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Told, Warned
+from oci2boot.workflows.requests import Repo
 
 DEFINITIONS: Final = "sysupdate.d"
 SUMS: Final = "SHA256SUMS"
@@ -40,15 +50,14 @@ _UNPACKED: Final = (f"{EXTRA}/{SIGNATURE_NAME}", f"{EXTRA}/{RECORD}")
 """What lies beside a UKI, by what follows its name."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SysupdateRequest:
-    repo: Path
-    name: str | None
-    output: Path
-    source: str
-    """URL, or directory, where machines find the files."""
-    packing: Packing = "xz"
-    suffix: Suffix = "transfer"
+    output: Annotated[Path, Option("DIRECTORY", "where the files go; those of other versions stay")]
+    source: Annotated[str, Option("--source", "where machines find the files: https://…", metavar="URL|DIR")]
+    name: Annotated[str | None, Option("--image", "a converted image", complete=image_names)] = None
+    packing: Annotated[Packing, Option("--packing", "of what goes into partitions")] = "xz"
+    suffix: Annotated[Suffix, Option("--suffix", "of the definitions; before systemd 257 it is conf")] = "transfer"
+    repo: Repo
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,11 @@ class Published:
 
 def publish(request: SysupdateRequest, report: Report) -> Published:
     """Write files and definitions for an image; files of other versions stay, and are in the list of hashes."""
-    with Repository.open(request.repo) as repository, plain_errors(TargetError, f"write {request.output}"):
+    with (
+        Repository.open(request.repo) as repository,
+        plain_errors(TargetError, f"write {request.output}"),
+        half_written(request.output),
+    ):
         bootable = find_image(repository, request.name)
         record, root_hash, uki = check_slots(bootable)
         stem = Path(uki).stem

@@ -7,45 +7,69 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from oci2boot.boot.keys import ENROLMENT, VARIABLES, Enrolment, check_parameters, generate_pair, key_to_pem
 from oci2boot.errors import FormatError, SignatureError, TargetError, ToolError
 from oci2boot.formats import esl
 from oci2boot.formats.esl import Variable
-from oci2boot.formats.x509 import to_pem
+from oci2boot.formats.x509 import Certificate, to_pem
 from oci2boot.system.epoch import now, source_date_epoch
-from oci2boot.system.files import plain_errors, temporary_name, write_atomically
+from oci2boot.system.files import half_written, plain_errors, temporary_name, write_atomically
 from oci2boot.system.qemu import find_firmware
 from oci2boot.system.run import find_program, run
 from oci2boot.target.esp import replace_on_esp
 from oci2boot.target.opened import open_disk
 from oci2boot.target.types import ESP_TYPE
 from oci2boot.workflows.keys.signing import read_bounded, read_certificate, read_trusted
+from oci2boot.workflows.options import Option
 
 OWNER: Final = "GUID.txt"
 """Whose keys these are, in the firmware's lists."""
 MOK: Final = "db.cer"
 """At the top, where MokManager begins to look; it takes DER alone."""
 TOOL_SECONDS: Final = 120
+Folder = Annotated[Path, Option("FOLDER", "with PK, KEK and db")]
+KeyPassphrase = Annotated[Path | None, Option("--passphrase-file", "of the private keys")]
+
+
+def parse_guid(text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError as error:
+        raise FormatError(f"not a GUID: {text!r}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    folder: Folder
+    name: Annotated[str, Option("--name", "begins the names in the certificates")] = "oci2boot"
+    bits: Annotated[int, Option("--bits", "2048, 3072 or 4096")] = 2048
+    days: Annotated[int, Option("--days", "until the certificates expire; firmware does not mind")] = 3650
+    owner: Annotated[uuid.UUID | None, Option("--guid", "the keys' owner; random", parse=parse_guid)] = None
+    db: Annotated[
+        tuple[Path, ...],
+        Option("--db", "another's certificate that db is to trust as well, Microsoft's or a vendor's; may be repeated"),
+    ] = ()
+    passphrase: KeyPassphrase = None
 
 
 @dataclass(frozen=True, slots=True)
-class GenerateRequest:
+class Generated:
     folder: Path
-    name: str = "oci2boot"
-    """Begins the names in the certificates."""
-    bits: int = 2048
-    days: int = 3650
-    owner: uuid.UUID | None = None
-    """Random by default."""
-    passphrase: Path | None = None
-    """A file; the keys are encrypted with what it holds."""
-    db: tuple[Path, ...] = ()
-    """Certificates of others that db trusts as well."""
+    owner: uuid.UUID
+    certificates: Mapping[Variable, Certificate]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "owner": str(self.owner),
+            "certificates": {name: certificate.fingerprint for name, certificate in self.certificates.items()},
+            "not_after": self.certificates["db"].not_after.isoformat(),
+        }
 
 
-def generate(request: GenerateRequest) -> dict[str, Any]:
+def generate(request: GenerateRequest) -> Generated:
     """Write PK, KEK and db: the keys, for their owner's eyes only, certificates, signature lists and signed variables.
 
     Keys that are there are never replaced: nobody could sign for the machines that know them.
@@ -71,16 +95,12 @@ def generate(request: GenerateRequest) -> dict[str, Any]:
                 f"{request.folder} holds keys already: {', '.join(present)}",
                 hint="they are not replaced; name another folder",
             )
-        for name in VARIABLES:
-            write_atomically(request.folder / f"{name}.key", key_to_pem(pairs[name].key, secret), 0o600)
-        for file, data in files.items():
-            write_atomically(request.folder / file, data)
-    return {
-        "folder": str(request.folder),
-        "owner": str(owner),
-        "certificates": {name: pairs[name].certificate.fingerprint for name in VARIABLES},
-        "not_after": pairs["db"].certificate.not_after.isoformat(),
-    }
+        with half_written(request.folder):
+            for name in VARIABLES:
+                write_atomically(request.folder / f"{name}.key", key_to_pem(pairs[name].key, secret), 0o600)
+            for file, data in files.items():
+                write_atomically(request.folder / file, data)
+    return Generated(request.folder, owner, {name: pair.certificate for name, pair in pairs.items()})
 
 
 def enroll_on_esp(folder: Path, target: Path, *, mok: bool = False) -> list[str]:

@@ -7,7 +7,7 @@ boots what it booted before; run again, it completes.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from oci2boot.boot.names import ADDON, EXTRA, TRIES, uncounted
 from oci2boot.digest import External
@@ -26,15 +26,16 @@ from oci2boot.sysroot.etc import EtcPlan, EtcPolicy, plan_etc
 from oci2boot.sysroot.etc_merged import MergedEtc, fingerprint
 from oci2boot.sysroot.etc_upper import write_upper
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
-from oci2boot.sysroot.layout import RECORD, deployment_state, initial_var
+from oci2boot.sysroot.physical import RECORD, deployment_state, initial_var
 from oci2boot.sysroot.state import SysrootState
 from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.tree.selinux import load_policy
-from oci2boot.workflows.machine.etc import Upper, image_etc, read_upper
+from oci2boot.workflows.machine.etc import Policy, Upper, image_etc, read_upper
 from oci2boot.workflows.machine.keep import forget
 from oci2boot.workflows.make.canonical import reader
+from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Told, Warned
 
 BLESSER: Final = b"/usr/lib/systemd/systemd-bless-boot"
@@ -44,16 +45,20 @@ LOCAL: Final = f"local{ADDON}"
 
 @dataclass(frozen=True, slots=True)
 class DeployOptions:
-    etc: EtcPolicy = field(default_factory=EtcPolicy)
-    allow_missing_verity: bool = False
-    """Deploy where the file system has no fs-verity; the image has to be made for it."""
+    etc: Policy = field(default_factory=EtcPolicy)
+    allow_missing_verity: Annotated[
+        bool, Option("--allow-missing-verity", "take a directory on a file system without fs-verity")
+    ] = False
+    """The image has to be made for it."""
     first_boot: FirstBoot | None = None
     """What a new machine is told; one that is there knows."""
-    keep: int | None = None
-    """How many deployments may be left afterwards; None keeps all that there is room for."""
+    keep: Annotated[
+        int | None, Option("--keep", "delete older deployments that are not pinned, but for so many in all", least=2)
+    ] = None
+    """None keeps all that there is room for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SysrootPlan:
     bootable: Bootable
     content: Content
@@ -125,7 +130,18 @@ def plan_deployment(
     if fresh:
         new_state = deployment_state(record, tree, new_etc)
     missing = tuple(missing_objects(content, target))
-    return SysrootPlan(bootable, content, missing, tree, record, new_state, etc, upper, var, boot)
+    return SysrootPlan(
+        bootable=bootable,
+        content=content,
+        missing=missing,
+        tree=tree,
+        record=record,
+        state=new_state,
+        etc=etc,
+        upper=upper,
+        var=var,
+        boot=boot,
+    )
 
 
 def plan_boot_files(state: SysrootState, source: Repository, bootable: Bootable, tree: Directory) -> BootPlan:

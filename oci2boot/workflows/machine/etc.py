@@ -4,7 +4,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from oci2boot.digest import External, Hash, VerityDigest
 from oci2boot.errors import FormatError, LimitError, TargetError
@@ -12,16 +12,23 @@ from oci2boot.formats.fsverity import Hasher
 from oci2boot.oci.directory import scan
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.repository import Repository
-from oci2boot.sysroot.etc import EtcChange, diff_etc
+from oci2boot.sysroot.etc import EtcChange, EtcPolicy, diff_etc
 from oci2boot.sysroot.machine import Sysroot, booted_digest, open_sysroot
 from oci2boot.system.files import plain_errors
 from oci2boot.tree.diff import text
 from oci2boot.tree.model import Directory, File, Inode, Metadata, Special, find, rewrite, walk
+from oci2boot.workflows.options import Option
 
 MAX_FILES: Final = 200_000
 """In one upper directory of /etc."""
 MAX_BYTES: Final = 1 << 30
 """Of all files in it over 64 bytes."""
+
+_POLICY: Final = Option(
+    "--etc", "who wins in /etc: ours, theirs or stop, or /etc/GLOB=theirs", parse=EtcPolicy.parse, many=True
+)
+Policy = Annotated[EtcPolicy, _POLICY]
+OtherPolicy = Annotated[EtcPolicy | None, _POLICY]
 
 
 @dataclass(frozen=True, slots=True)

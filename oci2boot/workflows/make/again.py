@@ -3,22 +3,31 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from oci2boot.boot.dracut import DracutOptions
-from oci2boot.boot.initrd import InitrdName
-from oci2boot.boot.loader import EnrollMode, LoaderName
 from oci2boot.errors import FormatError, TargetError
+from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.formats.x509 import to_pem
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.source import SourceOptions
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
+from oci2boot.tree.prepare import Xattrs
 from oci2boot.workflows.keys.signing import read_trusted
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, FlowChoice, KargStyle, TreeOptions, parse_source
+from oci2boot.workflows.options import without_none
+from oci2boot.workflows.requests import (
+    BootOptions,
+    ConvertRequest,
+    ErofsVersion,
+    TreeOptions,
+    parse_source,
+)
 
 BUILDERS: Final = ("auto", "builtin")
 """Of UKIs, that are the same on every machine; a path is not."""
+APART: Final = frozenset({"ukify", "db", "dracut", "signing"})
+"""Options of booting that a record does not hold as they are."""
 
 
 def remembered(request: ConvertRequest) -> dict[str, Any]:
@@ -33,24 +42,14 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
     if request.verity:
         found["verity"] = request.verity.to_json()
     if boot := request.boot:
+        for name in _kinds():
+            value = getattr(boot, name)
+            found[name] = list(value) if isinstance(value, tuple) else value
         found |= {
-            "kernel": boot.kernel,
-            "kargs": list(boot.kargs),
-            "karg_style": boot.karg_style,
             "ukify": boot.ukify if boot.ukify in BUILDERS else "auto",
-            "flow": boot.flow,
-            "uki": boot.uki,
-            "allow_missing_verity": boot.allow_missing_verity,
-            "loader": boot.loader,
-            "timeout": boot.timeout,
-            "signed": boot.signing is not None,
-            "secure_boot_enroll": boot.secure_boot_enroll,
-            "console": boot.console,
-            "size_limit": boot.size_limit,
-            "initrd": boot.initrd,
-            "initrd_tools": list(boot.initrd_tools),
-            "dracut": boot.dracut.to_json(),
             "db": [to_pem("CERTIFICATE", certificate.der).decode() for certificate in read_trusted(list(boot.db))],
+            "dracut": boot.dracut.to_json(),
+            "signed": boot.signing is not None,
         }
     return found
 
@@ -69,8 +68,12 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
         options = SourceOptions(platform, kept.get("tls_verify") is not False)
         layer = int(kept["uki_layer"]) if "uki_layer" in kept else None
         verity = VerityOptions.from_json(kept["verity"]) if "verity" in kept else None
-        rules = TreeOptions(True, bootable.selinux_rules, bootable.xattrs, bootable.root.erofs_version)  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        rules = TreeOptions(
+            selinux_rules=_one_of(bootable.selinux_rules, Rules),
+            xattrs=_one_of(bootable.xattrs, Xattrs),
+            erofs_version=_one_of(bootable.root.erofs_version, ErofsVersion),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
     if kept.get("signed") and given.signing is None and bootable.flow != "sealed":
         raise TargetError(
@@ -90,40 +93,35 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
     )
 
 
+def _kinds() -> dict[str, Any]:
+    """Return the types of those options that stand in a record as they are, by their names in it."""
+    return {name: kind for name, kind in get_type_hints(BootOptions).items() if name not in APART}
+
+
 def _boot_options(kept: Mapping[str, Any], scratch: Path) -> BootOptions:
-    default = BootOptions()
+    """Read what `remembered` wrote; what an older version did not know is as it is by default."""
     db = []
     for number, certificate in enumerate(kept.get("db", [])):
         path = scratch / f"db{number}.pem"
         path.write_text(certificate, encoding="ascii")
         db.append(path)
-    flow, style = kept.get("flow", default.flow), kept.get("karg_style", default.karg_style)
-    loader, enroll = kept.get("loader", default.loader), kept.get("secure_boot_enroll")
-    initrd = kept.get("initrd", default.initrd)
-    for value, words in (
-        (flow, FlowChoice),
-        (style, KargStyle),
-        (loader, LoaderName),
-        (enroll or "off", EnrollMode),
-        (initrd, InitrdName),
-    ):
-        if value not in get_args(words):
+    found = {name: _value(kept[name], kind) for name, kind in _kinds().items() if kept.get(name) is not None}
+    dracut = DracutOptions.parse(**kept.get("dracut", {}))
+    return BootOptions(**found, ukify=str(kept.get("ukify", "auto")), db=tuple(db), dracut=dracut)
+
+
+def _value(value: Any, hint: Any) -> Any:
+    kind, _ = without_none(hint)
+    if get_origin(kind) is Literal:
+        return _one_of(value, kind)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
             raise ValueError
-    return BootOptions(
-        kernel=kept.get("kernel"),
-        kargs=tuple(map(str, kept.get("kargs", ()))),
-        karg_style=style,
-        ukify=str(kept.get("ukify", default.ukify)),
-        flow=flow,
-        uki=kept.get("uki"),
-        allow_missing_verity=kept.get("allow_missing_verity") is True,
-        db=tuple(db),
-        loader=loader,
-        timeout=int(kept.get("timeout", default.timeout)),
-        secure_boot_enroll=enroll,
-        console=kept.get("console"),
-        size_limit=int(kept["size_limit"]) if kept.get("size_limit") else None,
-        initrd=initrd,
-        initrd_tools=tuple(map(str, kept.get("initrd_tools", ()))),
-        dracut=DracutOptions.parse(**kept.get("dracut", {})),
-    )
+        return tuple(map(str, value))
+    return value is True if kind is bool else kind(value)
+
+
+def _one_of(value: Any, words: Any) -> Any:
+    if value not in get_args(words):
+        raise ValueError
+    return value

@@ -1,19 +1,88 @@
 """What a new machine is told before its first boot, read from the files that people name."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 from oci2boot.errors import FormatError
 from oci2boot.sysroot.first_boot import CREDENTIAL_MAX, KEYS_MAX, FirstBoot
+from oci2boot.sysroot.tpm2 import DEFAULT_PCRS
 from oci2boot.system.files import read_limited
 from oci2boot.target.luks import Secret
+from oci2boot.workflows.options import Option, parse_size
 
 PASSPHRASE_MAX: Final = 512
 """Bytes: what cryptsetup takes from a terminal."""
 PBKDF_MEMORY_MIN: Final = 32 << 10
 PBKDF_MEMORY_MAX: Final = 4 << 30
 """Bytes, of Argon2id. cryptsetup, docs/LUKS2-format"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedFirstBoot:
+    """Options of `install` that a machine finds when it first boots."""
+
+    hostname: Annotated[str | None, Option("--hostname", "of the machine, in its own /etc")] = None
+    ssh_keys: Annotated[
+        tuple[Path, ...], Option("--ssh-key", "file with public keys that may log in as root; may be repeated")
+    ] = ()
+    credentials: Annotated[
+        tuple[str, ...],
+        Option(
+            "--credential",
+            "for the machine's services, in its /etc/credstore; may be repeated. As all of /etc, host name, keys and "
+            "credentials are not verified at boot; without LUKS, whoever has the disk can read them",
+            metavar="NAME=VALUE|NAME=@FILE",
+        ),
+    ] = ()
+    tpm2: Annotated[
+        bool,
+        Option(
+            "--luks-tpm2",
+            "at its first boot, the machine enrols its TPM, which then opens the disk; the passphrase stays valid. The "
+            "image's initramfs has to have the TPM's libraries",
+        ),
+    ] = False
+    tpm2_pcrs: Annotated[
+        str,
+        Option(
+            "--luks-tpm2-pcrs",
+            "what has to be as it was for the TPM to open the disk. 7 is Secure Boot and its keys: it outlasts "
+            "upgrades, and trusts whatever those keys sign; without Secure Boot it keeps out nobody who has the "
+            "machine. A policy signed for PCR 11, where the UKI brings one, is enrolled too, and admits no other UKIs",
+        ),
+    ] = DEFAULT_PCRS
+
+    def read(self) -> FirstBoot:
+        return read_first_boot(self.hostname, self.ssh_keys, self.credentials, self.tpm2_pcrs if self.tpm2 else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedSecret:
+    """Options of `install` that encrypt a disk."""
+
+    passphrase: Annotated[
+        Path | None,
+        Option(
+            "--luks-passphrase-file",
+            "encrypt the root partition by LUKS2; the file's one line opens it. Keys and identifiers are random: no "
+            "two such disks are equal. The image's initramfs has to have systemd-cryptsetup",
+        ),
+    ] = None
+    pbkdf_memory: Annotated[
+        int | None,
+        Option(
+            "--luks-pbkdf-memory",
+            "that trying one passphrase takes: 64M for a machine with 512M; by default what cryptsetup finds right for "
+            "the machine that this runs on",
+            metavar="SIZE",
+            parse=parse_size,
+        ),
+    ] = None
+
+    def read(self) -> Secret | None:
+        return read_secret(self.passphrase, self.pbkdf_memory)
 
 
 def read_first_boot(

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from oci2boot.boot.dracut import VERITY_MODULES, DracutOptions, complaints, dracut_argv, plan_dracut
-from oci2boot.boot.files import Read
-from oci2boot.boot.initrd import InitrdName
 from oci2boot.boot.payload import MAX_INITRAMFS
-from oci2boot.errors import FormatError, ToolError
+from oci2boot.errors import ToolError
 from oci2boot.system.confine import Confined, choose_way, run_confined
 from oci2boot.system.files import plain_errors, read_all
+from oci2boot.tree.files import Read
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File, Inode, Symlink, walk
 from oci2boot.workflows.progress import Report, Told
@@ -29,21 +28,6 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     # Labels and capabilities of files in an initramfs mean nothing, and depend on this machine.
     "DRACUT_NO_XATTR": "1",
 }
-
-
-def dracut_options(
-    initrd: InitrdName,
-    install: list[str] | None,
-    add_drivers: list[str] | None,
-    force_drivers: list[str] | None,
-    modules: list[str] | None,
-    filesystems: list[str] | None,
-) -> DracutOptions:
-    """Return what the options of `convert` say. Raises `FormatError` for some without `--initrd dracut`."""
-    given = (install, add_drivers, force_drivers, modules, filesystems)
-    if initrd != "dracut" and any(given):
-        raise FormatError("--dracut-… says what dracut is to do, and it is not run", hint="add --initrd dracut")
-    return DracutOptions.parse(*(words or () for words in given))
 
 
 def build_dracut(

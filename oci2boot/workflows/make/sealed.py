@@ -81,7 +81,7 @@ class Digests:
 def candidates(ukis: Sequence[Uki], layers: UkiLayers) -> Sequence[Uki]:
     """Return all, or those of the layer that the user named."""
     for number, mark in layers.marked.items():
-        if mark == "--uki-layer":
+        if mark == "the user's word":
             found = [uki for uki in ukis if layers.origins.get(uki.path) == number]
             if not found:
                 raise ImageError(f"layer {number} has no UKI", hint="`oci2boot inspect SOURCE` lists the layers")

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from oci2boot.boot.names import ADDON, LINUX
 from oci2boot.boot.payload import MAX_EFI_PROGRAM
 from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.uki import build_addon
-from oci2boot.digest import Hash
 from oci2boot.errors import FormatError, ImageError, LimitError, TargetError
 from oci2boot.formats import cmdline as kernel_cmdline
 from oci2boot.formats.cmdline import ComposefsArg
@@ -23,21 +22,24 @@ from oci2boot.workflows.keys.signing import sign_files
 from oci2boot.workflows.make.canonical import Read, canonical_tree, karg_of
 from oci2boot.workflows.make.digest import gather
 from oci2boot.workflows.make.payload import build_payload, version_of
+from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Warned
-from oci2boot.workflows.requests import BootOptions, SigningOptions, TreeOptions
+from oci2boot.workflows.requests import BootOptions, HashName, PlatformName, SigningOptions, TreeOptions
 
 UKI_DIRECTORY: Final = f"boot/{LINUX}"
 """Within a root file system."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    rootfs: Path
-    output: Path | None = None
-    """A file, or a directory that is there; by default `UKI_DIRECTORY` of the root file system."""
-    hash: Hash = "sha256"
-    architecture: str | None = None
-    """As OCI says it; by default this machine's."""
+    rootfs: Annotated[Path, Option("--rootfs", "the root file system, with kernel and initramfs")]
+    output: Annotated[
+        Path | None, Option("--output", "a file or directory; boot/EFI/Linux of the root", short="-o")
+    ] = None
+    """A directory has to be there; `UKI_DIRECTORY` is made."""
+    hash: HashName = "sha256"
+    platform: PlatformName = None
+    """By default this machine's."""
     tree: TreeOptions = field(default_factory=TreeOptions)
     boot: BootOptions = field(default_factory=BootOptions)
 
@@ -53,7 +55,7 @@ class BuiltUki:
         return {"path": str(self.path), "digest": self.digest, "cmdline": self.cmdline, "kernel": self.kernel}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredRoot:
     """A root file system, and what goes into its UKI besides its files."""
 
@@ -71,12 +73,12 @@ def measure_root(request: BuildRequest, report: Report) -> MeasuredRoot:
     tree = canonical_tree(source.tree, request.tree, source.read, lambda text: report(Warned(text)))
     rootfs = build_rootfs(tree, request.tree.erofs_version, request.hash)
     return MeasuredRoot(
-        source.tree,
-        source.read,
-        rootfs,
-        karg_of(rootfs, request.boot.karg_style),
-        request.architecture or host_platform().architecture,
-        version_of(tree, None),
+        tree=source.tree,
+        read=source.read,
+        rootfs=rootfs,
+        karg=karg_of(rootfs, request.boot.karg_style),
+        architecture=(request.platform or host_platform()).architecture,
+        version=version_of(tree, None),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from oci2boot.boot.payload import EFI_NAMES, STUB_DIRECTORY, machine_of, plan_payload
 from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.errors import TargetError
-from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.system.files import half_written, plain_errors, write_atomically
 from oci2boot.workflows.make.payload import payload_options
 from oci2boot.workflows.make.uki_build import BuildRequest, measure_root
 from oci2boot.workflows.progress import Report, Warned
@@ -71,7 +71,7 @@ def configure(request: BuildRequest, folder: Path, report: Report) -> Configured
         files["install.d/50-oci2boot.install"] = PLUGIN.format(glue=folder / "oci2boot.initrd").encode()
     for name, data in files.items():
         path = folder / name
-        with plain_errors(TargetError, f"write {path}"):
+        with plain_errors(TargetError, f"write {path}"), half_written(folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data)
             path.chmod(0o755 if name.endswith(".install") else 0o644)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from oci2boot.boot.sign import sign_image
 from oci2boot.digest import RootHash, VerityDigest
@@ -20,6 +20,7 @@ from oci2boot.system.swtpm import has_swtpm
 from oci2boot.target.opened import as_raw, open_disk
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from oci2boot.workflows.keys.signing import open_key, read_certificate
+from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Warned
 from oci2boot.workflows.trial.guarded import device_tamperings, image_tamperings
 from oci2boot.workflows.trial.measured import compare
@@ -34,22 +35,20 @@ MACHINES: Final = 2
 UseTpm = Literal["auto", "yes", "no"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootTestRequest:
-    disk: Path
-    keys: Path | None = None
-    """What `keys generate` made: Secure Boot with these keys enrolled. Without, the firmware starts anything."""
-    tamper: bool = False
-    timeout: float = 600
-    """Seconds for one boot."""
-    junit: Path | None = None
-    tpm: UseTpm = "auto"
-    """auto: with one where swtpm is installed, and none the worse where the machine takes no notice of it."""
-    screenshot: Path | None = None
-    """PNG of the screen when the machine is up, or when it is given up on."""
+    disk: Annotated[Path, Option("DISK", "a disk image that `install` wrote")]
+    keys: Annotated[Path | None, Option("--keys", "folder of `keys generate`: Secure Boot, with these enrolled")] = None
+    """Without, the firmware starts anything."""
+    tamper: Annotated[bool, Option("--tamper", "boot tampered copies too: each must be refused")] = False
+    tpm: Annotated[UseTpm, Option("--tpm", "compare what a TPM measures; auto: where swtpm is installed")] = "auto"
+    """auto: a machine that takes no notice of it does not fail for that."""
+    timeout: Annotated[float, Option("--timeout", "seconds for one boot")] = 600
+    junit: Annotated[Path | None, Option("--junit", "a report for build services")] = None
+    screenshot: Annotated[Path | None, Option("--screenshot", "PNG of the screen when it is up, or given up on")] = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tested:
     disk: Path
     digest: VerityDigest | RootHash
@@ -69,7 +68,7 @@ class Tested:
     def failed(self) -> list[Case]:
         return [case for case in self.cases if not case.ok and not case.skipped]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "disk": str(self.disk),
             "digest": str(self.digest),
@@ -122,7 +121,7 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             hint="leave out --keys",
         )
     if promised.verity and promised.verity.signed and not secure:
-        report(Warned("the kernel is to demand a signature of the root hash: it has the firmware's keys by --keys"))
+        report(Warned("the kernel will demand a signature of the root hash: --keys gives it the keys"))
     firmware = find_firmware(secure=secure)
     with ExitStack() as stack:
         folder, sockets = (
@@ -133,8 +132,20 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             variables = folder / "enrolled.fd"
             enroll_in_firmware(request.keys, variables, firmware.variables)
             firmware = Firmware(firmware.code, variables, secure=True)
-        machine = VirtualMachine(request.disk, firmware, choose_accelerator(firmware), optical=_is_iso(request.disk))
-        bench = Bench(machine, folder, sockets, promised.digest, request.timeout, report)
+        machine = VirtualMachine(
+            disk=request.disk,
+            firmware=firmware,
+            accelerator=choose_accelerator(firmware),
+            optical=_is_iso(request.disk),
+        )
+        bench = Bench(
+            machine=machine,
+            folder=folder,
+            sockets=sockets,
+            digest=promised.digest,
+            timeout=request.timeout,
+            report=report,
+        )
         tpm = request.tpm == "yes" or (request.tpm == "auto" and has_swtpm())
         patience = request.timeout if request.tpm == "yes" else min(request.timeout, PATIENCE)
         changes: list[Tampering] = []
@@ -172,7 +183,7 @@ def _is_iso(disk: Path) -> bool:
 def _measured(request: BootTestRequest, promised: Promised, booted: Booted) -> Case:
     demanded = request.tpm == "yes"
     if promised.uki is None:
-        evidence = "nothing says what a type 1 entry gives: the boot loader measures it, each in its own way"
+        evidence = "nothing says what a type 1 entry gives: each boot loader measures it in its own way"
         return Case("measured", False, evidence, booted.seconds, skipped=not demanded)
     with open_disk(request.disk) as opened:
         esp = esp_of_fat(opened.esp())
@@ -197,7 +208,7 @@ def _tell(case: Case, report: Report) -> None:
 def _signer(keys: Path | None, subject: Subject, report: Report) -> Sign | None:
     """Return what signs as the disk's owner would, if there is something to sign and the key to do it."""
     if subject.addon_stub is None:
-        report(Warned("new addons are not tried: nothing here brings what it takes to make one"))
+        report(Warned("no new addon is tried: nothing here can make one"))
     if keys is None:
         return None
     if not subject.signed:

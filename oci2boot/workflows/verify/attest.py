@@ -3,9 +3,11 @@
 import hashlib
 import shlex
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from oci2boot.boot import pcr
 from oci2boot.boot.beside import predict_pcr_12
@@ -45,14 +47,38 @@ def image_manifest(repository: Repository, bootable: Bootable) -> Manifest:
     return Manifest.of(tree, bootable, sha256)
 
 
-def expected_pcrs(repository: Repository, bootable: Bootable) -> dict[str, Any]:
-    """Return PCR 11 and 12 of each UKI of an image, as systemd-stub and systemd-pcrphase extend them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedPcrs:
+    """PCR 11 and 12 (bank sha256) as systemd-stub and systemd-pcrphase extend them."""
 
-    PCR 11 is named by the phases passed, and PCR 12 is what lies beside the UKI; `problem` says why one is not known.
-    Whoever signs a UKI has it booted under Secure Boot: `secure_boot` says what was assumed.
-    """
+    path: str
+    """Of the UKI."""
+    secure_boot: bool
+    """What was assumed: whoever signs a UKI has it booted under Secure Boot."""
+    pcr_11: Mapping[str, str]
+    """By the phases passed."""
+    pcr_12: str
+    """What lies beside the UKI."""
+
+    def to_json(self) -> dict[str, object]:
+        values = {"11": dict(self.pcr_11), "12": self.pcr_12}
+        return {"path": self.path, "secure_boot": self.secure_boot, "sha256": values}
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownPcrs:
+    path: str
+    problem: str
+    """Why a value cannot be known."""
+
+    def to_json(self) -> dict[str, object]:
+        return {"path": self.path, "problem": self.problem}
+
+
+def expected_pcrs(repository: Repository, bootable: Bootable) -> list[ExpectedPcrs | UnknownPcrs]:
+    """Return what each UKI of an image gives."""
     files = {path: partial(repository.read_object, digest, MAX_UKI) for path, digest in bootable.esp.items()}
-    ukis = []
+    found: list[ExpectedPcrs | UnknownPcrs] = []
     for path in sorted(files):
         if not is_program(path) or is_addon(path):
             continue
@@ -62,28 +88,32 @@ def expected_pcrs(repository: Repository, bootable: Bootable) -> dict[str, Any]:
             continue
         try:
             value = pcr.uki_pcr(data)
-            values = {
-                "11": {"": value.hex(), **dict(pcr.by_phase(value))},
-                "12": predict_pcr_12(files, path, secure_boot=headers.signed).hex(),
-            }
-            ukis.append({"path": path, "secure_boot": headers.signed, "sha256": values})
+            found.append(
+                ExpectedPcrs(
+                    path=path,
+                    secure_boot=headers.signed,
+                    pcr_11={"": value.hex(), **dict(pcr.by_phase(value))},
+                    pcr_12=predict_pcr_12(files, path, secure_boot=headers.signed).hex(),
+                )
+            )
         except FormatError as error:
-            ukis.append({"path": path, "problem": error.message})
-    return {"format": PCRS_FORMAT, "ukis": ukis}
+            found.append(UnknownPcrs(path, error.message))
+    return found
 
 
-def run_attest_hook(command: str, repository: Repository, bootable: Bootable, manifest: dict[str, Any]) -> None:
-    """Run a command with the paths of the manifest and of the expected PCRs behind it; where it fails, so do we."""
+def run_attest_hook(command: str, repository: Repository, bootable: Bootable, manifest: Manifest) -> None:
+    """Run a command with two more arguments, the paths of the manifest and of the expected PCRs; it has to succeed."""
     try:
         argv = shlex.split(command)
     except ValueError as error:
         raise FormatError(f"--attest-hook is not a command: {error}") from error
     if not argv:
         raise FormatError("--attest-hook is empty")
+    pcrs = {"format": PCRS_FORMAT, "ukis": [one.to_json() for one in expected_pcrs(repository, bootable)]}
     with tempfile.TemporaryDirectory(prefix="oci2boot-") as folder:
         paths = Path(folder, "manifest.json"), Path(folder, "pcrs.json")
-        for path, document in zip(paths, (manifest, expected_pcrs(repository, bootable)), strict=True):
-            path.write_bytes(pack(document))
+        paths[0].write_bytes(pack(manifest.to_json()))
+        paths[1].write_bytes(pack(pcrs))
         try:
             run([*argv, *paths], timeout=HOOK_SECONDS)
         except Error as error:

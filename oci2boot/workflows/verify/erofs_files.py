@@ -7,7 +7,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from oci2boot.errors import ToolError
 from oci2boot.system.files import plain_errors
@@ -21,8 +21,8 @@ _OLDEST: Final = (1, 8)
 """The first that knows all compressions."""
 _COMPARED: Final = ("type", "size", PLAIN_HASH, "target")
 _DEVICES: Final = (TYPES[stat.S_IFCHR], TYPES[stat.S_IFBLK])
-"""They take root to make."""
-_Path = tuple[str, Mapping[str, Any]]
+"""Only root can make them."""
+_Path = tuple[str, Mapping[str, object]]
 
 
 def fsck_is_missing() -> str | None:

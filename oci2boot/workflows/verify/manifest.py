@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import FormatError
@@ -27,7 +27,7 @@ class Manifest:
     """Of the composefs image, which lists the same files in either mode."""
     image: str | None
     """Digest of the OCI image's manifest."""
-    paths: Mapping[str, Mapping[str, Any]]
+    paths: Mapping[str, Mapping[str, object]]
     rules: str | None = None
     """Id of the canonical rules; older manifests do not say."""
     root_hash: RootHash | None = None
@@ -44,7 +44,7 @@ class Manifest:
         root_hash = bootable.root.root_hash if isinstance(bootable.root, DmVerityRoot) else None
         return cls(bootable.root.tree, image, paths, bootable.rules, root_hash)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "format": FORMAT,
             "image": self.image,
@@ -61,7 +61,7 @@ class Manifest:
         return self.rootfs if mode == "composefs" else self.root_hash
 
     def differences(self, tree: Directory) -> Iterator[Difference]:
-        """Yield what a tree has otherwise. Contents are compared by their fs-verity digests, which say it all."""
+        """Yield how a tree differs. Contents are compared by their fs-verity digests, which stand for every byte."""
         expected = (
             (path, {name: value for name, value in fields.items() if name != PLAIN_HASH})
             for path, fields in self.paths.items()
@@ -69,7 +69,7 @@ class Manifest:
         return compare(expected, describe(tree, self.rootfs.algorithm))
 
 
-def pack(document: Mapping[str, Any]) -> bytes:
+def pack(document: Mapping[str, object]) -> bytes:
     """Return the file; the same image always gives the same bytes."""
     return json.dumps(document, indent=2).encode() + b"\n"
 

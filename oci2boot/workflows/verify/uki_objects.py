@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from oci2boot.boot.names import EXTRA, is_program
 from oci2boot.boot.sealed import Uki
@@ -23,7 +22,7 @@ class UkiObjects:
     objects: frozenset[VerityDigest]
     """Of the rootfs images, these included."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "uki": self.uki,
             "rootfs": [str(digest) for digest in self.rootfs],
@@ -32,7 +31,7 @@ class UkiObjects:
 
 
 def list_objects(paths: Sequence[Path], repo: Path) -> list[UkiObjects]:
-    """Scan UKIs, or the directories of whole ESPs. Who prunes by it must know all: what cannot be read is an error."""
+    """Scan UKIs, or directories of whole ESPs. Stores are pruned by this, so what cannot be read is an error."""
     with Repository.open(repo) as repository:
         return [_objects(repository, name, uki) for path in paths for name, uki in _ukis(path)]
 

@@ -16,7 +16,7 @@ from oci2boot.sysroot.first_boot import FirstBoot
 from oci2boot.target.luks import Secret
 from oci2boot.workflows.install.disk import Installed, install
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import InstallRequest
+from oci2boot.workflows.requests import DiskRequest, InstallRequest
 from oci2boot.workflows.verify.disk import VerifyRequest, verify
 from tests.flips import flip
 from tests.partitions import partition
@@ -45,7 +45,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stored]:
 
 @pytest.fixture(scope="module")
 def installed(stored: tuple[Path, Stored], tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    return install(InstallRequest(stored[0], tmp_path_factory.mktemp("disk") / "disk.raw"), silent)
+    return install(InstallRequest(repo=stored[0], target=tmp_path_factory.mktemp("disk") / "disk.raw"), silent)
 
 
 def root_of(installed: Installed) -> Path:
@@ -132,18 +132,18 @@ def test_installing_twice_gives_the_same_bytes(
     installed: Installed, stored: tuple[Path, Stored], tmp_path: Path
 ) -> None:
     """B.1: bit-identical from run to run."""
-    again = install(InstallRequest(stored[0], tmp_path / "again.raw"), silent)
+    again = install(InstallRequest(repo=stored[0], target=tmp_path / "again.raw"), silent)
     assert subprocess.run(["cmp", installed.target, again.target], check=False).returncode == 0
 
 
 def test_a_dry_run_plans_and_writes_nothing(stored: tuple[Path, Stored], tmp_path: Path) -> None:
-    planned = install(InstallRequest(stored[0], tmp_path / "disk.raw"), silent, dry_run=True)
+    planned = install(InstallRequest(repo=stored[0], target=tmp_path / "disk.raw"), silent, dry_run=True)
     assert json.loads(json.dumps(planned.to_json()))["written"] is False
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_too_small_is_refused_with_the_size_it_needs(stored: tuple[Path, Stored], tmp_path: Path) -> None:
-    request = InstallRequest(stored[0], tmp_path / "disk.raw", size=64 << 20)
+    request = InstallRequest(repo=stored[0], target=tmp_path / "disk.raw", disk=DiskRequest(size=64 << 20))
     with pytest.raises(TargetError, match="bytes are needed"):
         install(request, silent)
     assert list(tmp_path.iterdir()) == []
@@ -153,9 +153,9 @@ def test_a_target_that_is_there_stays(stored: tuple[Path, Stored], tmp_path: Pat
     target = tmp_path / "disk.raw"
     target.write_text("precious")
     with pytest.raises(TargetError, match="exists"):
-        install(InstallRequest(stored[0], target), silent)
+        install(InstallRequest(repo=stored[0], target=target), silent)
     assert target.read_text() == "precious"
-    install(InstallRequest(stored[0], target, wipe=True), silent)
+    install(InstallRequest(repo=stored[0], target=target, wipe=True), silent)
     assert target.stat().st_size > 500 << 20
 
 
@@ -165,7 +165,7 @@ def test_an_image_without_boot_files_is_refused(tmp_path: Path) -> None:
         fields = {name: getattr(stored.bootable, name) for name in Bootable.__dataclass_fields__}
         save(repository, Bootable(**(fields | {"name": "bare"})), stored.rootfs.image, {}, None)
     with pytest.raises(StoreError, match="without boot files"):
-        install(InstallRequest(tmp_path / "repo", tmp_path / "disk.raw", name="bare"), silent)
+        install(InstallRequest(repo=tmp_path / "repo", target=tmp_path / "disk.raw", name="bare"), silent)
 
 
 @pytest.mark.parametrize("what", ["rootfs image", "file"])
@@ -176,14 +176,14 @@ def test_a_damaged_object_never_gets_onto_a_disk(what: str, tmp_path: Path) -> N
         victim = repository.object_path(digest)
     flip(victim, 100)
     with pytest.raises(DigestError):
-        install(InstallRequest(tmp_path / "repo", tmp_path / "disk.raw"), silent)
+        install(InstallRequest(repo=tmp_path / "repo", target=tmp_path / "disk.raw"), silent)
     assert [path.name for path in tmp_path.iterdir()] == ["repo"]
 
 
 def test_a_new_machine_is_told_its_name(stored: tuple[Path, Stored], tmp_path: Path) -> None:
     """P.8: in its own /etc, which the digest does not cover; the disk is else that of any machine."""
     request = InstallRequest(
-        stored[0], tmp_path / "disk.raw", first_boot=FirstBoot("box", credentials={"token": b"secret"})
+        repo=stored[0], target=tmp_path / "disk.raw", first_boot=FirstBoot("box", credentials={"token": b"secret"})
     )
     named = install(request, silent)
     upper = f"/state/deploy/{stored[1].rootfs.digest}/etc/upper"
@@ -196,7 +196,7 @@ def test_a_new_machine_is_told_its_name(stored: tuple[Path, Stored], tmp_path: P
 
 
 def test_the_format_is_that_of_the_name(installed: Installed, stored: tuple[Path, Stored], tmp_path: Path) -> None:
-    converted = install(InstallRequest(stored[0], tmp_path / "disk.qcow2"), silent)
+    converted = install(InstallRequest(repo=stored[0], target=tmp_path / "disk.qcow2"), silent)
     assert converted.format == "qcow2"
     said = subprocess.run(
         [program("qemu-img"), "compare", "-f", "raw", "-F", "qcow2", installed.target, converted.target],
@@ -212,13 +212,15 @@ def test_an_encrypted_disk_shows_no_names_of_files(stored: tuple[Path, Stored], 
     names = [b"state/deploy", b"composefs/objects", b"capable", b"usr/bin/tool", stored[1].rootfs.digest.path.encode()]
     names += [b"oci2boot.json", b"lost+found"]
     plain, secret = tmp_path / "plain.raw", tmp_path / "secret.raw"
-    install(InstallRequest(stored[0], plain), silent)
-    once = install(InstallRequest(stored[0], secret, secret=Secret(b"sesame", 32 << 10)), silent)
+    install(InstallRequest(repo=stored[0], target=plain), silent)
+    once = install(InstallRequest(repo=stored[0], target=secret, secret=Secret(b"sesame", 32 << 10)), silent)
     data = plain.read_bytes()
     assert {b"capable", b"oci2boot.json", b"lost+found"} <= {name for name in names if name in data}
     data = secret.read_bytes()
     assert [name for name in names if name in data] == []
-    again = install(InstallRequest(stored[0], tmp_path / "again.raw", secret=Secret(b"sesame", 32 << 10)), silent)
+    again = install(
+        InstallRequest(repo=stored[0], target=tmp_path / "again.raw", secret=Secret(b"sesame", 32 << 10)), silent
+    )
     assert once.plan.root.guid != again.plan.root.guid
     assert once.to_json()["plan"]["partitions"][1]["encryption"] == "luks2"
 
@@ -233,7 +235,7 @@ def test_an_encrypted_disk_shows_no_names_of_files(stored: tuple[Path, Stored], 
 )
 def test_what_is_no_target_is_refused(stored: tuple[Path, Stored], target: str, match: str) -> None:
     with pytest.raises(TargetError, match=match):
-        install(InstallRequest(stored[0], Path(target), wipe=True), silent)
+        install(InstallRequest(repo=stored[0], target=Path(target), wipe=True), silent)
 
 
 def test_the_disk_of_the_running_system_is_refused(stored: tuple[Path, Stored]) -> None:
@@ -247,4 +249,4 @@ def test_the_disk_of_the_running_system_is_refused(stored: tuple[Path, Stored]) 
     for words in map(str.split, mounted.splitlines()):
         if len(words) > 1 and words[1] != "[SWAP]":
             with pytest.raises(TargetError, match=r"in use|partition of"):
-                install(InstallRequest(stored[0], Path(words[0]), wipe=True), silent, dry_run=True)
+                install(InstallRequest(repo=stored[0], target=Path(words[0]), wipe=True), silent, dry_run=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from oci2boot.errors import TargetError
-from oci2boot.rootfs.verity import Overlay, VerityOptions
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.store.images import save
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.first_boot import FirstBoot
@@ -61,7 +61,9 @@ def test_two_runs_give_the_same_bytes(image: Image, iso: Path, tmp_path: Path) -
 
 def test_a_dry_run_writes_nothing(image: Image, tmp_path: Path) -> None:
     told: list[Event] = []
-    planned = install(InstallRequest(image.repo, tmp_path / "live.iso", name="demo"), told.append, dry_run=True)
+    planned = install(
+        InstallRequest(repo=image.repo, target=tmp_path / "live.iso", name="demo"), told.append, dry_run=True
+    )
     found = json.loads(json.dumps(planned.to_json()))
     assert (found["format"], found["written"]) == ("iso", False)
     assert [part["label"] for part in found["plan"]["partitions"]] == ["ESP", "root", "root-verity", "root-verity-sig"]
@@ -91,17 +93,17 @@ def test_verify_reads_it_whole(image: Image, iso: Path, tmp_path: Path) -> None:
 def test_without_places_to_write_that_is_said(key: Pair, tmp_path: Path) -> None:
     image = converted(tmp_path / "repo", TARS, VerityOptions(overlays=()), key)
     told: list[Event] = []
-    install(InstallRequest(image.repo, tmp_path / "live.iso", name="demo"), told.append, dry_run=True)
+    install(InstallRequest(repo=image.repo, target=tmp_path / "live.iso", name="demo"), told.append, dry_run=True)
     assert "nothing can be written" in "".join(event.text for event in told if isinstance(event, Warned))
     places = VerityOptions(overlays=(Overlay("/home", "tmpfs"),))
     image = converted(tmp_path / "other", TARS, places, key)
-    assert len(install(InstallRequest(image.repo, tmp_path / "live.iso"), silent).plan.partitions) == 4
+    assert len(install(InstallRequest(repo=image.repo, target=tmp_path / "live.iso"), silent).plan.partitions) == 4
 
 
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({"size": 1 << 40}, "--size"),
+        ({"size": 1 << 40}, "a size"),
         ({"sector": 4096}, "512 bytes"),
         ({"secret": Secret(b"secret")}, "encrypted"),
         ({"first_boot": FirstBoot(hostname="a")}, "host name"),
@@ -118,5 +120,5 @@ def test_an_image_of_single_files_needs_the_other_mode(tmp_path: Path) -> None:
         stored = store_image(repository, "demo", TARS)
         save(repository, stored.bootable, stored.rootfs.image, {UKI: b"uki"}, None)
     with pytest.raises(TargetError, match="one piece") as caught:
-        install(InstallRequest(tmp_path / "repo", tmp_path / "live.iso"), silent)
+        install(InstallRequest(repo=tmp_path / "repo", target=tmp_path / "live.iso"), silent)
     assert "--mode verity" in str(caught.value.hint)

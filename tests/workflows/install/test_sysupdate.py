@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oci2boot.errors import TargetError
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.workflows.install.sysupdate import Published, SysupdateRequest, publish
 from oci2boot.workflows.progress import silent
 from tests.boot import debian
@@ -18,7 +18,7 @@ from tests.keys import make
 from tests.store.stored import SKELETON, layer
 from tests.target.disks import said
 from tests.witness import program
-from tests.workflows.machine.test_slots import Factory, Menu
+from tests.workflows.slots import Factory, Menu
 from tests.workflows.verity_disks import Image, converted
 
 
@@ -30,7 +30,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image, Image]:
 
 
 def published(image: Image, folder: Path, **options: Any) -> Published:
-    return publish(SysupdateRequest(image.repo, "demo", folder, str(folder), **options), silent)
+    return publish(SysupdateRequest(repo=image.repo, name="demo", output=folder, source=str(folder), **options), silent)
 
 
 def listed(definitions: Path, *version: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "keys"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-        generate(GenerateRequest(folder, name="Demo", owner=OWNER))
+        generate(GenerateRequest(folder=folder, name="Demo", owner=OWNER))
     return folder
 
 
@@ -65,32 +65,32 @@ def test_the_signed_variables_depend_on_keys_and_time_alone(keys: Path, tmp_path
 def test_keys_are_never_replaced(keys: Path) -> None:
     before = {path.name: path.read_bytes() for path in keys.iterdir()}
     with pytest.raises(TargetError, match="holds keys already"):
-        generate(GenerateRequest(keys))
+        generate(GenerateRequest(folder=keys))
     assert {path.name: path.read_bytes() for path in keys.iterdir()} == before
 
 
 def test_keys_may_be_encrypted(tmp_path: Path) -> None:
     (tmp_path / "pass").write_text("se cret\n")
-    generate(GenerateRequest(tmp_path / "keys", passphrase=tmp_path / "pass"))
+    generate(GenerateRequest(folder=tmp_path / "keys", passphrase=tmp_path / "pass"))
     key = tmp_path / "keys/db.key"
     assert key.read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     openssl("pkey", "-in", key, "-passin", "pass:se cret", "-noout")
     (tmp_path / "pass").write_text("\n")
     with pytest.raises(SignatureError, match="no passphrase"):
-        generate(GenerateRequest(tmp_path / "others", passphrase=tmp_path / "pass"))
+        generate(GenerateRequest(folder=tmp_path / "others", passphrase=tmp_path / "pass"))
 
 
 @pytest.mark.parametrize(
     "request_",
     [
-        GenerateRequest(Path("k"), bits=1024),
-        GenerateRequest(Path("k"), bits=16384),
-        GenerateRequest(Path("k"), bits=2049),
-        GenerateRequest(Path("k"), name=""),
-        GenerateRequest(Path("k"), name="a\nb"),
-        GenerateRequest(Path("k"), name="x" * 80),
-        GenerateRequest(Path("k"), days=10**9),
-        GenerateRequest(Path("k"), days=-1),
+        GenerateRequest(folder=Path("k"), bits=1024),
+        GenerateRequest(folder=Path("k"), bits=16384),
+        GenerateRequest(folder=Path("k"), bits=2049),
+        GenerateRequest(folder=Path("k"), name=""),
+        GenerateRequest(folder=Path("k"), name="a\nb"),
+        GenerateRequest(folder=Path("k"), name="x" * 80),
+        GenerateRequest(folder=Path("k"), days=10**9),
+        GenerateRequest(folder=Path("k"), days=-1),
     ],
 )
 def test_keys_that_cannot_be_are_refused(
@@ -168,7 +168,7 @@ def test_db_trusts_a_vendor_too(tmp_path: Path) -> None:
     """P.7: in the signed variable, in OVMF's store and, as what --db takes, in the signature list."""
     vendor = make(tmp_path, "vendor")
     folder, store = tmp_path / "keys", tmp_path / "vars.fd"
-    generate(GenerateRequest(folder, db=(vendor.path,)))
+    generate(GenerateRequest(folder=folder, db=(vendor.path,)))
     lists = (folder / "db.esl").read_bytes()
     (own,) = read_certificates((folder / "db.crt").read_bytes())
     assert read_trusted([folder / "db.esl"]) == [own, vendor.certificate]
@@ -185,11 +185,11 @@ def test_signature_lists_are_taken_for_certificates(keys: Path, tmp_path: Path) 
     """P.7: what was signed by a listed key verifies; damaged lists and lists of hashes are refused."""
     program_file, signed = tmp_path / "a.efi", tmp_path / "signed.efi"
     program_file.write_bytes(kernel())
-    sign(program_file, signed, SigningOptions(keys / "db.crt", str(keys / "db.key")), silent)
+    sign(program_file, signed, SigningOptions(certificate=keys / "db.crt", key=str(keys / "db.key")), silent)
     subprocess.run([program("sbverify"), "--cert", keys / "db.crt", signed], check=True, capture_output=True)
     for name in ("db.esl", "db.crt"):
-        (found,) = verify(signed, [keys / name])
-        assert found["trusted_by"] == "CN=Demo db"
+        (found,) = verify(signed, [keys / name]).signatures
+        assert found.trusted_by == "CN=Demo db"
     with pytest.raises(SignatureError, match="none of the certificates given"):
         verify(signed, [keys / "KEK.esl"])
     (tmp_path / "bad.esl").write_bytes((keys / "db.esl").read_bytes()[:-1])
@@ -249,7 +249,7 @@ def test_certificates_and_variables_of_different_keys_are_refused(keys: Path, tm
 def test_a_bad_time_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(FormatError, match="SOURCE_DATE_EPOCH"):
-        generate(GenerateRequest(tmp_path / "keys"))
+        generate(GenerateRequest(folder=tmp_path / "keys"))
 
 
 def test_the_certificates_are_those_in_the_lists(keys: Path) -> None:

@@ -41,26 +41,26 @@ def image() -> bytes:
 
 @pytest.fixture(scope="module")
 def inline(db: Pair, image: bytes) -> bytes:
-    return sign_files({NAME: image}, SigningOptions(db.path, str(db.key)), silent)[NAME]
+    return sign_files({NAME: image}, SigningOptions(certificate=db.path, key=str(db.key)), silent)[NAME]
 
 
 def test_executables_are_signed_and_nothing_else_is_touched(db: Pair, image: bytes, inline: bytes) -> None:
     files = {NAME: image, "EFI/BOOT/BOOTX64.EFI": image, "loader/loader.conf": b"timeout 3\n"}
-    signed = sign_files(files, SigningOptions(db.path, str(db.key)), silent)
+    signed = sign_files(files, SigningOptions(certificate=db.path, key=str(db.key)), silent)
     assert list(signed.items()) == [
         (NAME, inline), ("EFI/BOOT/BOOTX64.EFI", inline), ("loader/loader.conf", b"timeout 3\n"),
     ]  # fmt: skip
 
 
 def test_a_command_signs_with_the_same_result(db: Pair, image: bytes, inline: bytes) -> None:
-    options = SigningOptions(db.path, command=f"openssl dgst -sha256 -sign {db.key}")
+    options = SigningOptions(certificate=db.path, command=f"openssl dgst -sha256 -sign {db.key}")
     assert sign_files({NAME: image}, options, silent)[NAME] == inline
 
 
 def test_request_and_response_give_the_same_result(db: Pair, image: bytes, inline: bytes, tmp_path: Path) -> None:
     request, response = tmp_path / "request.json", tmp_path / "response.json"
     events: list[Event] = []
-    options = SigningOptions(db.path, request=request)
+    options = SigningOptions(certificate=db.path, request=request)
     assert sign_files({NAME: image}, options, events.append) == {NAME: image}
     assert any(isinstance(event, Warned) and "nothing is signed yet" in event.text for event in events)
     workflow.answer(request, db.key, None, response)
@@ -70,7 +70,7 @@ def test_request_and_response_give_the_same_result(db: Pair, image: bytes, inlin
 @pytest.mark.parametrize("tool", ["sbsign", "osslsigncode"])
 def test_tools_sign(tool: str, db: Pair, image: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    options = SigningOptions(db.path, str(db.key), tool=tool)  # type: ignore[arg-type]
+    options = SigningOptions(certificate=db.path, key=str(db.key), tool=tool)  # type: ignore[arg-type]
     path = tmp_path / "signed.efi"
     path.write_bytes(sign_files({NAME: image}, options, silent)[NAME])
     subprocess.run([program("sbverify"), "--cert", db.path, path], check=True, capture_output=True)
@@ -101,7 +101,7 @@ def token(db: Pair, folder: Path) -> Iterator[tuple[str, Path]]:
 def test_keys_in_tokens_sign(tool: str, token: tuple[str, Path], db: Pair, image: bytes, tmp_path: Path) -> None:
     """P.7: the key never leaves the token."""
     uri, library = token
-    options = SigningOptions(db.path, uri, tool=tool, pkcs11_module=library)  # type: ignore[arg-type]
+    options = SigningOptions(certificate=db.path, key=uri, tool=tool, pkcs11_module=library)  # type: ignore[arg-type]
     path = tmp_path / "signed.efi"
     path.write_bytes(sign_files({NAME: image}, options, silent)[NAME])
     subprocess.run([program("sbverify"), "--cert", db.path, path], check=True, capture_output=True)
@@ -111,7 +111,7 @@ def test_a_passphrase_comes_from_a_file(db: Pair, image: bytes, inline: bytes, t
     key, passphrase = tmp_path / "encrypted.key", tmp_path / "passphrase"
     openssl("pkcs8", "-topk8", "-in", db.key, "-out", key, "-passout", "pass:ünder cover")
     passphrase.write_text("ünder cover\n")
-    options = SigningOptions(db.path, str(key), passphrase=passphrase)
+    options = SigningOptions(certificate=db.path, key=str(key), passphrase=passphrase)
     assert sign_files({NAME: image}, options, silent)[NAME] == inline
     passphrase.write_text("another\n")
     with pytest.raises(SignatureError, match="wrong passphrase"):
@@ -133,7 +133,7 @@ def test_a_passphrase_comes_from_a_file(db: Pair, image: bytes, inline: bytes, t
 )
 def test_a_command_that_fails_is_one_sentence(command: str, why: str, db: Pair, image: bytes) -> None:
     with pytest.raises(SignatureError, match=why) as caught:
-        sign_files({NAME: image}, SigningOptions(db.path, command=command), silent)
+        sign_files({NAME: image}, SigningOptions(certificate=db.path, command=command), silent)
     assert caught.value.message.startswith(f"{NAME} cannot be signed: ")
     assert "\n" not in caught.value.message
 
@@ -146,7 +146,7 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(
     command = f"sh -c 'sleep 60 & echo $! >{pid}; wait'"
     before = time.monotonic()
     with pytest.raises(SignatureError, match="did not end within"):
-        sign_files({NAME: image}, SigningOptions(db.path, command=command), silent)
+        sign_files({NAME: image}, SigningOptions(certificate=db.path, command=command), silent)
     assert time.monotonic() - before < 30
     state = Path(f"/proc/{pid.read_text().strip()}/stat")
     for _ in range(100):
@@ -162,7 +162,7 @@ def test_an_expired_certificate_signs_with_a_warning(image: bytes, tmp_path: Pat
     openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=old", "-keyout", key, "-out", csr)
     openssl("x509", "-req", "-in", csr, "-key", key, "-days", "-1", "-out", crt)
     events: list[Event] = []
-    signed = sign_files({NAME: image}, SigningOptions(crt, str(key)), events.append)[NAME]
+    signed = sign_files({NAME: image}, SigningOptions(certificate=crt, key=str(key)), events.append)[NAME]
     assert any(isinstance(event, Warned) and "CN=old expired" in event.text for event in events)
     (found,) = authenticode.verify(signed, [Pair(key, crt).certificate])
     assert found.anchor
@@ -183,14 +183,14 @@ def test_an_expired_certificate_signs_with_a_warning(image: bytes, tmp_path: Pat
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, object], why: str, db: Pair, image: bytes) -> None:
     with pytest.raises(Error, match=why):
-        sign_files({NAME: image}, SigningOptions(db.path, **options), silent)  # type: ignore[arg-type]
+        sign_files({NAME: image}, SigningOptions(certificate=db.path, **options), silent)  # type: ignore[arg-type]
 
 
 def test_several_certificates_in_the_file_are_refused(db: Pair, image: bytes, tmp_path: Path) -> None:
     both = tmp_path / "both.crt"
     both.write_bytes(db.path.read_bytes() * 2)
     with pytest.raises(SignatureError, match="2 certificates"):
-        sign_files({NAME: image}, SigningOptions(both, str(db.key)), silent)
+        sign_files({NAME: image}, SigningOptions(certificate=both, key=str(db.key)), silent)
 
 
 def test_a_tool_that_signs_nothing_is_found_out(
@@ -203,14 +203,14 @@ def test_a_tool_that_signs_nothing_is_found_out(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert shutil.which("sbsign") == str(false_sbsign)
     with pytest.raises(SignatureError, match="came back"):
-        sign_files({NAME: image}, SigningOptions(db.path, str(db.key), tool="sbsign"), silent)
+        sign_files({NAME: image}, SigningOptions(certificate=db.path, key=str(db.key), tool="sbsign"), silent)
 
 
 def test_a_key_that_is_not_there_is_noticed_before_any_work(tmp_path: Path) -> None:
     """K1.2: nothing is fetched, no store is made."""
     source = Reference.parse(f"oci:{tmp_path}/nothing")
-    signing = SigningOptions(tmp_path / "db.crt", str(tmp_path / "db.key"))
-    request = ConvertRequest(source, tmp_path / "repo", boot=BootOptions(signing=signing))
+    signing = SigningOptions(certificate=tmp_path / "db.crt", key=str(tmp_path / "db.key"))
+    request = ConvertRequest(source=source, repo=tmp_path / "repo", boot=BootOptions(signing=signing))
     with pytest.raises(SourceError, match=r"cannot read .*db\.crt"):
         convert(request, silent)
     assert not (tmp_path / "repo").exists()

@@ -22,19 +22,13 @@ from oci2boot.workflows.machine.rollback import rollback
 from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import UpgradeRequest, upgrade
 from oci2boot.workflows.progress import silent
-from tests.store.stored import everything, store_image, system
-from tests.witness import program
+from tests.store.stored import cfsctl, everything, store_image, system
 from tests.workflows.machines import ANY_FILE_SYSTEM, SECOND, Machine, digests, make_machine, upgraded
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return make_machine(tmp_path)
-
-
-def cfsctl(repo: Path, *words: str) -> str:
-    argv = [program("cfsctl"), "--repo", str(repo), *words]
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 def upper(machine: Machine, digest: str) -> Path:

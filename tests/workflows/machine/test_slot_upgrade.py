@@ -8,7 +8,7 @@ import pytest
 
 from oci2boot.digest import RootHash
 from oci2boot.oci.reference import Reference
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.workflows.install.disk import install
@@ -19,12 +19,12 @@ from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import Upgraded, UpgradeRequest, switch, upgrade
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import ConvertRequest, InstallRequest
+from oci2boot.workflows.requests import ConvertRequest, DiskRequest, InstallRequest
 from tests.oci.layouts import Layout
+from tests.partitions import table
 from tests.status_schema import check_status
 from tests.store.stored import everything
 from tests.target.disks import said
-from tests.workflows.verity_disks import table
 from tests.workflows.verity_images import BUILTIN_OPTIONS, Publisher, convert_verity
 
 
@@ -48,7 +48,8 @@ def place(publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     source = Reference.parse(publisher.source)
     made = convert_verity(source, tmp_path / "repo", VerityOptions(signature=False))
     disk, esp = tmp_path / "disk.raw", tmp_path / "esp"
-    install(InstallRequest(repo=tmp_path / "repo", target=disk, name="demo", ab=True, esp_size=270 << 20), silent)
+    size = DiskRequest(ab=True, esp_size=270 << 20)
+    install(InstallRequest(repo=tmp_path / "repo", target=disk, name="demo", disk=size), silent)
     esp.mkdir()
     said("mcopy", "-s", "-n", "-i", f"{disk}@@{table(disk)[0]['start']}", "::/*", esp)
     return SlotPlace(disk, esp, root_hash(made))

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from oci2boot.cli.hints import hint_of
 from oci2boot.digest import OciDigest
 from oci2boot.errors import Error, FormatError, ImageError, SignatureError
 from oci2boot.formats import cmdline, cpio, pe
 from oci2boot.oci.reference import Reference
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.rootfs.mkfs import Compression
 from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.rootfs.verity import Overlay, VerityOptions
 from oci2boot.store.fsck import check
 from oci2boot.store.images import Bootable
 from oci2boot.store.reach import plan_collection
@@ -34,7 +35,7 @@ from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOpti
 from oci2boot.workflows.verify.inspect import measured_manifest
 from tests.boot import debian
 from tests.initramfs.scripts import needed_by
-from tests.store.test_images import cfsctl
+from tests.store.stored import cfsctl
 from tests.witness import program
 from tests.workflows.verity_images import (
     BUILTIN_OPTIONS,
@@ -190,7 +191,13 @@ def test_the_store_stays_one_that_cfsctl_takes(
     """B.9, D.2"""
     bootable = convert(
         ConvertRequest(
-            source, tmp_path, "demo", algorithm, boot=BUILTIN_OPTIONS, verity=VerityOptions(), root_signing=signing
+            source=source,
+            repo=tmp_path,
+            name="demo",
+            hash=algorithm,
+            boot=BUILTIN_OPTIONS,
+            verity=VerityOptions(),
+            root_signing=signing,
         ),
         print,
     )
@@ -297,7 +304,7 @@ def test_an_initramfs_that_cannot_is_refused(left_out: bytes, said: str, tmp_pat
     source = make_image(tmp_path, verity_layers([one for one in INITRAMFS if one.path != left_out]))
     with pytest.raises(ImageError, match=said) as caught:
         convert_verity(source, tmp_path / "repo", HASH_ONLY)
-    assert "--initrd builtin" in (caught.value.hint or "")
+    assert "--initrd builtin" in (hint_of(caught.value) or "")
 
 
 @pytest.mark.parametrize("overlays", [(Overlay("/etc"), Overlay("/var", "tmpfs")), ()])
@@ -462,13 +469,17 @@ def test_a_request_that_lies_about_the_root_hash_is_not_signed(
     [
         ({"verity": VerityOptions()}, "there is no key", "--no-verity-signature"),
         (
-            {"verity": VerityOptions(), "root_signing": SigningOptions(Path("c"), "pkcs11:token")},
+            {"verity": VerityOptions(), "root_signing": SigningOptions(certificate=Path("c"), key="pkcs11:token")},
             "in a token",
             "--verity-key",
         ),
-        ({"verity": VerityOptions(), "root_signing": SigningOptions(Path("c"))}, "one way", "--sign-command"),
         (
-            {"verity": VerityOptions(), "root_signing": SigningOptions(Path("/nowhere/c.pem"), "k")},
+            {"verity": VerityOptions(), "root_signing": SigningOptions(certificate=Path("c"))},
+            "one way",
+            "--sign-command",
+        ),
+        (
+            {"verity": VerityOptions(), "root_signing": SigningOptions(certificate=Path("/nowhere/c.pem"), key="k")},
             "cannot read /nowhere/c.pem",
             "",
         ),
@@ -487,7 +498,7 @@ def test_what_cannot_be_is_refused_before_any_work(
 ) -> None:
     """K0.16, K1.2, K1.21"""
     asked = {"verity": HASH_ONLY, "boot": BUILTIN_OPTIONS, **change}
-    request = ConvertRequest(Reference.parse("oci:/nowhere:v"), tmp_path / "repo", **asked)
+    request = ConvertRequest(source=Reference.parse("oci:/nowhere:v"), repo=tmp_path / "repo", **asked)
     with pytest.raises(Error, match=said) as caught:
         convert(request, print)
     assert hint in (caught.value.hint or "")
@@ -500,16 +511,16 @@ def test_what_cannot_be_is_refused_before_any_work(
 def test_the_next_version_is_converted_alike(source: Reference, signing: SigningOptions, tmp_path: Path) -> None:
     """B.9: an upgrade knows the options, and the key is named anew"""
     options = VerityOptions(
-        ZSTD,
-        True,
-        "sha512",
-        b"\7",
-        None,
-        "embedded",
-        True,
-        "systemd",
-        ("panic-on-corruption",),
-        (Overlay("/var", "tmpfs"),),
+        compression=ZSTD,
+        verity=True,
+        hash="sha512",
+        salt=b"\7",
+        blocks=None,
+        place="embedded",
+        signature=True,
+        form="systemd",
+        options=("panic-on-corruption",),
+        overlays=(Overlay("/var", "tmpfs"),),
     )
     boot = replace(BUILTIN_OPTIONS, signing=signing)
     bootable = convert_verity(source, tmp_path / "repo", options, boot=boot)
@@ -542,7 +553,7 @@ def test_debian_becomes_a_disk_that_veritysetup_verifies(
     subprocess.run([program("veritysetup"), "verify", image, tree, str(verity.root_hash)], check=True)
     subprocess.run([debian.erofs_utils("fsck.erofs"), image], check=True, capture_output=True)
     check_signature(tmp_path / "repo", bootable, signing, tmp_path)
-    found = measured_manifest("demo", tmp_path / "repo")["paths"]
+    found = measured_manifest("demo", tmp_path / "repo").paths
     capable = subprocess.check_output(
         [debian.erofs_utils("dump.erofs"), "--path=/usr/bin/demo-setuid", image], text=True
     )
@@ -551,4 +562,4 @@ def test_debian_becomes_a_disk_that_veritysetup_verifies(
     # This image's own initramfs has no systemd-veritysetup.
     with pytest.raises(ImageError, match="has no systemd-veritysetup") as caught:
         convert_verity(source, tmp_path / "repo", options, boot=replace(boot, initrd="image"))
-    assert "--initrd builtin" in (caught.value.hint or "")
+    assert "--initrd builtin" in (hint_of(caught.value) or "")

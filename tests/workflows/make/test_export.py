@@ -29,7 +29,7 @@ def repo(tmp_path: Path) -> Path:
     )
     layout.tag(image)
     repo = tmp_path / "repo"
-    convert(ConvertRequest(Reference.parse(f"oci:{layout.path}:v"), repo, name="demo", boot=None), silent)
+    convert(ConvertRequest(source=Reference.parse(f"oci:{layout.path}:v"), repo=repo, name="demo", boot=None), silent)
     return repo
 
 
@@ -56,6 +56,6 @@ def test_a_registry_takes_it(repo: Path, tmp_path: Path) -> None:
 
 def test_a_directory_has_no_layers_to_export(tmp_path: Path) -> None:
     (tmp_path / "root/usr").mkdir(parents=True)
-    convert(ConvertRequest(Reference.parse(f"dir:{tmp_path}/root"), tmp_path / "repo", boot=None), silent)
+    convert(ConvertRequest(source=Reference.parse(f"dir:{tmp_path}/root"), repo=tmp_path / "repo", boot=None), silent)
     with pytest.raises(StoreError, match="has no layers"):
         export(tmp_path / "repo", None, Reference.parse(f"oci:{tmp_path}/out:v"), SourceOptions(), silent)

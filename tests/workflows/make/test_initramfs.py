@@ -13,11 +13,12 @@ from oci2boot.boot.dracut import DracutOptions
 from oci2boot.errors import FormatError, ImageError, LimitError, ToolError
 from oci2boot.formats import pe
 from oci2boot.oci.reference import Reference
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.make.again import request_again
+from oci2boot.workflows.make.asked import AskedDracut
 from oci2boot.workflows.make.convert import convert
-from oci2boot.workflows.make.initramfs import build_dracut, check_out, dracut_options
+from oci2boot.workflows.make.initramfs import build_dracut, check_out
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
 from tests.boot.debian import package
@@ -42,9 +43,10 @@ def test_a_checked_out_tree_is_the_tree(tmp_path: Path) -> None:
 def test_options_of_dracut_want_dracut() -> None:
     """K1.14"""
     with pytest.raises(FormatError) as caught:
-        dracut_options("builtin", ["/a"], None, None, None, None)
+        AskedDracut(install=("/a",)).options("builtin")
     assert "--initrd dracut" in (caught.value.hint or "")
-    assert dracut_options("dracut", ["/a /b"], None, None, None, None).install == ("/a", "/b")
+    assert AskedDracut(install=("/a /b",)).options("dracut").install == ("/a", "/b")
+    assert AskedDracut().options("builtin") == DracutOptions()
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def test_dracut_puts_into_the_initramfs_what_was_asked_for(demo_image: Callable[
     source = Reference.parse(f"oci:{demo_image('dracut')}:latest")
     repo = tmp_path / "repo"
     boot = BootOptions(ukify="builtin", initrd="dracut", dracut=ASKED)
-    first = convert(ConvertRequest(source, repo, "demo", boot=boot), silent)
+    first = convert(ConvertRequest(source=source, repo=repo, name="demo", boot=boot), silent)
     paths = listed(initrd_of(repo, first))
     modules = f"usr/lib/modules/{first.kernel}/kernel"
     assert {"etc/hostname", "usr/bin/sha256sum", "usr/bin/bash"} <= paths
@@ -119,7 +121,7 @@ def test_dracut_puts_into_the_initramfs_what_was_asked_for(demo_image: Callable[
     assert initrd_of(repo, convert(again, silent)) == initrd_of(repo, first)
     absent = BootOptions(ukify="builtin", initrd="dracut", dracut=DracutOptions(install=("/none",)))
     with pytest.raises(ImageError, match="no /none"):
-        convert(ConvertRequest(source, repo, "demo", boot=absent), silent)
+        convert(ConvertRequest(source=source, repo=repo, name="demo", boot=absent), silent)
 
 
 @pytest.mark.demo
@@ -135,7 +137,11 @@ def test_dracut_makes_an_initramfs_for_dm_verity(demo_image: Callable[[str], Pat
     source, repo = Reference.parse(f"oci:{layout}:verity"), tmp_path / "repo"
     boot = BootOptions(ukify="builtin", initrd="dracut")
     options = VerityOptions(signature=False)
-    paths = listed(initrd_of(repo, convert(ConvertRequest(source, repo, "demo", boot=boot, verity=options), silent)))
+    paths = listed(
+        initrd_of(
+            repo, convert(ConvertRequest(source=source, repo=repo, name="demo", boot=boot, verity=options), silent)
+        )
+    )
     assert {"usr/lib/systemd/systemd-veritysetup", "usr/sbin/dmsetup"} <= paths
     assert any(path.endswith("/libcryptsetup.so.12") for path in paths)
     assert any(path.endswith("/dm-verity.ko.xz") for path in paths)

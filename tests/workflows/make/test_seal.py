@@ -23,11 +23,11 @@ from oci2boot.workflows.make.seal import SealedImage, seal
 from oci2boot.workflows.progress import Event, Step, Told, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SealRequest, SigningOptions
 from tests.keys import make
-from tests.oci.layouts import Layout
+from tests.oci.layouts import Layout, documents
 from tests.oci.registries import docker_registry, push
 from tests.tarballs import END, directory, file
 from tests.witness import program
-from tests.workflows.sealable import KVER, add_image, addon, base, documents, tar, uki
+from tests.workflows.sealable import KVER, add_image, addon, base, tar, uki
 
 LOOPBACK = SourceOptions(tls_verify=False)
 BUILTIN = BootOptions(ukify="builtin")
@@ -37,13 +37,6 @@ def run(*argv: str | Path) -> str:
     done = subprocess.run(list(map(str, argv)), check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("images") / "layout")
-    add_image(layout, base(), "base")
-    return layout
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +55,9 @@ def sealed_to(
     strip_kernel: bool = False,
 ) -> SealedImage:
     request = SealRequest(
-        Reference.parse(source),
-        Reference.parse(destination),
-        repo,
+        source=Reference.parse(source),
+        destination=Reference.parse(destination),
+        repo=repo,
         options=LOOPBACK,
         boot=boot,
         ship_erofs=ship_erofs,
@@ -76,7 +69,9 @@ def sealed_to(
 
 
 def converted(repo: Path, source: str) -> Bootable:
-    return convert(ConvertRequest(Reference.parse(source), repo, name="x", options=LOOPBACK, boot=BUILTIN), silent)
+    return convert(
+        ConvertRequest(source=Reference.parse(source), repo=repo, name="x", options=LOOPBACK, boot=BUILTIN), silent
+    )
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +279,7 @@ def test_a_layer_that_can_be_read_in_two_ways_is_not_sealed(repo: Path, tmp_path
 
 def test_the_uki_in_the_layer_is_signed(layout: Layout, repo: Path, tmp_path: Path) -> None:
     db = make(tmp_path, "db")
-    boot = BootOptions(ukify="builtin", signing=SigningOptions(db.path, key=str(db.key)))
+    boot = BootOptions(ukify="builtin", signing=SigningOptions(certificate=db.path, key=str(db.key)))
     sealed = sealed_to(repo, f"oci:{layout.path}:base", f"oci:{tmp_path}/layout:x", boot)
     with last_layer(tmp_path / "layout", "x") as archive:
         found = archive.extractfile(sealed.uki.lstrip("/"))
@@ -299,9 +294,9 @@ def test_the_uki_in_the_layer_is_signed(layout: Layout, repo: Path, tmp_path: Pa
 def test_a_request_for_signatures_writes_no_image(layout: Layout, repo: Path, tmp_path: Path) -> None:
     """B.5"""
     db = make(tmp_path, "db")
-    boot = BootOptions(ukify="builtin", signing=SigningOptions(db.path, request=tmp_path / "request.json"))
+    boot = BootOptions(ukify="builtin", signing=SigningOptions(certificate=db.path, request=tmp_path / "request.json"))
     source, destination = Reference.parse(f"oci:{layout.path}:base"), Reference.parse(f"oci-archive:{tmp_path}/x.tar")
-    assert seal(SealRequest(source, destination, repo, boot=boot), silent) is None
+    assert seal(SealRequest(source=source, destination=destination, repo=repo, boot=boot), silent) is None
     assert (tmp_path / "request.json").exists()
     assert not (tmp_path / "x.tar").exists()
 
@@ -383,7 +378,7 @@ def test_the_rootfs_image_may_come_along(layout: Layout, repo: Path, sealed: Sea
     assert said == shipped.rootfs
     run(program("fsck.erofs"), tmp_path / "image.erofs")
     told: list[Event] = []
-    request = ConvertRequest(Reference.parse(f"oci:{out}:x"), tmp_path / "other", name="x")
+    request = ConvertRequest(source=Reference.parse(f"oci:{out}:x"), repo=tmp_path / "other", name="x")
     bootable = convert(request, told.append)
     assert (bootable.flow, str(bootable.root.image)) == ("sealed", shipped.rootfs)
     assert "the rootfs image that the image brings along is the one made here" in [

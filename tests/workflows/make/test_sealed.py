@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from oci2boot.cli.hints import hint_of
 from oci2boot.errors import Error, ImageError, SignatureError
 from oci2boot.formats import cpio
 from oci2boot.oci.reference import Reference
@@ -25,13 +26,6 @@ from tests.workflows.sealable import KVER, OS_RELEASE, add_image, addon, base, p
 
 Karg = Callable[..., str]
 Convert = Callable[..., Bootable]
-
-
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("images") / "layout")
-    add_image(layout, base(), "base")
-    return layout
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +66,8 @@ def converted(layout: Layout, repos: Path) -> Convert:
         tag = f"t{len(layout.manifests)}"
         add_image(layout, [*base(), tar(files)], tag)
         request = ConvertRequest(
-            Reference.parse(f"oci:{layout.path}:{tag}"),
-            repos / hash_name,
+            source=Reference.parse(f"oci:{layout.path}:{tag}"),
+            repo=repos / hash_name,
             name="sealed",
             hash=hash_name,  # type: ignore[arg-type]
             boot=BootOptions(ukify="builtin", **options),  # type: ignore[arg-type]
@@ -116,7 +110,7 @@ def test_an_image_sealed_by_the_recipe_of_composefs_rs_is_taken(
     (bundle / "rootfs/boot/EFI/Linux").mkdir(parents=True)
     (bundle / "rootfs/boot/EFI/Linux/os.efi").write_bytes(uki(said))
     source = Reference.parse(f"dir:{bundle}/rootfs")
-    bootable = convert(ConvertRequest(source, repos / "sha256", name="theirs"), silent)
+    bootable = convert(ConvertRequest(source=source, repo=repos / "sha256", name="theirs"), silent)
     assert (bootable.flow, bootable.root.erofs_version, bootable.cmdline) == ("sealed", version, said)
 
 
@@ -230,7 +224,7 @@ def test_the_sealed_flow_takes_no_uki_without_a_digest(converted: Convert) -> No
 def test_a_digest_of_the_other_hash_says_so(karg: Karg, converted: Convert) -> None:
     with pytest.raises(ImageError, match="by its sha512 digest, the store is one of sha256") as caught:
         converted({"boot/EFI/Linux/os.efi": uki(karg(1, "sha512"))})
-    assert "--hash sha512" in str(caught.value.hint)
+    assert "of sha512; --hash" in str(hint_of(caught.value))
 
 
 def test_a_pair_of_formats_and_hashes_is_legitimate(karg: Karg, converted: Convert) -> None:
@@ -330,7 +324,7 @@ def test_a_vendors_uki_gets_its_digest_from_a_signed_addon(
     vendor, ours = make(tmp_path, "vendor"), make(tmp_path, "ours")
     glue = cpio.file(b"usr/lib/composefs/composefs-setup-root", b"")
     signed = vendor.sbsign(uki("rw quiet", OS_RELEASE, KVER, glue))
-    signing = SigningOptions(ours.path, key=str(ours.key))
+    signing = SigningOptions(certificate=ours.path, key=str(ours.key))
     bootable = converted({"boot/EFI/Linux/os.efi": signed}, flow="vendor", signing=signing, db=(vendor.path,))
     digest = karg().rpartition(":")[2]
     assert (bootable.flow, bootable.cmdline) == ("vendor", f"rw quiet composefs={digest}")
@@ -352,7 +346,7 @@ def test_the_vendor_flow_refuses_what_would_not_keep_the_promise(
     karg: Karg, converted: Convert, tmp_path: Path
 ) -> None:
     ours = make(tmp_path, "ours")
-    signing = SigningOptions(ours.path, key=str(ours.key))
+    signing = SigningOptions(certificate=ours.path, key=str(ours.key))
     glue = cpio.file(b"usr/lib/composefs/composefs-setup-root", b"")
     with pytest.raises(ImageError, match="must be signed"):
         converted({"boot/EFI/Linux/os.efi": uki("rw", OS_RELEASE, KVER, glue)}, flow="vendor")

@@ -23,7 +23,7 @@ from tests.keys import Pair, make
 from tests.oci.layouts import Layout
 from tests.witness import program
 from tests.workflows import sealable
-from tests.workflows.sealable import KVER, add_image, addon_stub, base, profiles
+from tests.workflows.sealable import KVER, addon_stub, base, profiles
 
 BUILTIN = BootOptions(ukify="builtin")
 
@@ -70,48 +70,44 @@ def section(path: Path, name: bytes) -> bytes:
 def test_a_directory_gets_the_uki_that_promises_it(root: Path, db: Pair) -> None:
     """D.10, C.26; the digest is cfsctl's, before and after the UKI is there."""
     digest = by_cfsctl(root)
-    signing = SigningOptions(db.path, str(db.key))
-    built = build(BuildRequest(root, boot=replace(BUILTIN, signing=signing)), silent)
+    signing = SigningOptions(certificate=db.path, key=str(db.key))
+    built = build(BuildRequest(rootfs=root, boot=replace(BUILTIN, signing=signing)), silent)
     assert built.path.parent == root / "boot/EFI/Linux"
     assert section(built.path, b".cmdline").decode() == f"rw quiet composefs={digest}"
     assert built == BuiltUki(built.path, digest, f"rw quiet composefs={digest}", KVER)
     sbverify(db, built.path)
     assert by_cfsctl(root) == digest
     before = built.path.read_bytes()
-    assert build(BuildRequest(root, boot=replace(BUILTIN, signing=signing)), silent).path.read_bytes() == before
+    assert build(BuildRequest(rootfs=root, boot=replace(BUILTIN, signing=signing)), silent).path.read_bytes() == before
 
 
 def test_the_uki_goes_where_it_is_told(root: Path, tmp_path: Path) -> None:
     """C.24: unsigned, and the same bytes in each place; the root, which may be a read-only mount, is left alone."""
-    file = build(BuildRequest(root, tmp_path / "my.efi", boot=BUILTIN), silent).path
-    inside = build(BuildRequest(root, tmp_path, boot=BUILTIN), silent).path
+    file = build(BuildRequest(rootfs=root, output=tmp_path / "my.efi", boot=BUILTIN), silent).path
+    inside = build(BuildRequest(rootfs=root, output=tmp_path, boot=BUILTIN), silent).path
     assert (file, inside.parent) == (tmp_path / "my.efi", tmp_path)
     assert file.read_bytes() == inside.read_bytes()
     assert not (root / "boot/EFI").exists()
     with pytest.raises(TargetError, match="cannot write"):
-        build(BuildRequest(root, tmp_path / "missing/my.efi", boot=BUILTIN), silent)
+        build(BuildRequest(rootfs=root, output=tmp_path / "missing/my.efi", boot=BUILTIN), silent)
 
 
 def test_a_key_that_does_not_sign_leaves_no_uki(root: Path, db: Pair) -> None:
-    signing = SigningOptions(db.path, command="false")
+    signing = SigningOptions(certificate=db.path, command="false")
     with pytest.raises(SignatureError):
-        build(BuildRequest(root, boot=replace(BUILTIN, signing=signing)), silent)
+        build(BuildRequest(rootfs=root, boot=replace(BUILTIN, signing=signing)), silent)
     assert not (root / "boot/EFI").exists()
 
 
 # ---- convert
 
 
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("images") / "layout")
-    add_image(layout, base(), "base")
-    return layout
-
-
 def esp_of(layout: Layout, repo: Path, signing: SigningOptions | None) -> dict[str, bytes]:
     request = ConvertRequest(
-        Reference.parse(f"oci:{layout.path}:base"), repo, "base", boot=replace(BUILTIN, signing=signing)
+        source=Reference.parse(f"oci:{layout.path}:base"),
+        repo=repo,
+        name="base",
+        boot=replace(BUILTIN, signing=signing),
     )
     bootable = convert(request, silent)
     with Repository.open(repo) as repository:
@@ -120,7 +116,7 @@ def esp_of(layout: Layout, repo: Path, signing: SigningOptions | None) -> dict[s
 
 def test_convert_signs_the_uki_and_the_boot_loader(layout: Layout, db: Pair, tmp_path: Path) -> None:
     """P.7"""
-    signed = esp_of(layout, tmp_path / "repo", SigningOptions(db.path, str(db.key)))
+    signed = esp_of(layout, tmp_path / "repo", SigningOptions(certificate=db.path, key=str(db.key)))
     programs = sorted(path for path in signed if path.lower().endswith(".efi"))
     assert [path.partition("_")[0] for path in programs] == [
         "EFI/BOOT/BOOTX64.EFI", "EFI/Linux/debian", "EFI/systemd/systemd-bootx64.efi",
@@ -137,11 +133,11 @@ def test_convert_signs_the_uki_and_the_boot_loader(layout: Layout, db: Pair, tmp
 def test_convert_twice_with_an_answer_gives_what_the_key_gives(layout: Layout, db: Pair, tmp_path: Path) -> None:
     """B.5: in the first run nothing is signed, in the second all; the key was never here."""
     request, response = tmp_path / "request.json", tmp_path / "response.json"
-    asking = esp_of(layout, tmp_path / "repo", SigningOptions(db.path, request=request))
+    asking = esp_of(layout, tmp_path / "repo", SigningOptions(certificate=db.path, request=request))
     assert asking == esp_of(layout, tmp_path / "unsigned", None)
     answer(request, db.key, None, response)
-    applied = esp_of(layout, tmp_path / "repo", SigningOptions(db.path, response=response))
-    assert applied == esp_of(layout, tmp_path / "inline", SigningOptions(db.path, str(db.key)))
+    applied = esp_of(layout, tmp_path / "repo", SigningOptions(certificate=db.path, response=response))
+    assert applied == esp_of(layout, tmp_path / "inline", SigningOptions(certificate=db.path, key=str(db.key)))
 
 
 # ---- sign, verify, describe
@@ -151,21 +147,21 @@ def test_convert_twice_with_an_answer_gives_what_the_key_gives(layout: Layout, d
 def signed(folder: Path, db: Pair) -> Path:
     source, target = folder / "uki.efi", folder / "signed.efi"
     source.write_bytes(sealable.uki(f"rw composefs={'ab' * 32}"))
-    workflow.sign(source, target, SigningOptions(db.path, str(db.key)), silent)
+    workflow.sign(source, target, SigningOptions(certificate=db.path, key=str(db.key)), silent)
     return target
 
 
 def test_a_signed_uki_is_verified_against_its_certificate(signed: Path, db: Pair, folder: Path) -> None:
     """C.35"""
     sbverify(db, signed)
-    (found,) = workflow.verify(signed, [db.path])
-    assert (found["signer"], found["trusted_by"]) == ("CN=db", "CN=db")
-    assert found["fingerprint"] == hashlib.sha256(db.certificate.der).hexdigest()
-    assert workflow.verify(signed, [])[0]["trusted_by"] is None
+    (found,) = workflow.verify(signed, [db.path]).signatures
+    assert (found.signer, found.trusted_by) == ("CN=db", "CN=db")
+    assert found.fingerprint == hashlib.sha256(db.certificate.der).hexdigest()
+    assert workflow.verify(signed, []).signatures[0].trusted_by is None
     stranger = make(folder, "stranger")
     with pytest.raises(SignatureError, match="by none of the certificates"):
         workflow.verify(signed, [stranger.path])
-    assert workflow.verify(signed, [stranger.path, db.path])
+    assert workflow.verify(signed, [stranger.path, db.path]).signatures
 
 
 def test_what_is_unsigned_or_changed_is_not_verified(signed: Path, db: Pair, tmp_path: Path) -> None:
@@ -182,21 +178,22 @@ def test_a_description_has_what_objdump_and_the_stub_see(signed: Path, db: Pair)
     found = workflow.describe(signed, [db.path])
     said = subprocess.run([program("objdump"), "-h", signed], check=True, capture_output=True, text=True).stdout
     listed = [words[1] for line in said.splitlines() if (words := line.split()) and words[0].isdecimal()]
-    assert [one["name"] for one in found["sections"]] == listed
-    texts = {one["name"]: one["text"] for one in found["sections"] if "text" in one}
+    assert [one.name for one in found.sections] == listed
+    texts = {one.name: one.text for one in found.sections if one.text is not None}
     assert texts[".cmdline"] == f"rw composefs={'ab' * 32}"
     assert texts[".uname"] == KVER
-    assert (found["kind"], found["machine"]) == ("UKI", "x86_64")
-    assert found["composefs"] == [f"composefs={'ab' * 32}"]
-    assert found["signatures"][0]["trusted_by"] == "CN=db"
+    assert (found.kind, found.machine) == ("UKI", "x86_64")
+    assert found.composefs == (f"composefs={'ab' * 32}",)
+    assert isinstance(found.signatures, tuple)
+    assert found.signatures[0].trusted_by == "CN=db"
 
 
 def test_every_profile_is_described(tmp_path: Path) -> None:
     path = tmp_path / "profiles.efi"
     path.write_bytes(profiles(f"rw composefs={'ab' * 32}", None, f"debug composefs={'cd' * 32}"))
     found = workflow.describe(path)
-    assert found["composefs"] == [f"composefs={'ab' * 32}", f"composefs={'cd' * 32}"]
-    lines = [(one.get("profile"), one["text"]) for one in found["sections"] if one["name"] == ".cmdline"]
+    assert found.composefs == (f"composefs={'ab' * 32}", f"composefs={'cd' * 32}")
+    lines = [(one.profile, one.text) for one in found.sections if one.name == ".cmdline"]
     assert lines == [(None, f"rw composefs={'ab' * 32}"), (1, f"debug composefs={'cd' * 32}")]
 
 
@@ -221,7 +218,7 @@ def test_other_files_are_refused(tmp_path: Path, db: Pair) -> None:
         for act in (
             lambda: workflow.describe(path),
             lambda: workflow.verify(path, [db.path]),
-            lambda: workflow.sign(path, path, SigningOptions(db.path, str(db.key)), silent),
+            lambda: workflow.sign(path, path, SigningOptions(certificate=db.path, key=str(db.key)), silent),
         ):
             with pytest.raises(Error):
                 act()
@@ -234,13 +231,13 @@ def test_other_files_are_refused(tmp_path: Path, db: Pair) -> None:
 def test_an_addon_is_signed_and_says_what_it_is_for(tmp_path: Path, db: Pair) -> None:
     stub, target = tmp_path / "stub", tmp_path / "10-console.addon.efi"
     stub.write_bytes(addon_stub())
-    signing = SigningOptions(db.path, str(db.key))
+    signing = SigningOptions(certificate=db.path, key=str(db.key))
     write_addon(stub, "console=ttyS0  quiet", KVER, target, signing, silent)
     sbverify(db, target)
     assert section(target, b".cmdline") == b"console=ttyS0 quiet"
     assert section(target, b".uname").rstrip(b"\0").decode() == KVER
     assert b"sbat,1," in section(target, b".sbat")
-    assert workflow.describe(target)["kind"] == "addon"
+    assert workflow.describe(target).kind == "addon"
 
 
 @pytest.mark.parametrize(

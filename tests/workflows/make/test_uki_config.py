@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def request(root: Path) -> BuildRequest:
-    return BuildRequest(root, boot=BootOptions(ukify="builtin", kargs=("console=ttyS0",)))
+    return BuildRequest(rootfs=root, boot=BootOptions(ukify="builtin", kargs=("console=ttyS0",)))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_the_distributions_plugin_builds_the_same_uki(root: Path, configured: Co
     """D.9, D.12: the distribution's own options in their order, and the digest that cfsctl computes."""
     made = sections(kernel_install(root, configured.folder, tmp_path / "staging"), tmp_path)
     assert made[".cmdline"].decode() == f"rw rhgb quiet console=ttyS0 composefs={by_cfsctl(root)}"
-    ours = build(BuildRequest(root, tmp_path / "ours.efi", boot=request(root).boot), silent)
+    ours = build(BuildRequest(rootfs=root, output=tmp_path / "ours.efi", boot=request(root).boot), silent)
     assert made == sections(ours.path, tmp_path)
 
 

@@ -18,21 +18,14 @@ from oci2boot.workflows.make.seal import seal
 from oci2boot.workflows.progress import Event, Warned, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, DigestRequest, SealRequest
 from oci2boot.workflows.verify.inspect import inspect
-from tests.oci.layouts import Layout, digest
+from tests.oci.layouts import Layout, digest, documents
 from tests.tarballs import END, directory, file, hard_link
 from tests.witness import program
-from tests.workflows.sealable import KVER, OS_RELEASE, add_image, addon, base, documents, tar, uki
+from tests.workflows.sealable import KVER, OS_RELEASE, addon, base, tar, uki
 
 MODULES = f"usr/lib/modules/{KVER}"
 LATER = 1_900_000_000
 """Seconds; directories of a UKI's layer are younger than the base's."""
-
-
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("images") / "layout")
-    add_image(layout, base(), "base")
-    return layout
 
 
 def cfsctl_id(layout: Layout, tag: str, folder: Path) -> str:
@@ -73,8 +66,8 @@ def converted(
     layout: Layout, repo: Path, tag: str, events: list[Event] | None = None, uki_layer: int | None = None
 ) -> Bootable:
     request = ConvertRequest(
-        Reference.parse(f"oci:{layout.path}:{tag}"),
-        repo,
+        source=Reference.parse(f"oci:{layout.path}:{tag}"),
+        repo=repo,
         name="x",
         boot=BootOptions(ukify="builtin"),
         uki_layer=uki_layer,
@@ -108,7 +101,7 @@ def test_a_layer_that_is_marked_by_annotation_does_not_count(layout: Layout, rep
 def test_marked_layers_are_listed_without_being_fetched(layout: Layout, repo: Path) -> None:
     """C.3"""
     tag = image(layout, tar({"opt/x": b""}), tar({"opt/y": b""}), marks={4: "new"}, label="3")
-    found = inspect(f"oci:{layout.path}:{tag}", repo, SourceOptions())
+    found = inspect(f"oci:{layout.path}:{tag}", repo, SourceOptions()).to_json()
     assert found["uki_layers"] == {"3": "the image's label", "4": "its annotation"}
 
 
@@ -120,7 +113,7 @@ def test_a_layer_may_be_marked_by_a_label(label: str, layout: Layout, repo: Path
     bootable = converted(layout, repo, tag)
     assert (bootable.flow, str(bootable.root.image)) == ("sealed", base_id)
     source = Reference.parse(f"oci:{layout.path}:{tag}")
-    assert str(measure(DigestRequest(source), silent).rootfs.digest) == base_id
+    assert str(measure(DigestRequest(source=source), silent).rootfs.digest) == base_id
 
 
 @pytest.mark.parametrize("number", [3, -1])
@@ -133,7 +126,7 @@ def test_a_layer_may_be_marked_by_the_user(number: int, layout: Layout, repo: Pa
     assert (bootable.flow, str(bootable.root.image)) == ("sealed", base_id)
     assert bootable.cmdline == f"composefs={base_id} quiet"
     source = Reference.parse(f"oci:{layout.path}:{tag}")
-    assert str(measure(DigestRequest(source, uki_layer=number), silent).rootfs.digest) == base_id
+    assert str(measure(DigestRequest(source=source, uki_layer=number), silent).rootfs.digest) == base_id
 
 
 def test_the_next_version_is_converted_alike(layout: Layout, repo: Path, base_id: str, tmp_path: Path) -> None:
@@ -219,9 +212,9 @@ def test_hidden_boot_files_that_are_stale_are_replaced_by_sealing(layout: Layout
     with pytest.raises(Error, match="stale UKI"):
         converted(layout, repo, tag)
     source, target = Reference.parse(f"oci:{layout.path}:{tag}"), Reference.parse(f"oci:{tmp_path}/out:x")
-    sealed = seal(SealRequest(source, target, repo, boot=BootOptions(ukify="builtin")), silent)
+    sealed = seal(SealRequest(source=source, destination=target, repo=repo, boot=BootOptions(ukify="builtin")), silent)
     assert sealed
-    bootable = convert(ConvertRequest(target, repo, name="y"), silent)
+    bootable = convert(ConvertRequest(source=target, repo=repo, name="y"), silent)
     assert (bootable.flow, str(bootable.root.image)) == ("sealed", sealed.rootfs)
     assert [path for path in bootable.esp if path.startswith("EFI/Linux/")] == [f"EFI/Linux/{Path(sealed.uki).name}"]
 
@@ -230,7 +223,7 @@ def test_sealing_keeps_a_marked_layer_out(layout: Layout, repo: Path, base_id: s
     """C.3, C.4: its mark stays, for the layer would count without it."""
     tag = image(layout, outside("composefs=" + "ab" * 32), marks={3: "old"})
     source, target = Reference.parse(f"oci:{layout.path}:{tag}"), Reference.parse(f"oci:{tmp_path}/out:x")
-    sealed = seal(SealRequest(source, target, repo, boot=BootOptions(ukify="builtin")), silent)
+    sealed = seal(SealRequest(source=source, destination=target, repo=repo, boot=BootOptions(ukify="builtin")), silent)
     assert sealed
     assert sealed.rootfs == base_id
     manifest, _ = documents(tmp_path / "out", "x")
@@ -238,7 +231,7 @@ def test_sealing_keeps_a_marked_layer_out(layout: Layout, repo: Path, base_id: s
         {ANNOTATION: "old"},
         {ANNOTATION: sealed.karg},
     ]
-    bootable = convert(ConvertRequest(target, repo, name="y"), silent)
+    bootable = convert(ConvertRequest(source=target, repo=repo, name="y"), silent)
     assert (bootable.flow, str(bootable.root.image)) == ("sealed", base_id)
 
 

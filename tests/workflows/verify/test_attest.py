@@ -11,20 +11,21 @@ import pytest
 from oci2boot.boot.pcr import beside_pcr
 from oci2boot.errors import Error, ToolError
 from oci2boot.oci.source import SourceOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.system.run import Argv
 from oci2boot.workflows.requests import SigningOptions
-from oci2boot.workflows.verify.attest import expected_pcrs
+from oci2boot.workflows.verify.attest import ExpectedPcrs, expected_pcrs
 from oci2boot.workflows.verify.inspect import inspect, measured_manifest
 from oci2boot.workflows.verify.manifest import read_manifest
 from tests.boot import debian
+from tests.keys import make
 from tests.witness import program
-from tests.workflows.sealable import addon_stub, make_key, sbsigned, with_sections
+from tests.workflows.sealable import addon_stub, with_sections
 from tests.workflows.verity_images import BUILTIN_OPTIONS, CONTENT, convert_verity, make_image, make_signing
 
 
@@ -46,7 +47,7 @@ def signed(repo: Path, signing: SigningOptions, tmp_path_factory: pytest.TempPat
 
 def test_the_manifest_has_the_root_hash_and_every_path(repo: Path, signed: Bootable, tmp_path: Path) -> None:
     """K0.6; sha256sum's and fsverity's answers"""
-    found = measured_manifest("demo", repo)
+    found = json.loads(json.dumps(measured_manifest("demo", repo).to_json()))
     assert isinstance(signed.root, DmVerityRoot)
     assert found["dm-verity"] == {"root hash": str(signed.root.root_hash), "hash": "sha256"}
     assert found["rootfs"]["fs-verity"] == str(signed.root.tree)
@@ -59,7 +60,7 @@ def test_the_manifest_has_the_root_hash_and_every_path(repo: Path, signed: Boota
     tool = found["paths"]["/usr/bin/tool"]
     assert (tool["sha256"], tool["fs-verity"]) == (hashlib.sha256(content).hexdigest(), digest.strip())
     assert {"/efi", "/proc", "/etc/motd"} <= found["paths"].keys()
-    assert measured_manifest("demo", repo) == found
+    assert measured_manifest("demo", repo).to_json() == found
     (tmp_path / "manifest.json").write_text(json.dumps(found))
     read = read_manifest(tmp_path / "manifest.json")
     assert (read.root_hash, read.rules) == (signed.root.root_hash, "canonical-1")
@@ -67,7 +68,7 @@ def test_the_manifest_has_the_root_hash_and_every_path(repo: Path, signed: Boota
 
 def test_inspect_tells_mode_root_hash_and_ratio(repo: Path, signed: Bootable) -> None:
     """K0.15"""
-    found = inspect("demo", repo, SourceOptions())
+    found = json.loads(json.dumps(inspect("demo", repo, SourceOptions()).to_json()))
     assert isinstance(signed.root, DmVerityRoot)
     assert found["mode"] == "verity"
     assert found["verity"]["root_hash"] == str(signed.root.root_hash)
@@ -80,8 +81,9 @@ def test_inspect_tells_mode_root_hash_and_ratio(repo: Path, signed: Bootable) ->
 def test_the_pcrs_are_systemd_measures_and_those_of_what_lies_beside(repo: Path, signed: Bootable) -> None:
     """K0.7"""
     with Repository.open(repo) as repository:
-        (uki,) = expected_pcrs(repository, signed)["ukis"]
-        data = repository.read_object(signed.esp[uki["path"]])
+        (uki,) = expected_pcrs(repository, signed)
+        assert isinstance(uki, ExpectedPcrs)
+        data = repository.read_object(signed.esp[uki.path])
         (name,) = (path for path in signed.esp if path.endswith(".cred"))
         credential = repository.read_object(signed.esp[name])
     path = repo.parent / "measured.efi"
@@ -97,32 +99,32 @@ def test_the_pcrs_are_systemd_measures_and_those_of_what_lies_beside(repo: Path,
     words = [f"--{name.removeprefix('.')}={file}" for name, file in sections.items()]
     argv = [str(debian.systemd_measure()), "calculate", "--bank=sha256", "--json=short", *words]
     said = json.loads(subprocess.check_output(argv, text=True))["sha256"]
-    phases = dict(uki["sha256"]["11"])
+    phases = dict(uki.pcr_11)
     assert phases.pop("")
     assert phases == {one["phase"]: one["hash"] for one in said if one["pcr"] == 11}
-    assert uki["sha256"]["12"] == beside_pcr([], {"roothash.p7s.cred": credential}).hex()
+    assert uki.pcr_12 == beside_pcr([], {"roothash.p7s.cred": credential}).hex()
 
 
 def test_an_addon_that_no_machine_takes_is_not_promised(repo: Path, signed: Bootable, tmp_path: Path) -> None:
     """K0.7; systemd-stub(7): one for another kernel is passed over, and under Secure Boot one that nobody signed."""
     ukis = [path for path in signed.esp if path.endswith(".efi") and path.startswith("EFI/Linux/")]
     folder = f"{ukis[0]}.extra.d"
-    line, key = (b".cmdline", b"debug"), make_key(tmp_path, "db")
+    line, db = (b".cmdline", b"debug"), make(tmp_path, "db")
 
     def pcr_12(**addons: bytes) -> str:
         with Repository.open(repo) as repository:
             with ObjectBatch(repository) as batch:
                 esp = {f"{folder}/{name}.addon.efi": batch.add(data) for name, data in addons.items()}
-            (uki,) = expected_pcrs(repository, replace(signed, esp={**signed.esp, **esp}))["ukis"]
-        assert uki["secure_boot"] is True
-        value: str = uki["sha256"]["12"]
-        return value
+            (uki,) = expected_pcrs(repository, replace(signed, esp={**signed.esp, **esp}))
+        assert isinstance(uki, ExpectedPcrs)
+        assert uki.secure_boot
+        return uki.pcr_12
 
     alone = pcr_12()
     assert pcr_12(unsigned=with_sections(addon_stub(), [line])) == alone
     foreign = with_sections(addon_stub(), [line, (b".uname", b"6.1.0-other")])
-    assert pcr_12(foreign=sbsigned(foreign, *key)) == alone
-    assert pcr_12(taken=sbsigned(with_sections(addon_stub(), [line]), *key)) != alone
+    assert pcr_12(foreign=db.sbsign(foreign)) == alone
+    assert pcr_12(taken=db.sbsign(with_sections(addon_stub(), [line]))) != alone
 
 
 def test_a_hook_gets_both_files_and_its_failure_is_ours(repo: Path, signed: Bootable, tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_a_hook_gets_both_files_and_its_failure_is_ours(repo: Path, signed: Boot
     hook = tmp_path / "hook"
     hook.write_text(f'#!/bin/sh\nset -e\n[ "$1" = word ]\ncp "$2" {tmp_path}/got.json\ncp "$3" {tmp_path}/pcrs.json\n')
     hook.chmod(0o755)
-    manifest = measured_manifest("demo", repo, f"{hook} word")
+    manifest = measured_manifest("demo", repo, f"{hook} word").to_json()
     assert json.loads((tmp_path / "got.json").read_text()) == manifest
     assert json.loads((tmp_path / "pcrs.json").read_text())["format"] == "oci2boot-pcrs-1"
     first = (tmp_path / "got.json").read_bytes()
@@ -151,4 +153,4 @@ def test_without_verity_the_manifest_has_no_root_hash(tmp_path: Path) -> None:
     """K0.6, K0.5"""
     options = VerityOptions(compression=Compression(), verity=False, signature=False)
     convert_verity(make_image(tmp_path), tmp_path / "repo", options)
-    assert measured_manifest("demo", tmp_path / "repo")["dm-verity"] is None
+    assert measured_manifest("demo", tmp_path / "repo").to_json()["dm-verity"] is None

@@ -4,9 +4,7 @@ The bytes that are damaged are those that fsverity(1), mtools and e2fsprogs say 
 say too.
 """
 
-import hashlib
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,43 +23,21 @@ from oci2boot.target.plan import LUKS_HEADER
 from oci2boot.workflows.install.disk import install
 from oci2boot.workflows.progress import Event, Step, silent
 from oci2boot.workflows.requests import InstallRequest
-from oci2boot.workflows.verify.disk import Verified, VerifyRequest, verify
-from oci2boot.workflows.verify.inspect import measured_manifest
-from tests.keys import Pair, make
-from tests.tarballs import file
+from oci2boot.workflows.verify.disk import VerifyRequest, verify
+from tests.flips import damaged
+from tests.partitions import table
 from tests.witness import program
 from tests.workflows.disks import (
     BIG,
     SMALL,
     UKI,
     Demo,
-    boot_files,
     copied,
     debugfs,
     find,
-    flipped,
-    installed,
     is_clean,
-    layers,
 )
-from tests.workflows.sealable import addon, profiles, uki
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    return installed(tmp_path_factory.mktemp("demo"), layers())
-
-
-def seen(target: Path, **options: object) -> Verified:
-    return verify(VerifyRequest(target, **options), silent)  # type: ignore[arg-type]
-
-
-def failures(verified: Verified) -> dict[str, str]:
-    return {check.name: check.evidence for check in verified.checks if check.state == "failed"}
-
-
-def states(verified: Verified) -> dict[str, str]:
-    return {check.name: check.state for check in verified.checks}
+from tests.workflows.verify.looking import failures, physical_root, seen, states
 
 
 def test_a_fresh_disk_is_intact(demo: Demo) -> None:
@@ -94,7 +70,7 @@ SECRET = Secret(b"sesame", pbkdf_memory=32 << 10)
 @pytest.fixture(scope="module")
 def encrypted(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     disk = tmp_path_factory.mktemp("encrypted") / "disk.raw"
-    install(InstallRequest(demo.repo, disk, name="demo", secret=SECRET), silent)
+    install(InstallRequest(repo=demo.repo, target=disk, name="demo", secret=SECRET), silent)
     return disk
 
 
@@ -121,10 +97,8 @@ def test_an_encrypted_disk_is_not_called_intact_unread(demo: Demo, encrypted: Pa
 
 def test_a_flipped_bit_under_encryption_is_found(demo: Demo, encrypted: Path) -> None:
     """D.24: encryption is no integrity; fs-verity finds what became noise. Both disks have the same layout inside."""
-    listed = subprocess.check_output([program("sfdisk"), "--json", encrypted])
-    part = json.loads(listed)["partitiontable"]["partitions"][1]
-    at = find(demo.disk, BIG[8192:12288]) - demo.root_start + part["start"] * 512 + LUKS_HEADER
-    with flipped(encrypted, at):
+    at = find(demo.disk, BIG[8192:12288]) - demo.root_start + table(encrypted)[1]["start"] + LUKS_HEADER
+    with damaged(encrypted, at):
         found = failures(seen(encrypted, secret=SECRET))
     assert list(found) == [f"object {measure(BIG)}"]
     assert seen(encrypted, secret=SECRET).ok
@@ -216,7 +190,7 @@ FLIPS: dict[str, tuple[Place, str, str]] = {
 def test_one_flipped_byte_is_caught_by_name(demo: Demo, place: Place, name: str, said: str, tmp_path: Path) -> None:
     """K0.10; the file system itself stays clean, only the content is not what was promised."""
     at = place(demo, tmp_path)
-    with flipped(demo.disk, at):
+    with damaged(demo.disk, at):
         assert is_clean(demo)
         found = {found: text for found, text in failures(seen(demo.disk)).items() if found.startswith(name)}
     assert len(found) == 1
@@ -224,7 +198,7 @@ def test_one_flipped_byte_is_caught_by_name(demo: Demo, place: Place, name: str,
 
 
 def test_a_broken_checksum_of_the_partition_table_is_what_sgdisk_sees(demo: Demo) -> None:
-    with flipped(demo.disk, 512 + 20):
+    with damaged(demo.disk, 512 + 20):
         assert set(failures(seen(demo.disk))) == {"partition table"}
         judged = subprocess.run(
             [program("sgdisk"), "-v", demo.disk], check=False, capture_output=True, text=True, input=""
@@ -234,7 +208,7 @@ def test_a_broken_checksum_of_the_partition_table_is_what_sgdisk_sees(demo: Demo
 
 
 def test_a_damaged_file_system_is_one_failed_check(demo: Demo) -> None:
-    with flipped(demo.disk, demo.root_start + 1024 + 0x78):
+    with damaged(demo.disk, demo.root_start + 1024 + 0x78):
         assert not is_clean(demo)
         found = failures(seen(demo.disk))
     assert "wrong checksum" in found["root file system"]
@@ -286,120 +260,6 @@ def test_many_damaged_objects_are_counted(demo: Demo, tmp_path: Path) -> None:
     assert found["objects"] == "10 more failed"
 
 
-# UKIs and the promises that they make
-
-
-def on_esp(demo: Demo, tmp_path: Path, files: dict[str, bytes]) -> Path:
-    """Return the root of the disk as a mounted one is seen, and an ESP beside it."""
-    esp = tmp_path / "esp"
-    for path, content in files.items():
-        (esp / path).parent.mkdir(parents=True, exist_ok=True)
-        (esp / path).write_bytes(content)
-    return esp
-
-
-def physical_root(demo: Demo, tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    (root / "state/deploy").mkdir(parents=True)
-    shutil.copytree(demo.repo, root / "composefs", symlinks=True)
-    return root
-
-
-@pytest.fixture(scope="module")
-def root(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return physical_root(demo, tmp_path_factory.mktemp("root"))
-
-
-def test_a_mounted_root_with_its_esp_is_intact(demo: Demo, root: Path, tmp_path: Path) -> None:
-    verified = seen(root, esp=on_esp(demo, tmp_path, boot_files(demo.digest)))
-    assert verified.kind == "physical root"
-    assert failures(verified) == {}
-    assert states(verified)[f"UKI {UKI}"] == "ok"
-
-
-GOOD = "composefs={digest}"
-OTHER = "composefs=" + "ab" * 32
-PROMISES: dict[str, tuple[Callable[[str], dict[str, bytes]], str | None]] = {
-    "by composefs.digest=": (lambda d: {UKI: uki(f"composefs.digest=v1-sha256-12:{d}")}, None),
-    "by an addon": (
-        lambda d: {UKI: uki("quiet"), f"{UKI}.extra.d/a.addon.efi": addon(f"composefs={d}")},
-        None,
-    ),
-    "by an addon of a UKI that counts its boots": (
-        lambda d: {
-            "EFI/Linux/demo+2-1.efi": uki("quiet"),
-            "EFI/Linux/demo.efi.extra.d/a.addon.efi": addon(f"composefs={d}"),
-        },
-        None,
-    ),
-    "for the other of two hashes": (lambda d: {UKI: uki(f"composefs={d} composefs={'ab' * 64}")}, None),
-    "in every profile": (lambda d: {UKI: profiles(f"composefs={d}", None, f"quiet composefs={d}")}, None),
-    "another in one profile": (
-        lambda d: {UKI: profiles(f"composefs={d}", None, OTHER)},
-        "no such root file system is here",
-    ),
-    "none in one profile": (lambda d: {UKI: profiles(f"composefs={d}", "quiet")}, "has no composefs argument"),
-    "optional": (lambda d: {UKI: uki(f"composefs=?{d}")}, "makes verification optional"),
-    "malformed": (lambda d: {UKI: uki("composefs=zz")}, "not a composefs argument"),
-    "none": (lambda d: {UKI: uki("quiet")}, "has no composefs argument"),
-    "by an addon that is not loaded": (
-        lambda d: {UKI: uki("quiet"), f"{UKI}.extra.d/a.efi": addon(f"composefs={d}")},
-        "has no composefs argument",
-    ),
-    "by what is no UKI": (lambda d: {UKI: b"MZ" + bytes(100)}, "not an EFI executable"),
-}
-
-
-@pytest.mark.parametrize(("files", "said"), PROMISES.values(), ids=PROMISES.keys())
-def test_what_a_uki_promises_is_here(
-    demo: Demo, root: Path, files: Callable[[str], dict[str, bytes]], said: str | None, tmp_path: Path
-) -> None:
-    """C.2"""
-    found = failures(seen(root, esp=on_esp(demo, tmp_path, files(demo.digest))))
-    ukis = [text for name, text in found.items() if name.startswith("UKI EFI/Linux/demo")]
-    if said is None:
-        assert ukis == []
-    else:
-        assert len(ukis) == 1
-        assert said in ukis[0]
-
-
-def test_an_addon_that_runs_something_else_is_named(demo: Demo, root: Path, tmp_path: Path) -> None:
-    """C.36: no failure, for who may sign addons may do so."""
-    shell = {f"{UKI}.extra.d/shell.addon.efi": addon("quiet systemd.unit=emergency.target")}
-    verified = seen(root, esp=on_esp(demo, tmp_path, {UKI: uki(f"composefs={demo.digest}"), **shell}))
-    (check,) = [check for check in verified.checks if check.name == f"addon shell.addon.efi of {UKI}"]
-    assert check.state == "not checked"
-    assert "systemd.unit=emergency.target" in check.evidence
-    assert "quiet" not in check.evidence
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("rw composefs={}", None),
-        ("rw", "has no composefs argument"),
-        (OTHER, "no such root file system is here"),
-        ("composefs=?{}", "makes verification optional"),
-    ],
-)
-def test_what_a_type_1_entry_promises_is_here(
-    demo: Demo, root: Path, options: str, said: str | None, tmp_path: Path
-) -> None:
-    """C.2, D.16"""
-    text = f"linux /linux\noptions {options.format(demo.digest)}\n"
-    verified = seen(root, esp=on_esp(demo, tmp_path, {"loader/entries/demo.conf": text.encode()}))
-    found = failures(verified)
-    assert list(found) == ([] if said is None else ["entry loader/entries/demo.conf"])
-    assert said is None or said in found["entry loader/entries/demo.conf"]
-    assert states(verified)["command line of loader/entries/demo.conf"] == "not checked"
-
-
-def test_an_esp_without_a_uki_boots_nothing(demo: Demo, root: Path, tmp_path: Path) -> None:
-    found = failures(seen(root, esp=on_esp(demo, tmp_path, {"loader/loader.conf": b""})))
-    assert found == {"UKI": "there is none that could be booted"}
-
-
 def test_a_damaged_object_of_a_mounted_root_is_caught(demo: Demo, tmp_path: Path) -> None:
     copy = physical_root(demo, tmp_path)
     (copy / "composefs/objects" / measure(BIG).path).write_bytes(BIG[:-1] + b"x")
@@ -425,125 +285,6 @@ def test_a_repository_is_verified_too(demo: Demo) -> None:
     assert verified.ok
 
 
-# Signatures
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pair, Pair]:
-    folder = tmp_path_factory.mktemp("keys")
-    return make(folder, "ours"), make(folder, "theirs")
-
-
-def sbsigned(pair: Pair, data: bytes, tmp_path: Path) -> bytes:
-    plain, signed = tmp_path / "plain.efi", tmp_path / "signed.efi"
-    plain.write_bytes(data)
-    words: list[str | Path] = ["--key", pair.key, "--cert", pair.path, "--output", signed, plain]
-    subprocess.run([program("sbsign"), *words], check=True, capture_output=True)
-    return signed.read_bytes()
-
-
-def test_signatures_are_held_to_the_certificates_given(
-    demo: Demo, root: Path, keys: tuple[Pair, Pair], tmp_path: Path
-) -> None:
-    """A signature by sbsign; C.2"""
-    ours, theirs = keys
-    files = {
-        path: sbsigned(ours, data, tmp_path)
-        for path, data in boot_files(demo.digest).items()
-        if path[-3:] in ("efi", "EFI")
-    }
-    esp = on_esp(demo, tmp_path, files)
-    assert states(seen(root, esp=esp, db=(ours.path,)))[f"signature {UKI}"] == "ok"
-    assert states(seen(root, esp=esp))[f"signature {UKI}"] == "not checked"
-    strangers = failures(seen(root, esp=esp, db=(theirs.path,)))
-    assert strangers.keys() == {f"signature {UKI}", "signature EFI/BOOT/BOOTX64.EFI"}
-    data = bytearray(files[UKI])
-    data[data.index(b"quiet composefs")] ^= 1
-    (esp / UKI).write_bytes(data)
-    for options in ({}, {"db": (ours.path,)}):
-        assert "changed after it was signed" in failures(seen(root, esp=esp, **options))[f"signature {UKI}"]
-    unsigned = on_esp(demo, tmp_path / "unsigned", boot_files(demo.digest))
-    assert "not signed" in failures(seen(root, esp=unsigned, db=(ours.path,)))[f"signature {UKI}"]
-
-
-# The manifest
-
-
-@pytest.fixture(scope="module")
-def manifest(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("manifest") / "manifest.json"
-    path.write_text(json.dumps(measured_manifest("demo", demo.repo)))
-    return path
-
-
-def test_the_manifest_names_every_path_and_its_measurements(demo: Demo, manifest: Path) -> None:
-    """K0.6; the digests are those of fsverity(1) and of the tar's own content."""
-    found = json.loads(manifest.read_text())
-    assert found["rootfs"]["fs-verity"] == demo.digest
-    big = found["paths"]["/usr/lib/big"]
-    path = demo.repo / "objects" / big["fs-verity"][:2] / big["fs-verity"][2:]
-    said = subprocess.run(
-        [program("fsverity"), "digest", "--compact", path], check=True, capture_output=True, text=True
-    )
-    assert said.stdout.strip() == big["fs-verity"]
-    assert {name: big[name] for name in ("type", "mode", "uid", "gid", "mtime", "size", "hard link of")} == {
-        "type": "file",
-        "mode": "0644",
-        "uid": 0,
-        "gid": 0,
-        "mtime": 1000,
-        "size": len(BIG),
-        "hard link of": "/usr/lib/again",
-    }
-    assert big["sha256"] == hashlib.sha256(BIG).hexdigest()
-    assert found["paths"]["/etc/inline"]["sha256"] == hashlib.sha256(b"inline").hexdigest()
-    assert "xattr security.capability" in found["paths"]["/usr/bin/capable"]
-    assert found["paths"]["/usr/bin/link"]["target"] == "small"
-    assert measured_manifest("demo", demo.repo) == found
-
-
-def test_a_disk_equals_the_manifest_of_what_it_was_made_from(demo: Demo, manifest: Path) -> None:
-    """K0.10"""
-    verified = seen(demo.disk, against=manifest)
-    assert verified.ok
-    assert states(verified)["manifest digest"] == "ok"
-
-
-def test_a_disk_of_another_image_differs_by_path_and_field(manifest: Path, demo: Demo, tmp_path: Path) -> None:
-    """K0.10"""
-    other = installed(
-        tmp_path,
-        layers(
-            file(b"usr/bin/small", SMALL, mode=0o4755), file(b"usr/bin/extra", b"x"), file(b"etc/inline", b"INLINE")
-        ),
-    )
-    found = failures(seen(other.disk, against=manifest))
-    assert found["manifest /usr/bin/small"] == "mode: 0755 in the manifest, 4755 here"
-    assert found["manifest /usr/bin/extra"] == "path: absent in the manifest, file here"
-    assert "fs-verity" in found["manifest /etc/inline"]
-    assert other.digest in found["manifest digest"]
-    assert len(found) == 4
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{}",
-        "null",
-        '{"format": "other"}',
-        '{"format": "oci2boot-manifest-1", "rootfs": 1, "paths": {}}',
-        "[" * 100_000,
-    ],
-)
-def test_what_is_no_manifest_is_one_sentence(demo: Demo, text: str, tmp_path: Path) -> None:
-    path = tmp_path / "manifest"
-    path.write_text(text)
-    with pytest.raises(FormatError, match="manifest"):
-        seen(demo.disk, against=path)
-
-
 # Hostile input
 
 
@@ -564,5 +305,5 @@ def test_targets_that_are_none_are_one_sentence(demo: Demo, tmp_path: Path) -> N
 def test_damage_anywhere_ends_in_checks_or_one_sentence(demo: Demo, data: st.DataObject) -> None:
     place = data.draw(st.sampled_from((0, 512, 1024, 1 << 20, demo.root_start + 1024, demo.root_start + 4096)))
     size = 90 if place < 1 << 20 else 3000
-    with flipped(demo.disk, place + data.draw(st.integers(0, size)), data.draw(st.integers(1, 255))), suppress(Error):
+    with damaged(demo.disk, place + data.draw(st.integers(0, size)), data.draw(st.integers(1, 255))), suppress(Error):
         seen(demo.disk)

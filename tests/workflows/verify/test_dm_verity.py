@@ -6,24 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.boot.roothash import sign_root_hash
-from oci2boot.boot.sign import KeySigner, load_key
+from oci2boot.boot.roothash import pack_partition, sign_root_hash
+from oci2boot.digest import RootHash
 from oci2boot.errors import FormatError
-from oci2boot.rootfs.verity import SIGNATURE_NAME, VerityOptions
+from oci2boot.rootfs.dmverity import SIGNATURE_NAME, VerityOptions
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.verify.disk import Verified, VerifyRequest, verify
 from oci2boot.workflows.verify.explain import ExplainRequest, explain
 from oci2boot.workflows.verify.inspect import measured_manifest
 from tests import vm
 from tests.boot import debian
+from tests.flips import damaged
 from tests.keys import Pair, make
+from tests.partitions import table
 from tests.store.stored import layer
 from tests.tarballs import file, symlink
 from tests.target.disks import said
-from tests.workflows.disks import flipped
-from tests.workflows.install.test_verity_disk import EMBEDDED, TARS
-from tests.workflows.sealable import kernel, uki
-from tests.workflows.verity_disks import UKI, Image, converted, table
+from tests.workflows.sealable import kernel, profiles, uki
+from tests.workflows.verity_disks import EMBEDDED, TARS, UKI, Image, converted
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 def signed_files(key: Pair, image: Image, words: str) -> Mapping[str, bytes]:
-    signer = KeySigner(key.certificate, load_key(key.key.read_bytes()))
+    signer = key.signer
     return {
         UKI: uki(words),
         f"{UKI}.extra.d/{SIGNATURE_NAME}": sign_root_hash(image.root_hash, signer),
@@ -88,7 +88,8 @@ def test_a_fresh_disk_is_intact(image: Image, disk: Path) -> None:
     assert found["EROFS"][0] == "ok"
     assert found["read-only attributes"] == ("ok", "2 partitions")
     assert found["boot files"] == ("ok", "3 files are what was installed")
-    assert [found[name][0] for name in ("/etc", "/var", "signature partition 4")] == ["not checked"] * 3
+    signatures = [f"signature {UKI}.extra.d/{SIGNATURE_NAME}", "signature partition 4"]
+    assert [found[name][0] for name in ("/etc", "/var", *signatures)] == ["not checked"] * 4
 
 
 def test_the_signature_of_the_root_hash_is_held_to_db(disk: Path, key: Pair, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_uki_that_counts_its_boots_keeps_its_signature(disk: Path, tmp_path: P
 def test_one_flipped_byte_is_found(name: str, image: Image, disk: Path) -> None:
     """K0.9, K0.10: in data and tree alike."""
     offset = image.record.data_size // 2 if name == "root" else 4096 + 40
-    with flipped(disk, start(disk, name) + offset):
+    with damaged(disk, start(disk, name) + offset):
         told = failures(disk)
     what = f"root file system {image.root_hash}"
     assert set(told) - {"EROFS"} == {what}
@@ -122,10 +123,13 @@ def test_one_flipped_byte_is_found(name: str, image: Image, disk: Path) -> None:
     assert failures(disk) == {}
 
 
+# Offsets: lib/verity/verity.c of cryptsetup, erofs_fs.h and ext4.h of Linux.
 CHANGES = {
     "superblock": ("root-verity", 3, "root file system", "no dm-verity superblock"),
+    "blocks of data": ("root-verity", 72 + 3, "root file system", "and there are fewer"),
     "behind": ("root", -1, "partition 2", "something behind the file system"),
     "signature": ("root-verity-sig", 20, "partition 4", ""),
+    "state": ("oci2boot-state", 1024 + 56, "state", ""),
 }
 
 
@@ -134,10 +138,76 @@ def test_other_places_are_looked_at_too(change: tuple[str, int, str, str], disk:
     """K1.10"""
     name, offset, check, words = change
     size = next(part["size"] for part in table(disk) if part["name"] == name)
-    with flipped(disk, start(disk, name) + offset % size, 0x40):
+    with damaged(disk, start(disk, name) + offset % size, 0x40):
         ((told, evidence),) = failures(disk).items()
     assert told.startswith(check)
     assert words in evidence
+
+
+def written(disk: Path, name: str, at: int, content: bytes, folder: Path) -> Path:
+    copy = vm.copy(disk, folder / "written.raw")
+    with copy.open("r+b") as file:
+        file.seek(start(copy, name) + at)
+        file.write(content)
+    return copy
+
+
+def test_a_tree_of_another_hash_is_none(disk: Path, image: Image, tmp_path: Path) -> None:
+    told = failures(written(disk, "root-verity", 32, b"sha512", tmp_path))
+    assert told == {f"root file system {image.root_hash}": "the hash tree is of sha512, the root hash of sha256"}
+
+
+def test_what_says_that_it_is_larger_than_its_partition_is_no_file_system(disk: Path, tmp_path: Path) -> None:
+    """erofs_fs.h: the number of blocks is 36 bytes into the superblock."""
+    checks = looked_at(written(disk, "root", 1024 + 36, b"\0\0\0\x01", tmp_path)).checks
+    assert any("no EROFS that fits" in check.evidence for check in checks if check.state == "failed")
+
+
+def test_the_file_system_is_read_by_another_program_too(disk: Path, tmp_path: Path) -> None:
+    """erofs_fs.h: where its root directory is, 14 bytes into the superblock. By fsck.erofs."""
+    assert "EROFS" in failures(written(disk, "root", 1024 + 14, b"\xff\xff", tmp_path))
+
+
+def test_without_that_program_it_is_not_checked(
+    disk: Path, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = manifest_of(image, tmp_path / "manifest.json")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    verified = verify(VerifyRequest(disk, against=manifest), silent)
+    found = {check.name: check for check in verified.checks}
+    for name in ("EROFS", "manifest contents"):
+        assert found[name].state == "not checked"
+        assert "there is no fsck.erofs" in found[name].evidence
+    assert verified.ok
+
+
+def test_two_partitions_of_one_guid_are_none(disk: Path, image: Image, tmp_path: Path) -> None:
+    """Nobody knows which of them the kernel would take. By sgdisk."""
+    copy = vm.copy(disk, tmp_path / "copy.raw")
+    guid = image.root_hash.data_uuid
+    said("sgdisk", "--typecode=5:8304", f"--partition-guid=5:{guid}", "--attributes=5:set:60", copy)
+    assert f"2 root partition has the GUID {guid}" in failures(copy)[f"root file system {image.root_hash}"]
+
+
+def test_what_no_uki_boots_is_named(disk: Path, tmp_path: Path) -> None:
+    """sysupdate.d(5): `_empty` is the label of what waits for an update. By sgdisk."""
+    copy = vm.copy(disk, tmp_path / "copy.raw")
+    said("sgdisk", "--change-name=4:_empty", "--typecode=5:8304", copy)
+    found = {check.name: (check.state, check.evidence) for check in looked_at(copy).checks}
+    assert found["partition 4"] == ("not checked", "_empty: it waits for a signature")
+    assert found["partition 5"] == ("not checked", "oci2boot-state: no UKI boots it")
+    assert found["state"] == ("ok", "the machine keeps nothing that it writes")
+
+
+def test_a_signature_is_of_a_root_hash_that_is_promised(disk: Path, image: Image, key: Pair, tmp_path: Path) -> None:
+    """K1.1"""
+    signer = key.signer
+    other = RootHash.parse("ab" * 32)
+    for root_hash, said_of in ((other, "which no UKI promises"), (image.root_hash, "")):
+        content = pack_partition(root_hash, sign_root_hash(other, signer), key.certificate)
+        told = failures(written(disk, "root-verity-sig", 0, content, tmp_path))
+        assert told.keys() == {"signature partition 4"}
+        assert said_of in told["signature partition 4"]
 
 
 def test_the_table_is_held_to_what_it_was(image: Image, tmp_path: Path) -> None:
@@ -149,24 +219,6 @@ def test_the_table_is_held_to_what_it_was(image: Image, tmp_path: Path) -> None:
     assert f"no hash partition has the GUID {image.root_hash.hash_uuid}" in told[f"root file system {image.root_hash}"]
 
 
-LINES = {
-    "none": ("quiet", "no root hash: signed, it boots any root file system"),
-    "another": (f"roothash={'ab' * 32}", "no such root file system is here"),
-    "two": ("roothash={0} roothash={0}", "2 root hashes"),
-    "debug": ("roothash={0} systemd.verity_root_options=ignore-corruption", "a remark in the log"),
-    "unsigned": ("roothash={0} dm_verity.require_signatures=1", "the kernel is to demand it, and it is not there"),
-}
-
-
-@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_a_uki_that_promises_something_else_is_told(line: tuple[str, str], tmp_path: Path) -> None:
-    words, evidence = line
-    image = converted(tmp_path / "repo", TARS, VerityOptions())
-    changed = converted(tmp_path / "repo", TARS, VerityOptions(), words=words.format(image.root_hash))
-    told = failures(changed.install(tmp_path / "disk.raw").target)
-    assert any(evidence in one for one in told.values()), told
-
-
 def test_an_embedded_tree_is_checked(tmp_path: Path) -> None:
     """K1.9"""
     image = converted(tmp_path / "repo", TARS, EMBEDDED)
@@ -175,8 +227,21 @@ def test_an_embedded_tree_is_checked(tmp_path: Path) -> None:
     disk = converted(tmp_path / "repo", TARS, EMBEDDED, words=words).install(tmp_path / "disk.raw").target
     assert failures(disk) == {}
     for at in (100, offset + 4096 + 40):
-        with flipped(disk, start(disk, "root") + at):
+        with damaged(disk, start(disk, "root") + at):
             assert f"root file system {image.root_hash}" in failures(disk)
+    with damaged(disk, start(disk, "root") + offset + image.record.hash_size + 5):
+        assert "behind the file system" in failures(disk)["partition 2"]
+
+
+def test_each_place_of_a_tree_is_looked_at(tmp_path: Path) -> None:
+    """K1.9: two profiles that differ in it alone; whichever is booted, the worse one counts."""
+    image = converted(tmp_path / "repo", TARS, EMBEDDED)
+    words = f"roothash={image.root_hash} systemd.verity_root_options=hash-offset="
+    files = {UKI: profiles(f"{words}4096", f"{words}{image.record.data_size}")}
+    disk = converted(tmp_path / "repo", TARS, EMBEDDED, esp=files).install(tmp_path / "disk.raw").target
+    assert "no dm-verity superblock" in failures(disk)[f"root file system {image.root_hash}"]
+    told = compared(disk, manifest_of(image, tmp_path / "manifest.json"))
+    assert "is not what" in told["manifest digest"]
 
 
 def test_what_is_not_guarded_is_named(tmp_path: Path) -> None:
@@ -190,7 +255,7 @@ def test_what_is_not_guarded_is_named(tmp_path: Path) -> None:
 
 
 def manifest_of(image: Image, target: Path) -> Path:
-    target.write_text(json.dumps(measured_manifest("demo", image.repo)))
+    target.write_text(json.dumps(measured_manifest("demo", image.repo).to_json()))
     return target
 
 
@@ -206,7 +271,7 @@ def test_a_disk_is_what_its_manifest_describes(image: Image, disk: Path, tmp_pat
     assert compared(disk, manifest) == {}
     verified = verify(VerifyRequest(disk, against=manifest), silent)
     assert [check.state for check in verified.checks if check.name == "manifest contents"] == ["ok"]
-    with flipped(disk, start(disk, "root") + image.erofs.index(b"inline")):
+    with damaged(disk, start(disk, "root") + image.erofs.index(b"inline")):
         assert {"manifest digest", "manifest /etc/inline"} <= compared(disk, manifest).keys()
 
 
@@ -218,6 +283,13 @@ def test_another_disk_differs_file_by_file(disk: Path, tmp_path: Path) -> None:
     assert f"the manifest is of {other.root_hash}" in told.pop("manifest digest")
     assert set(told) == {"manifest /usr/bin/tool", "manifest /usr/bin/more", "manifest /etc/link"}
     assert told["manifest /etc/link"] == "path: symlink in the manifest, absent here"
+
+
+def test_a_manifest_without_a_root_hash_is_of_no_such_disk(disk: Path, tmp_path: Path) -> None:
+    """K0.6"""
+    other = converted(tmp_path / "repo", TARS, VerityOptions(verity=False))
+    told = compared(disk, manifest_of(other, tmp_path / "manifest.json"))
+    assert "names no root hash" in told["manifest digest"]
 
 
 def test_explain_says_what_it_is(disk: Path, tmp_path: Path) -> None:

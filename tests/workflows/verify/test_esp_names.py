@@ -18,8 +18,11 @@ def test_no_name_of_the_root_file_system_is_on_the_esp(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
     add_image(layout, base({f"usr/share/{CANARY}/{CANARY}.txt": CANARY.encode() * 1000}), "v")
     repo, disk = tmp_path / "repo", tmp_path / "disk.raw"
-    convert(ConvertRequest(Reference.parse(f"oci:{layout.path}:v"), repo, boot=BootOptions(ukify="builtin")), silent)
-    plan = install(InstallRequest(repo, disk), silent).plan
+    convert(
+        ConvertRequest(source=Reference.parse(f"oci:{layout.path}:v"), repo=repo, boot=BootOptions(ukify="builtin")),
+        silent,
+    )
+    plan = install(InstallRequest(repo=repo, target=disk), silent).plan
     with disk.open("rb") as file:
         file.seek(plan.esp.start)
         esp = file.read(plan.esp.size)

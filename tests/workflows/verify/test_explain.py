@@ -16,7 +16,7 @@ from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import ConvertRequest, parse_source
 from oci2boot.workflows.verify.explain import Explained, ExplainRequest, explain
 from tests.tarballs import file
-from tests.tree.test_prepare_vectors import CASES, FORMS, NINE, NO_IMAGE, THREE, is_refused, load
+from tests.tree.vectors import CASES, FORMS, NINE, NO_IMAGE, THREE, is_refused, load
 from tests.witness import VECTORS, program
 from tests.workflows.disks import Demo, installed, layers
 from tests.workflows.sealable import uki
@@ -193,7 +193,10 @@ def test_image_disk_rootfs_image_uki_and_argument_of_one_tree_are_equal(demo: De
 def test_the_other_hash_of_a_converted_image_is_explained(form: str, tmp_path: Path) -> None:
     """Its contents are at hand, so that they can be measured again."""
     name = "boot-sysroot"
-    convert(ConvertRequest(parse_source(f"oci:{VECTORS}/oci/{name}:v"), tmp_path, "demo", boot=None), silent)
+    convert(
+        ConvertRequest(source=parse_source(f"oci:{VECTORS}/oci/{name}:v"), repo=tmp_path, name="demo", boot=None),
+        silent,
+    )
     found = rules(explained("demo", CASES[name][NINE]["v1_sha512"][form], tmp_path))
     assert found["hash"] == ("sha256", "sha512")
     assert ("form" in found) == (form == "plain")

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from oci2boot.boot.files import Read
 from oci2boot.boot.glue import Archive, Glue, add_modules, add_own, add_programs, wire_systemd
 from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, BootMode, overlays_file
 from oci2boot.boot.kernel import KernelSupport, check_verity_kernel
 from oci2boot.boot.names import EXTRA
-from oci2boot.errors import FormatError, ImageError
+from oci2boot.errors import FormatError, ImageError, InitramfsError, ReadOnlyError
 from oci2boot.formats import cmdline, cpio
-from oci2boot.rootfs.verity import (
+from oci2boot.rootfs.dmverity import (
     SIGNATURE_NAME,
     VerityOptions,
     VerityRootfs,
@@ -25,12 +24,12 @@ from oci2boot.rootfs.verity import (
     verity_arguments,
     veritytab,
 )
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 
 _SYSTEMD: Final = b"usr/lib/systemd/"
 _GENERATORS: Final = _SYSTEMD + b"system-generators/"
 VERITYTAB: Final = b"etc/veritytab"
-BUILTIN_HINT: Final = "--initrd builtin makes one of the image's files that has it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class DmVerityPromise:
         for path in needed:
             if path not in initramfs and path.removeprefix(b"usr/") not in initramfs:
                 name = path.rpartition(b"/")[2].decode()
-                raise ImageError(f"the image's initramfs has no {name}", hint=BUILTIN_HINT)
+                raise InitramfsError(f"the image's initramfs has no {name}")
         archive = Archive(initramfs)
         add_own(archive, ["setup-root"])
         for path, content in self.files().items():
@@ -85,7 +84,7 @@ class DmVerityPromise:
             add_own(archive, ["setup-overlays", "grow"])
         modules = add_modules(archive, tree, read, support)
         wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
-        return Glue(None, archive.pack(), (), modules, programs, notes)
+        return Glue(brought=None, archive=archive.pack(), arguments=(), modules=modules, programs=programs, notes=notes)
 
     def build_cmdline(self, image: Sequence[str], user: Sequence[str], _: Glue) -> str:
         """Return the UKI's command line: the image's words, the user's, and those of the root file system, each once.
@@ -93,13 +92,13 @@ class DmVerityPromise:
         Raises `ImageError` for one that contradicts, or that readers would understand differently.
         """
         own = verity_arguments(self.rootfs, self.options)
-        for words, origin in ((image, "the image's kernel arguments"), (user, "--karg")):
+        for words, origin in ((image, "the image's kernel arguments"), (user, "the arguments given")):
             try:
                 merge_arguments(words, own)
             except FormatError as error:
                 raise ImageError(f"{origin}: {error.message}", hint=error.hint) from error
         if any(plain_word(word) == "rw" for word in user):
-            raise ImageError("--karg rw: EROFS cannot be written", hint="--overlay /PATH makes a place that can be")
+            raise ReadOnlyError("the argument rw: EROFS cannot be written", hint="an overlay makes a place that can be")
         # An image for other root file systems may well ask for `rw`, which systemd would try to obey.
         given = [word for word in (*image, *user) if plain_word(word) not in ("rw", "ro")]
         merged = merge_arguments(given, own)

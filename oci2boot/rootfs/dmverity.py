@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self, get_args
 from uuid import UUID
 
 from oci2boot.digest import External, Hash, RootHash
-from oci2boot.errors import FormatError
+from oci2boot.errors import FormatError, KargFormError, NoVerityError
 from oci2boot.formats.dmverity import SALT_MAX, Area
 from oci2boot.rootfs.mkfs import Compression
 
@@ -72,9 +72,9 @@ class Overlay:
         return self.path if self.kept == "persistent" else f"{self.path}:{self.kept}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerityOptions:
-    """What `convert --mode verity` is asked for."""
+    """What an image of the mode `verity` is asked to be like."""
 
     compression: Compression = UNCOMPRESSED
     verity: bool = True
@@ -97,16 +97,13 @@ class VerityOptions:
             if value not in get_args(words):
                 raise FormatError(f"not known to dm-verity here: {str(value)[:80]!r}")
         if not self.verity and (self.options or self.blocks is not None or self.salt is not None):
-            raise FormatError("options of dm-verity are given, and --no-verity", hint="leave out the one or the other")
+            raise NoVerityError("options of dm-verity are given, and it is not wanted")
         if self.salt is not None and len(self.salt) > SALT_MAX:
             raise FormatError(f"a salt of {len(self.salt)} bytes, dm-verity takes {SALT_MAX}")
         if self.blocks is not None and self.blocks < 1:
-            raise FormatError(f"--verity-blocks {self.blocks}: one block is the least", hint="or write all")
+            raise FormatError(f"{self.blocks} guarded blocks: one block is the least, or all are")
         if self.place == "embedded" and self.form == "roothash":
-            raise FormatError(
-                "a hash tree behind the file system is not found by the root hash alone",
-                hint="--verity-karg systemd, or veritytab",
-            )
+            raise KargFormError("a hash tree behind the file system is not found by the root hash alone")
         _check_options(self.options)
         paths = [f"{overlay.path}/" for overlay in self.overlays]
         for path in paths:
@@ -139,9 +136,9 @@ class VerityOptions:
 
 def check_sealed(options: Iterable[str]) -> None:
     """Refuse what only a debugging machine may have."""
-    if found := DEBUG_ONLY.intersection(options):
+    if loose := DEBUG_ONLY.intersection(options):
         raise FormatError(
-            f"{', '.join(sorted(found))} switches verification off: not in what is signed",
+            f"{', '.join(sorted(loose))} switches verification off: not in what is signed",
             hint="leave it out, or sign nothing",
         )
 
@@ -157,7 +154,7 @@ def _check_options(options: Sequence[str]) -> None:
         raise FormatError("what happens on corruption is said twice", hint="choose one of panic, restart and ignore")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerityRootfs:
     """A root file system as the partitions hold it."""
 

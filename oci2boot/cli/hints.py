@@ -1,0 +1,37 @@
+"""The option that is a way out of an error: below the command line, errors speak of things."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from oci2boot import errors
+from oci2boot.errors import Error
+
+OPTIONS: Final[Mapping[type[Error], str]] = {
+    errors.PlatformError: "--platform chooses one",
+    errors.UntrustedError: "--tls-verify=false accepts it all the same, and plain HTTP",
+    errors.WrongStoreError: "--repo names another place",
+    errors.ImageNameError: "--name gives it another one",
+    errors.KernelError: "--kver chooses one",
+    errors.InitramfsError: "--initrd builtin makes one of the image's own files",
+    errors.FlowError: "--flow local builds a UKI here, --flow sealed takes one that promises the image",
+    errors.NoStubError: "--flow type1 boots the image without, its command line unsigned",
+    errors.HashError: "--hash and --repo say so",
+    errors.OptionalVerityError: "--allow-missing-verity takes it all the same",
+    errors.ShimError: "--loader systemd-boot starts it without shim",
+    errors.ReadOnlyError: "--overlay /PATH",
+    errors.NoVerityError: "leave out --no-verity, or the others",
+    errors.KargFormError: "--verity-karg systemd, or veritytab",
+    errors.PassphraseError: "--secureboot-passphrase-file FILE",
+    errors.EncryptedError: "--luks-passphrase-file FILE",
+    errors.OccupiedError: "--wipe replaces what is there",
+    errors.NothingKeptError: "--overlay",
+    errors.RootSizeError: "--root-size",
+    errors.TreeSizeError: "--verity-partition-size, --verity-embedded",
+    errors.NoBootDirectoryError: "--esp DIR",
+    errors.NoMachineError: "--sysroot DIR --esp DIR",
+}
+
+
+def hint_of(error: Error) -> str | None:
+    """Return what the error says to do, and the option for it."""
+    return "; ".join(filter(None, (error.hint, OPTIONS.get(type(error))))) or None
