@@ -84,7 +84,7 @@ class DmVerityPromise:
             add_own(archive, ["setup-overlays", "grow"])
         modules = add_modules(archive, tree, read, support)
         wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
-        return Glue(None, archive.pack(), (), modules, programs, notes)
+        return Glue(brought=None, archive=archive.pack(), arguments=(), modules=modules, programs=programs, notes=notes)
 
     def build_cmdline(self, image: Sequence[str], user: Sequence[str], _: Glue) -> str:
         """Return the UKI's command line: the image's words, the user's, and those of the root file system, each once.

@@ -53,7 +53,7 @@ _PARAM: Final = b"[ -e /conf/param.conf ] && . /conf/param.conf\n"
 Kind = Literal["systemd", "initramfs-tools"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Glue:
     brought: str | None
     """Whose glue the image's initramfs has already; then there is nothing to add."""
@@ -115,7 +115,7 @@ def brought_by(initramfs: Mapping[bytes, cpio.Found]) -> str | None:
 def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found], support: KernelSupport) -> Glue:
     """Return what to add to this initramfs of the image (as `cpio.read` gives it, with `keep`)."""
     if brought := brought_by(initramfs):
-        return Glue(brought)
+        return Glue(brought=brought)
     kind = _kind(initramfs)
     archive = Archive(initramfs)
     add_own(archive, SETUP_ROOT)
@@ -133,7 +133,15 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
             arguments.append(f"root=LABEL={ROOT_LABEL}")
     else:
         _wire_initramfs_tools(archive, bool(modules))
-    return Glue(None, archive.pack(), tuple(arguments), modules, programs, notes, configuration)
+    return Glue(
+        brought=None,
+        archive=archive.pack(),
+        arguments=tuple(arguments),
+        modules=modules,
+        programs=programs,
+        notes=notes,
+        configuration=configuration,
+    )
 
 
 def script(name: str) -> bytes:

@@ -76,7 +76,7 @@ _LINKED: Final = (b"", b"usr/")
 """Where a distribution has symlinks for `bin`, `lib64` and their like."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Initrd:
     archive: bytes
     """Compressed; the same image gives the same bytes."""
@@ -140,7 +140,14 @@ def plan_initrd(
     if len(packed) > GOAL:
         notes.append(f"the initramfs has {len(packed) / 2**20:.1f} MiB, more than {GOAL >> 20}")
     arguments = (f"root=LABEL={ROOT_LABEL}", "rw") if mode == "composefs" else ()
-    return Initrd(packed, arguments, programs, modules, tuple(notes), configuration)
+    return Initrd(
+        archive=packed,
+        arguments=arguments,
+        programs=programs,
+        modules=modules,
+        notes=tuple(notes),
+        configuration=configuration,
+    )
 
 
 def _links(tree: Directory) -> dict[bytes, cpio.Found]:

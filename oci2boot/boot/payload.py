@@ -38,7 +38,7 @@ _NOT_IN_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 """systemd-boot allows `+` as well, where it begins a boot counter."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadOptions:
     architecture: str
     """The image's, as OCI says it: `amd64`."""
@@ -58,7 +58,7 @@ class PayloadOptions:
     """Whether a UKI is to be built; without one, kernel and initramfs stay files."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadPlan:
     """Everything but the UKI's bytes, which ukify or `build_uki` makes of `stub` and `parts`."""
 
@@ -70,7 +70,7 @@ class PayloadPlan:
     size_limit: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootPayload:
     uki: bytes
     uki_path: str
@@ -112,7 +112,7 @@ def plan_payload(tree: Directory, read: Read, promise: RootPromise, options: Pay
     notes = added.notes
     if inherited:
         notes += (f"kernel, initramfs and arguments are those of /{inherited.uki}: the image has no other",)
-    return PayloadPlan(stub, parts, name, added, notes, options.size_limit)
+    return PayloadPlan(stub=stub, parts=parts, name=name, glue=added, notes=notes, size_limit=options.size_limit)
 
 
 def _initramfs(
@@ -123,7 +123,15 @@ def _initramfs(
     if options.initrd == "builtin":
         built = plan_initrd(tree, read, kernel.version, promise.mode, promise.files(), options.initrd_tools)
         notes = (*support.notes, *built.notes)
-        added = glue.Glue(None, b"", built.arguments, built.modules, built.programs, notes, built.configuration)
+        added = glue.Glue(
+            brought=None,
+            archive=b"",
+            arguments=built.arguments,
+            modules=built.modules,
+            programs=built.programs,
+            notes=notes,
+            configuration=built.configuration,
+        )
         return (built.archive,), added
     initramfs = options.initramfs
     if initramfs is None:

@@ -25,7 +25,14 @@ def sign_root_hash(root_hash: RootHash, signer: Signer) -> bytes:
     """Return the detached signature in DER, with the certificate and without signed attributes."""
     certificate = signer.certificate
     signature = signer.sign(root_hash_to_be_signed(root_hash))
-    signed = pkcs7.SignedData(pkcs7.DATA, b"", (certificate,), certificate.issuer_and_serial, b"", signature)
+    signed = pkcs7.SignedData(
+        content_type=pkcs7.DATA,
+        content=b"",
+        certificates=(certificate,),
+        issuer_and_serial=certificate.issuer_and_serial,
+        attributes=b"",
+        signature=signature,
+    )
     return signed.pack_content_info()
 
 

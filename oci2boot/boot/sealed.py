@@ -55,7 +55,7 @@ class Addon:
         return f"it appends {' '.join(words)}: the files stay those promised, what is run of them need not"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Uki:
     """A UKI of the image, without its bytes."""
 
@@ -123,7 +123,15 @@ def _read_uki(tree: Directory, read: Read, path: bytes, shared: Sequence[Addon])
         return None
     own = list(find_addons(tree, read, path + EXTRA.encode()))
     version = _version(head.os_release, path)
-    return Uki(path, file, head.machine, head.cmdlines, (*shared, *own), head.kernel_version, version)
+    return Uki(
+        path=path,
+        file=file,
+        machine=head.machine,
+        cmdlines=head.cmdlines,
+        addons=(*shared, *own),
+        kernel_version=head.kernel_version,
+        version=version,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ Pieces = tuple[bytes, ...]
 """Of one content, which is large: it is joined where it ends up, and nowhere before."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UkiParts:
     """What goes into a UKI, each part as it will be in its section."""
 

@@ -31,7 +31,6 @@ from oci2boot.workflows.requests import (
     parse_source,
 )
 
-
 Image = Annotated[
     str | None,
     Option(

@@ -91,7 +91,12 @@ def attach(data: bytes, certificate: Certificate, signature: bytes) -> bytes:
     tbs = to_be_signed(digest)
     certificate.check_signature(signature, tbs)
     signed = SignedData(
-        SPC_INDIRECT_DATA, _indirect_data(digest), (certificate,), certificate.issuer_and_serial, tbs, signature
+        content_type=SPC_INDIRECT_DATA,
+        content=_indirect_data(digest),
+        certificates=(certificate,),
+        issuer_and_serial=certificate.issuer_and_serial,
+        attributes=tbs,
+        signature=signature,
     ).pack_content_info()
     table = data[end:] if headers.signed else b""
     entry = WinCertificate(WinCertificate.layout().size + len(signed), _REVISION, _PKCS_SIGNED_DATA).pack() + signed

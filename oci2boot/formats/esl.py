@@ -141,7 +141,18 @@ class AuthenticatedVariable:
     @classmethod
     def of(cls, time: EfiTime, content: bytes, signer: Certificate, signature: bytes) -> Self:
         """Take the signature of `variable_to_be_signed` by the signer's key."""
-        return cls(time, SignedData(DATA, b"", (signer,), signer.issuer_and_serial, b"", signature), content)
+        return cls(
+            time,
+            SignedData(
+                content_type=DATA,
+                content=b"",
+                certificates=(signer,),
+                issuer_and_serial=signer.issuer_and_serial,
+                attributes=b"",
+                signature=signature,
+            ),
+            content,
+        )
 
     def pack(self) -> bytes:
         # Firmware older than 2018 takes the SignedData only without a ContentInfo around it.

@@ -72,7 +72,7 @@ class Overlay:
         return self.path if self.kept == "persistent" else f"{self.path}:{self.kept}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerityOptions:
     """What an image of the mode `verity` is asked to be like."""
 
@@ -154,7 +154,7 @@ def _check_options(options: Sequence[str]) -> None:
         raise FormatError("what happens on corruption is said twice", hint="choose one of panic, restart and ignore")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerityRootfs:
     """A root file system as the partitions hold it."""
 

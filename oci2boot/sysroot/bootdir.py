@@ -52,7 +52,7 @@ _OURS: Final = ("efi/linux/", "efi/boot/", "efi/oci2boot/", "loader/")
 """Where UKIs lie; what other systems have elsewhere need not be readable."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BootEntry:
     """One line of the menu; of a UKI with several profiles, the first."""
 
@@ -113,7 +113,7 @@ class BootEntry:
         return replace(self, path=path, name=name, files=files)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BootDirectory:
     path: Path
     entries: tuple[BootEntry, ...]
@@ -315,8 +315,9 @@ class _Reader:
         hashes = [root_hash for part in (path, *programs) for root_hash in self.root_hashes.get(part, ())]
         files = {part: self.files[part] for part in (path, *addons)}
         return BootEntry(
-            path, name, "uki", sort_key, version, title, None, tuple(dict.fromkeys(every)), files, self.times[path],
-            tuple(dict.fromkeys(hashes)),
+            path=path, name=name, kind="uki", sort_key=sort_key, version=version, title=title, machine_id=None,
+            arguments=tuple(dict.fromkeys(every)), files=files, mtime=self.times[path],
+            root_hashes=tuple(dict.fromkeys(hashes)),
         )  # fmt: skip
 
     def _type1(self, path: str, name: str) -> BootEntry | None:
@@ -334,8 +335,9 @@ class _Reader:
         self.promises[path] = tuple(dict.fromkeys(arguments))
         every = [argument for part in (path, *files) for argument in self.promises.get(part, ())]
         return BootEntry(
-            path, EntryName.parse(name), "type1", entry.last("sort-key"), entry.last("version"), entry.last("title"),
-            entry.last("machine-id"), tuple(dict.fromkeys(every)), files, self.times[path],
+            path=path, name=EntryName.parse(name), kind="type1", sort_key=entry.last("sort-key"),
+            version=entry.last("version"), title=entry.last("title"), machine_id=entry.last("machine-id"),
+            arguments=tuple(dict.fromkeys(every)), files=files, mtime=self.times[path],
         )  # fmt: skip
 
     def default_pattern(self) -> str | None:

@@ -121,7 +121,9 @@ def plan_default(directory: BootDirectory, id_: str, *, tries: int | None = None
         raise TargetError(f"the boot directory has no entry {id_}")
     order = make_first(directory.entries, wanted.id, tries, ())
     steps = (*_leftovers(directory, {}, {}), *order.steps)
-    return BootPlan(steps, wanted.id, peak(directory, steps), {}, problems=tuple(order.problems(directory)))
+    return BootPlan(
+        steps=steps, first=wanted.id, needed=peak(directory, steps), paths={}, problems=tuple(order.problems(directory))
+    )
 
 
 def plan_remove(directory: BootDirectory, id_: str, *, keep: frozenset[str] = frozenset()) -> BootPlan:
@@ -143,7 +145,7 @@ def plan_remove(directory: BootDirectory, id_: str, *, keep: frozenset[str] = fr
     ]
     first = min(restored, key=lambda other: bls.menu_key(other.item))
     steps = (*_leftovers(directory, {}, {}), *([good] if good else []), *_removals(directory, [entry]))
-    return BootPlan(steps, first.id, 0, {}, (entry.id,))
+    return BootPlan(steps=steps, first=first.id, needed=0, paths={}, removed=(entry.id,))
 
 
 def check_names(new: Mapping[str, Source]) -> None:
@@ -213,7 +215,18 @@ def _describe(path: str, paths: Mapping[str, str], new: Mapping[str, Source]) ->
                 title, number, sort_key = describe_uki(data)
         except (FormatError, LimitError) as error:
             raise TargetError(f"{path} cannot be booted: {error.message}") from error
-        return BootEntry(to, name, "uki", sort_key, number, title, None, (), files, 0)
+        return BootEntry(
+            path=to,
+            name=name,
+            kind="uki",
+            sort_key=sort_key,
+            version=number,
+            title=title,
+            machine_id=None,
+            arguments=(),
+            files=files,
+            mtime=0,
+        )
     conf = Type1.parse(content(new[path]))
     lower = {other.lower(): other for other in new}
     for part in conf.paths:
@@ -222,7 +235,16 @@ def _describe(path: str, paths: Mapping[str, str], new: Mapping[str, Source]) ->
     arguments = tuple(cmdline.find_composefs(cmdline.split(conf.options)))
     last = conf.last
     return BootEntry(
-        to, name, "type1", last("sort-key"), last("version"), last("title"), last("machine-id"), arguments, files, 0
+        path=to,
+        name=name,
+        kind="type1",
+        sort_key=last("sort-key"),
+        version=last("version"),
+        title=last("title"),
+        machine_id=last("machine-id"),
+        arguments=arguments,
+        files=files,
+        mtime=0,
     )
 
 

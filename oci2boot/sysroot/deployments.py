@@ -23,7 +23,7 @@ OWN: Final = "deployment"
 TOOL: Final = f"oci2boot {__version__}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeployedState:
     """What the state directory of an installed rootfs image says of it."""
 
@@ -59,7 +59,7 @@ def _read(path: Path) -> DeployedState:
         ) from error
     record = path / os.fsdecode(RECORD)
     if not record.exists():
-        return DeployedState(digest, None)
+        return DeployedState(digest=digest, record=None)
     data = read_limited(record, RECORD_MAX, TargetError)
     try:
         facts = json.loads(data)
@@ -72,7 +72,7 @@ def _read(path: Path) -> DeployedState:
         merged = MergedEtc.from_json(own["etc"]) if "etc" in own else None
     except (FormatError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TargetError(f"{record} is damaged", hint="install the image again") from error
-    return DeployedState(digest, facts, deployed, pinned, tool, merged)
+    return DeployedState(digest=digest, record=facts, deployed=deployed, pinned=pinned, tool=tool, merged=merged)
 
 
 def record_bytes(

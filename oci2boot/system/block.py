@@ -28,7 +28,7 @@ _SYSFS_SECTOR: Final = 512
 _CHUNK: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDevice:
     """A whole disk or a partition as the running system sees it."""
 

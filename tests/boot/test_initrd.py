@@ -163,7 +163,7 @@ GOOD = dict.fromkeys(
     ),
     "y",
 )
-ZSTD = VerityOptions(Compression.parse("zstd,level=12"))
+ZSTD = VerityOptions(compression=Compression.parse("zstd,level=12"))
 
 
 def check(config: Mapping[str, str], options: VerityOptions) -> None:
@@ -186,5 +186,5 @@ def test_what_is_not_asked_for_need_not_be_there() -> None:
 
 def test_debians_kernel_can_all_of_it() -> None:
     version, files = kernel()
-    everything = VerityOptions(Compression.parse("zstd:lz4hc:lzma:deflate"))
+    everything = VerityOptions(compression=Compression.parse("zstd:lz4hc:lzma:deflate"))
     assert check_verity_kernel(*scan(files), version, everything).notes == ()

@@ -14,12 +14,12 @@ from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel, package
-from tests.boot.test_glue import GROWING, INITRAMFS_TOOLS, SYSTEMD
+from tests.boot.initrds import GROWING, INITRAMFS_TOOLS, SYSTEMD
 from tests.boot.trees import joined, scan, tree_of
 from tests.witness import program
 
 PROMISE = ComposefsPromise(ComposefsArg(VerityDigest.parse("ab" * 32)))
-OPTIONS = PayloadOptions("amd64", "20261121.1", arguments=("console=ttyS0",))
+OPTIONS = PayloadOptions(architecture="amd64", version="20261121.1", arguments=("console=ttyS0",))
 OS_RELEASE = b'ID=debian\nPRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_ID="13"\n'
 
 

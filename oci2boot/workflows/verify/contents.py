@@ -30,7 +30,7 @@ class Root:
     intact: bool
     """It is what its digest stands for."""
     problem: str | None = None
-    """Why nothing could boot it, as what follows "it"."""
+    """Why nothing can boot it, as a sentence without its first word: it ..."""
     differences: Callable[[Manifest], Iterable[Difference]] | None
     """Compares every file with those of a manifest; None where the files cannot be read."""
 

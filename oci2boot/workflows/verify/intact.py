@@ -139,7 +139,7 @@ def _check_programs(files: EspFiles, trusted: Sequence[Certificate], checks: Che
             if any(signature.anchor for signature in signatures):
                 checks.ok(name, f"signed by {signers}")
             elif trusted:
-                raise SignatureError(f"signed by {signers}, whom no certificate of --db vouches for")
+                raise SignatureError(f"signed by {signers}: no certificate of --db vouches for that")
             else:
                 checks.unchecked(name, f"signed by {signers}; --db says whom to trust")
 

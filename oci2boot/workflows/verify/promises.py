@@ -30,11 +30,11 @@ class Promise:
     """What one command line says of the root file system."""
 
     digests: tuple[Digest, ...]
-    """Each stands for it by another hash: one of them has to be here."""
+    """Of the same file system by different hashes: one of them has to be here."""
     words: tuple[str, ...]
-    """They say so; of a table in an initramfs, the words that would."""
+    """The words that say it; for a table in an initramfs, the words that would."""
     faults: tuple[str, ...] = ()
-    """By which more can be booted than that."""
+    """What lets it boot more than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Promised:
 
     @property
     def argument(self) -> str:
-        """The word of a command line that says it; of a table in an initramfs, the word that would."""
+        """The word of a command line that says it; for a table in an initramfs, the word that would."""
         return self.promise.words[0]
 
     @property

@@ -18,7 +18,7 @@ from tests.keys import make
 from tests.store.stored import SKELETON, layer
 from tests.target.disks import said
 from tests.witness import program
-from tests.workflows.machine.test_slots import Factory, Menu
+from tests.workflows.slots import Factory, Menu
 from tests.workflows.verity_disks import Image, converted
 
 
