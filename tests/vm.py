@@ -96,7 +96,7 @@ def parse_report(text: str) -> dict[str, str]:
 
 
 def machine(disk: Path, *smbios: str) -> VirtualMachine:
-    return VirtualMachine(disk, find_firmware(), smbios=smbios)
+    return VirtualMachine(disk=disk, firmware=find_firmware(), smbios=smbios)
 
 
 # ---- an ordinary user
@@ -221,5 +221,12 @@ def without_promise(uki: bytes) -> bytes:
     assert len([word for word in words if word.startswith("composefs")]) == 1
     line = " ".join(word for word in words if not word.startswith("composefs"))
     return build_uki(
-        stub(), UkiParts(parts[b".linux"], (parts[b".initrd"],), line, parts[b".osrel"], parts[b".uname"].decode())
+        stub(),
+        UkiParts(
+            kernel=parts[b".linux"],
+            initrds=(parts[b".initrd"],),
+            cmdline=line,
+            os_release=parts[b".osrel"],
+            uname=parts[b".uname"].decode(),
+        ),
     )

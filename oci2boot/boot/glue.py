@@ -17,11 +17,11 @@ from typing import Final, Literal
 import zstandard
 
 from oci2boot.boot.configuration import RootConfiguration, configuration_files
-from oci2boot.boot.files import Read, find_file, read_limited
 from oci2boot.boot.kernel import KernelSupport, module_name
 from oci2boot.boot.programs import find_program, libraries
 from oci2boot.errors import FormatError, ImageError, LimitError
 from oci2boot.formats import cpio
+from oci2boot.tree.files import Read, find_file, read_content
 from oci2boot.tree.model import Directory
 
 MAX_MODULE: Final = 64 << 20
@@ -53,7 +53,7 @@ _PARAM: Final = b"[ -e /conf/param.conf ] && . /conf/param.conf\n"
 Kind = Literal["systemd", "initramfs-tools"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Glue:
     brought: str | None
     """Whose glue the image's initramfs has already; then there is nothing to add."""
@@ -115,7 +115,7 @@ def brought_by(initramfs: Mapping[bytes, cpio.Found]) -> str | None:
 def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found], support: KernelSupport) -> Glue:
     """Return what to add to this initramfs of the image (as `cpio.read` gives it, with `keep`)."""
     if brought := brought_by(initramfs):
-        return Glue(brought)
+        return Glue(brought=brought)
     kind = _kind(initramfs)
     archive = Archive(initramfs)
     add_own(archive, SETUP_ROOT)
@@ -133,7 +133,15 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
             arguments.append(f"root=LABEL={ROOT_LABEL}")
     else:
         _wire_initramfs_tools(archive, bool(modules))
-    return Glue(None, archive.pack(), tuple(arguments), modules, programs, notes, configuration)
+    return Glue(
+        brought=None,
+        archive=archive.pack(),
+        arguments=tuple(arguments),
+        modules=modules,
+        programs=programs,
+        notes=notes,
+        configuration=configuration,
+    )
 
 
 def script(name: str) -> bytes:
@@ -194,11 +202,13 @@ def add_programs(
         own = any(archive.has(directory + b"/" + name) for directory in (b"usr/bin", b"usr/sbin", b"bin", b"sbin"))
         if own and not (name in (b"mount", b"umount") and klibc and not busybox):
             continue
-        found = find_program(tree, name)
-        if found:
-            wanted[name] = found[0]
+        program = find_program(tree, name)
+        if program:
+            wanted[name] = program[0]
             archive.add(
-                cpio.file(b"usr/lib/oci2boot/bin/" + name, read_limited(found[1], read, found[0], MAX_MODULE), 0o755)
+                cpio.file(
+                    b"usr/lib/oci2boot/bin/" + name, read_content(program[1], read, program[0], MAX_MODULE), 0o755
+                )
             )
         elif name == b"chroot":
             notes.append("the root file system will not grow: neither the initramfs nor the image has chroot")
@@ -231,7 +241,7 @@ def add_modules(archive: Archive, tree: Directory, read: Read, support: KernelSu
         file = find_file(tree, path)
         if not file:
             raise ImageError(f"the kernel module {name} is not in the image, but modules.dep names it")
-        content = unpack_module(read_limited(file, read, path, MAX_MODULE), path)
+        content = unpack_module(read_content(file, read, path, MAX_MODULE), path)
         archive.add(cpio.file(f"usr/lib/oci2boot/modules.d/{name}.ko".encode(), content))
         added.append(name)
     if added:

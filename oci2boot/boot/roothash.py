@@ -25,21 +25,28 @@ def sign_root_hash(root_hash: RootHash, signer: Signer) -> bytes:
     """Return the detached signature in DER, with the certificate and without signed attributes."""
     certificate = signer.certificate
     signature = signer.sign(root_hash_to_be_signed(root_hash))
-    signed = pkcs7.SignedData(pkcs7.DATA, b"", (certificate,), certificate.issuer_and_serial, b"", signature)
+    signed = pkcs7.SignedData(
+        content_type=pkcs7.DATA,
+        content=b"",
+        certificates=(certificate,),
+        issuer_and_serial=certificate.issuer_and_serial,
+        attributes=b"",
+        signature=signature,
+    )
     return signed.pack_content_info()
 
 
 def check_root_hash(root_hash: RootHash, signature: bytes, trusted: Sequence[Certificate] = ()) -> Certificate:
     """Return the signer. Raises `SignatureError` where the kernel would refuse, or for a signer that is not trusted."""
-    found = pkcs7.SignedData.parse_content_info(signature)
-    if found.content or found.attributes or found.content_type != pkcs7.DATA:
+    signed = pkcs7.SignedData.parse_content_info(signature)
+    if signed.content or signed.attributes or signed.content_type != pkcs7.DATA:
         raise SignatureError(
             "the root hash's signature is not one that the kernel takes: it must cover the digits alone"
         )
-    found.check(root_hash_to_be_signed(root_hash))
-    if trusted and found.signer not in trusted:
-        raise SignatureError(f"the root hash is signed by {found.signer.subject}, who is not trusted")
-    return found.signer
+    signed.check(root_hash_to_be_signed(root_hash))
+    if trusted and signed.signer not in trusted:
+        raise SignatureError(f"the root hash is signed by {signed.signer.subject}, who is not trusted")
+    return signed.signer
 
 
 def pack_partition(root_hash: RootHash, signature: bytes, certificate: Certificate) -> bytes:

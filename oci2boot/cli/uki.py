@@ -1,6 +1,7 @@
 """`oci2boot uki`: unified kernel images and other EFI executables, one file at a time."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from oci2boot.cli.options import BootableTree, JustJson, JustQuiet, Shown, Signi
 from oci2boot.cli.output import out, print_facts, print_json, show_inspected
 from oci2boot.errors import Error
 from oci2boot.workflows.keys import executables as workflow
+from oci2boot.workflows.keys.executables import Executable, Signed
 from oci2boot.workflows.make import uki_build, uki_config
 from oci2boot.workflows.make.uki_build import BuildRequest, BuiltUki
 from oci2boot.workflows.make.uki_config import Configured
@@ -21,7 +23,7 @@ from oci2boot.workflows.verify.uki_objects import list_objects
 app = typer.Typer(name="uki", no_args_is_help=True, help="Build, sign, verify and look into UKIs and addons.")
 ADDON_STUB = Path("/usr/lib/systemd/boot/efi/addonx64.efi.stub")
 
-Executable = Annotated[Path, Option("SOURCE", "a UKI, an addon or another EFI executable")]
+File = Annotated[Path, Option("SOURCE", "a UKI, an addon or another EFI executable")]
 Trusted = Annotated[
     tuple[Path, ...],
     Option("--db", "certificates, as in the firmware's db (PEM or DER); may be repeated"),
@@ -31,7 +33,7 @@ Trusted = Annotated[
 @command(app)
 def sign(
     *,
-    source: Executable,
+    source: File,
     target: Annotated[Path | None, Option("--output", "the signed file", short="-o")] = None,
     signing: Signing,
     output: JustQuiet,
@@ -46,25 +48,25 @@ def sign(
 
 
 @command(app)
-def verify(*, source: Executable, trusted: Trusted = (), output: JustJson) -> None:
+def verify(*, source: File, trusted: Trusted = (), output: JustJson) -> None:
     """Check all signatures, and with --db that firmware with these certificates would start it."""
-    found = workflow.verify(source, trusted)
-    if output.as_json:
-        print_json({"signatures": found})
-        return
-    for signature in found:
-        trust = f"trusted by {signature['trusted_by']}" if signature["trusted_by"] else "not in --db" if trusted else ""
-        out.print(": ".join(part for part in (signature["signer"], trust) if part), markup=False)
+    output.show(workflow.verify(source, trusted), partial(_show_signed, asked=bool(trusted)))
+
+
+def _show_signed(signed: Signed, *, asked: bool) -> None:
+    for signature in signed.signatures:
+        trust = f"trusted by {signature.trusted_by}" if signature.trusted_by else "not in --db" if asked else ""
+        out.print(": ".join(part for part in (signature.signer, trust) if part), markup=False)
 
 
 @command(app)
-def inspect(*, source: Executable, trusted: Trusted = (), output: JustJson) -> None:
+def inspect(*, source: File, trusted: Trusted = (), output: JustJson) -> None:
     """Show sections, command lines, what they promise, and who signed it."""
-    found = workflow.describe(source, trusted)
-    if output.as_json:
-        print_json(found)
-    else:
-        show_inspected({"name": source.name, **found})
+    output.show(workflow.describe(source, trusted), _show_executable)
+
+
+def _show_executable(found: Executable) -> None:
+    show_inspected({"name": found.path.name, **found.to_json()})
 
 
 @command(app)

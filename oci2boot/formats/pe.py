@@ -89,7 +89,7 @@ class DataDirectory(Record):
     size: U32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pe:
     """An executable's headers; `offset`s are from the start of the file."""
 
@@ -148,7 +148,14 @@ def parse(data: bytes) -> Pe:
     if table + count * size > optional.size_of_headers or optional.size_of_headers > len(data):
         raise FormatError("an executable whose headers do not fit in the size it gives for them")
     _check_sections(len(data), optional.size_of_headers, sections)
-    return Pe(at + 4, file_header, optional, directories, table, sections)
+    return Pe(
+        file_header_offset=at + 4,
+        file_header=file_header,
+        optional_header=optional,
+        directories=directories,
+        section_table_offset=table,
+        sections=sections,
+    )
 
 
 def _check_alignment(optional: OptionalHeader) -> None:

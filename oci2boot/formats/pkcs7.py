@@ -30,7 +30,7 @@ _BY_ATTRIBUTES, _CERTIFICATES, _UNSIGNED, _CONTENT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignedData:
     content_type: bytes
     """Encoded."""
@@ -149,7 +149,14 @@ class SignedData:
         if fields.next_is(_UNSIGNED):
             fields.take(_UNSIGNED, "unsigned attributes")  # countersigned time stamps, which firmware ignores
         fields.end("a signer")
-        return cls(content_type, content, tuple(certificates), issuer_and_serial, attributes, signature)
+        return cls(
+            content_type=content_type,
+            content=content,
+            certificates=tuple(certificates),
+            issuer_and_serial=issuer_and_serial,
+            attributes=attributes,
+            signature=signature,
+        )
 
 
 def _take_sha256(reader: der.Reader) -> None:

@@ -124,7 +124,7 @@ class SplitStreamWriter:
         return b"".join([header.pack(), info.pack(), *sections])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SplitStream:
     """A stored stream, checked as far as its tables; `records` reads the rest."""
 
@@ -164,7 +164,14 @@ class SplitStream:
         named = _unpack_named(section(info.named_refs_start, info.named_refs_end), stream_refs)
         objects = digests(section(info.object_refs_start, info.object_refs_end))
         stream = section(info.stream_start, info.stream_end)
-        return cls(info.content_type, algorithm, info.stream_size, objects, named, stream)
+        return cls(
+            content_type=info.content_type,
+            algorithm=algorithm,
+            size=info.stream_size,
+            objects=objects,
+            named=named,
+            _stream=stream,
+        )
 
     def records(self) -> Iterator[bytes | VerityDigest]:
         """Yield the stream in order: inline bytes, and digests of objects that stand for their content."""

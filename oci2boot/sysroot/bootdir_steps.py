@@ -61,7 +61,7 @@ class RemoveDirectory:
 Step = Write | Rename | Remove | RemoveDirectory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BootPlan:
     steps: tuple[Step, ...]
     first: str

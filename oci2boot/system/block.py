@@ -28,7 +28,7 @@ _SYSFS_SECTOR: Final = 512
 _CHUNK: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDevice:
     """A whole disk or a partition as the running system sees it."""
 
@@ -115,9 +115,9 @@ def _listing(path: Path) -> list[str]:
 
 def _number(path: str) -> str:
     with suppress(OSError):
-        found = Path(path).stat()
-        if stat.S_ISBLK(found.st_mode):
-            return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+        status = Path(path).stat()
+        if stat.S_ISBLK(status.st_mode):
+            return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     return ""
 
 

@@ -42,7 +42,7 @@ class Firmware:
     """Does Secure Boot, which needs system management mode; its variable store is in Setup Mode as delivered."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualMachine:
     """What to boot. The disk file is not written unless `keep_writes`."""
 

@@ -19,7 +19,7 @@ _NAMES: Final = {"LABEL": "label", "UUID": "uuid", "PARTLABEL": "partlabel", "PA
 _BY: Final = "/dev/disk/by-"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mounted:
     """The file system that a path is on."""
 

@@ -44,7 +44,7 @@ _EXT4_LABEL_MAX: Final = 16
 _ESP_NAME: Final = re.compile(r"[A-Za-z0-9_.+@=,~()-]([A-Za-z0-9_.+@=,~() -]{0,253}[A-Za-z0-9_+@=,~()-])?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DiskOptions:
     """Sizes are in bytes, and a sparse file pays nothing for free room. The defaults: an ESP with room for four times
     its content and of 512 MiB or more, for further UKIs; an ext4 file system with 256 MiB and half of its content free.
@@ -117,7 +117,7 @@ class PlacedImage:
     parts: Sequence[Part]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DiskPlan:
     """Everything about a disk but its bytes; `target.disk.write_disk` writes it."""
 

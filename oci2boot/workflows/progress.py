@@ -1,7 +1,7 @@
 """What long work says while it runs: values, which the command line shows as bars, lines or JSON."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +12,7 @@ class Step:
     """What is worked on: `layer sha256:1234…`, `disk image`."""
     done: int = 0
     total: int | None = None
+    _: KW_ONLY
     unit: str = "bytes"
     finished: bool = False
     note: str = ""

@@ -10,12 +10,12 @@ import pytest
 import zstandard
 
 from oci2boot.boot import glue
-from oci2boot.boot.files import Read
 from oci2boot.boot.glue import Glue, plan_glue, unpack_module
 from oci2boot.boot.kernel import KernelSupport, check_kernel
 from oci2boot.boot.programs import libraries
 from oci2boot.errors import FormatError, ImageError, LimitError
 from oci2boot.formats import cpio
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel
 from tests.boot.initrds import GROWING, INITRAMFS_TOOLS, ORDER, PROGRAMS, SYSTEMD

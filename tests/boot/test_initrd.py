@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.boot.files import Read
 from oci2boot.boot.initrd import GOAL, OVERLAYS_FILE, SIGNATURE_REQUIRED, Initrd, overlays_file, plan_initrd
 from oci2boot.boot.kernel import check_verity_kernel
 from oci2boot.errors import ImageError
 from oci2boot.formats import cpio
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import Overlay, VerityOptions
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel, package
 from tests.boot.trees import joined, read_inline, scan, tree_of
@@ -163,7 +163,7 @@ GOOD = dict.fromkeys(
     ),
     "y",
 )
-ZSTD = VerityOptions(Compression.parse("zstd,level=12"))
+ZSTD = VerityOptions(compression=Compression.parse("zstd,level=12"))
 
 
 def check(config: Mapping[str, str], options: VerityOptions) -> None:
@@ -186,5 +186,5 @@ def test_what_is_not_asked_for_need_not_be_there() -> None:
 
 def test_debians_kernel_can_all_of_it() -> None:
     version, files = kernel()
-    everything = VerityOptions(Compression.parse("zstd:lz4hc:lzma:deflate"))
+    everything = VerityOptions(compression=Compression.parse("zstd:lz4hc:lzma:deflate"))
     assert check_verity_kernel(*scan(files), version, everything).notes == ()

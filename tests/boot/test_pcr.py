@@ -10,13 +10,20 @@ from oci2boot.boot.pcr import addons_pcr, after, beside_pcr, by_phase, count_pro
 from oci2boot.boot.uki import UkiParts, build_uki
 from oci2boot.errors import FormatError
 from oci2boot.formats import pe
-from oci2boot.workflows.keys.executables import describe
+from oci2boot.workflows.keys.executables import Pcr11, describe
 from tests.boot.pcrs import measured
 from tests.witness import program
 from tests.workflows.sealable import OS_RELEASE, kernel, profiles, stub, with_sections
 
 LINE = f"rw composefs={'ab' * 32}"
-PARTS = UkiParts(kernel(), (b"070701 first", b"070701 second"), LINE, OS_RELEASE, "6.12.1-test", b"microcode")
+PARTS = UkiParts(
+    kernel=kernel(),
+    initrds=(b"070701 first", b"070701 second"),
+    cmdline=LINE,
+    os_release=OS_RELEASE,
+    uname="6.12.1-test",
+    microcode=b"microcode",
+)
 
 
 @pytest.mark.parametrize("bank", ["sha1", "sha256", "sha384", "sha512"])
@@ -33,19 +40,27 @@ def test_each_profile_has_a_pcr_11_of_its_own(tmp_path: Path) -> None:
     uki = profiles(LINE, None, f"{LINE} debug")
     assert count_profiles(uki) == 2
     (tmp_path / "uki.efi").write_bytes(uki)
-    shown = describe(tmp_path / "uki.efi")["pcr11"]
+    shown = describe(tmp_path / "uki.efi").pcr11
+    assert isinstance(shown, tuple)
     (sbat,) = pe.parse(uki).sections_named(b".sbat")
     base = {b".osrel": OS_RELEASE, b".linux": kernel(), b".initrd": b"070701", b".sbat": pe.contents(uki, sbat)}
     for number, line in enumerate((LINE.encode(), f"{LINE} debug\0".encode())):
         sections = {**base, b".cmdline": line, b".profile": b"ID=p%d\n" % number}
         expected = measured(tmp_path, sections, "sha256")
         assert dict(by_phase(uki_pcr(uki, number))) == expected
-        assert shown[number] == {"profile": number, "sha256": expected}
+        assert shown[number] == Pcr11(number, expected)
 
 
 def test_a_uki_that_does_not_insist_has_another_pcr_11() -> None:
     """C.32: unsealed is possible, and shows."""
-    unsealed = UkiParts(PARTS.kernel, PARTS.initrds, LINE.replace("=", "=?"), OS_RELEASE, PARTS.uname, b"microcode")
+    unsealed = UkiParts(
+        kernel=PARTS.kernel,
+        initrds=PARTS.initrds,
+        cmdline=LINE.replace("=", "=?"),
+        os_release=OS_RELEASE,
+        uname=PARTS.uname,
+        microcode=b"microcode",
+    )
     assert uki_pcr(build_uki(stub(), unsealed)) != uki_pcr(build_uki(stub(), PARTS))
 
 
@@ -70,7 +85,7 @@ def test_what_depends_on_the_machine_is_not_predicted(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="depends on the machine"):
         uki_pcr(uki)
     (tmp_path / "uki.efi").write_bytes(uki)
-    assert "depends on the machine" in describe(tmp_path / "uki.efi")["pcr11"][0]["problem"]
+    assert "depends on the machine" in str(describe(tmp_path / "uki.efi").pcr11)
     with pytest.raises(FormatError, match="no profile 3"):
         uki_pcr(profiles(LINE, LINE), 3)
 

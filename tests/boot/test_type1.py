@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from oci2boot.boot.files import Read
 from oci2boot.boot.payload import PayloadOptions, plan_payload
 from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.type1 import Type1Payload, type1_payload
@@ -14,6 +13,7 @@ from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, LimitError, NoStubError
 from oci2boot.formats import cpio
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel
 from tests.boot.initrds import GROWING, SYSTEMD
@@ -21,7 +21,7 @@ from tests.boot.trees import joined, scan, tree_of
 from tests.sysroot.bootctl import listed
 
 PROMISE = ComposefsArg(VerityDigest.parse("ab" * 32))
-OPTIONS = PayloadOptions("amd64", "20261121.1", arguments=("console=ttyS0",))
+OPTIONS = PayloadOptions(architecture="amd64", version="20261121.1", arguments=("console=ttyS0",))
 OS_RELEASE = b'ID=debian\nPRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_ID="13"\n'
 INITRAMFS = zstandard.compress(cpio.write(SYSTEMD))
 MICROCODE = b"070701 microcode"
@@ -80,7 +80,9 @@ def test_bootctl_sees_an_entry_with_the_promise(debian: tuple[Directory, Read], 
 
 def test_equal_files_lie_in_one_place(debian: tuple[Directory, Read]) -> None:
     first = type1_payload(*debian, PROMISE, OPTIONS)
-    other = type1_payload(*debian, ComposefsArg(VerityDigest.parse("cd" * 32)), PayloadOptions("amd64", "2"))
+    other = type1_payload(
+        *debian, ComposefsArg(VerityDigest.parse("cd" * 32)), PayloadOptions(architecture="amd64", version="2")
+    )
     assert set(first.files) ^ set(other.files) == {first.entry, other.entry}
 
 
@@ -120,7 +122,7 @@ def test_an_entry_that_cannot_be_taken_over_is_refused(debian: tuple[Directory, 
 
 
 def test_a_command_line_that_the_kernel_would_cut_off_is_refused(debian: tuple[Directory, Read]) -> None:
-    options = PayloadOptions("amd64", "1", arguments=("x" * 1850,))
+    options = PayloadOptions(architecture="amd64", version="1", arguments=("x" * 1850,))
     with pytest.raises(LimitError, match="what systemd-boot adds"):
         type1_payload(*debian, PROMISE, options)
 

@@ -40,12 +40,12 @@ class Inputs:
 
     def parts(self) -> UkiParts:
         return UkiParts(
-            self.kernel.read_bytes(),
-            tuple(path.read_bytes() for path in self.initrds),
-            self.cmdline.read_text(),
-            self.os_release.read_bytes(),
-            "6.12.107+deb13-amd64",
-            self.microcode.read_bytes() if self.microcode.name else b"",
+            kernel=self.kernel.read_bytes(),
+            initrds=tuple(path.read_bytes() for path in self.initrds),
+            cmdline=self.cmdline.read_text(),
+            os_release=self.os_release.read_bytes(),
+            uname="6.12.107+deb13-amd64",
+            microcode=self.microcode.read_bytes() if self.microcode.name else b"",
         )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import Overlay, VerityOptions
 from tests.boot import debian
 from tests.cli.conftest import Run
 from tests.workflows.verity_images import make_image, make_signing
@@ -40,16 +40,16 @@ def test_every_option_reaches_the_record(run: Run, source: str, tmp_path: Path) 
     ]  # fmt: skip
     found = converted(run, source, "--repo", tmp_path, *words)
     assert VerityOptions.from_json(found["options"]["verity"]) == VerityOptions(
-        Compression.parse("zstd,level=9"),
-        True,
-        "sha512",
-        b"\x0a\x0b",
-        3,
-        "embedded",
-        False,
-        "systemd",
-        ("panic-on-corruption", "check-at-most-once"),
-        (Overlay("/var"), Overlay("/srv", "tmpfs")),
+        compression=Compression.parse("zstd,level=9"),
+        verity=True,
+        hash="sha512",
+        salt=b"\x0a\x0b",
+        blocks=3,
+        place="embedded",
+        signature=False,
+        form="systemd",
+        options=("panic-on-corruption", "check-at-most-once"),
+        overlays=(Overlay("/var"), Overlay("/srv", "tmpfs")),
     )
     assert (found["mode"], found["verity"]["data_blocks"], found["verity"]["salt"]) == ("verity", 3, "0a0b")
     status, shown, _ = run("inspect", "layout:v", "--repo", tmp_path)

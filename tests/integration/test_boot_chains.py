@@ -96,7 +96,7 @@ def made(shared: Path) -> Made:
 
 def reporting(disk: Path, firmware: Firmware) -> VirtualMachine:
     unit = unit_credentials("oci2boot-report.service", vm.REPORT_UNIT, wanted_by="multi-user.target")
-    return VirtualMachine(disk, firmware, smbios=(*unit, credential("oci2boot.report", REPORT.encode())))
+    return VirtualMachine(disk=disk, firmware=firmware, smbios=(*unit, credential("oci2boot.report", REPORT.encode())))
 
 
 def report_of(machine: VirtualMachine, folder: Path) -> dict[str, str]:

@@ -125,9 +125,11 @@ def test_what_nothing_catches_is_a_failure(disks: Disks, tmp_path: Path) -> None
     """
     firmware, variables = find_firmware(secure=True), tmp_path / "enrolled.fd"
     enroll_in_firmware(disks.keys, variables, firmware.variables)
-    machine = VirtualMachine(disks.local, Firmware(firmware.code, variables, secure=True))
+    machine = VirtualMachine(disk=disks.local, firmware=Firmware(firmware.code, variables, secure=True))
     promise = find_promise(disks.local)
-    bench = Bench(machine, tmp_path, tmp_path, promise.digest, BOOT_SECONDS, silent)
+    bench = Bench(
+        machine=machine, folder=tmp_path, sockets=tmp_path, digest=promise.digest, timeout=BOOT_SECONDS, report=silent
+    )
     changes = [
         Tampering("nothing at all", lambda _: None, (FIRMWARE,)),
         Tampering("an argument that counts", lambda _: None, ("login:",), ignored=promise.argument),

@@ -54,7 +54,7 @@ class Made:
         return "".join(part["uuid"] for part in table(self.disk)[1:3]).replace("-", "").lower()
 
     def machine(self, disk: Path) -> VirtualMachine:
-        return VirtualMachine(disk, self.firmware)
+        return VirtualMachine(disk=disk, firmware=self.firmware)
 
 
 @pytest.fixture(scope="module")

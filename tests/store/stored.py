@@ -10,7 +10,7 @@ from pathlib import Path
 from oci2boot.digest import OciDigest
 from oci2boot.formats.tar import Entry
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable, OciRecord, save
 from oci2boot.store.layers import stage_layer
 from oci2boot.store.repository import Repository

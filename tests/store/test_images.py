@@ -9,7 +9,7 @@ import pytest
 from oci2boot.digest import Hash, OciDigest
 from oci2boot.errors import DigestError, Error, StoreError
 from oci2boot.formats.splitstream import SplitStream
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.content import image_content
 from oci2boot.store.fsck import check
 from oci2boot.store.images import Bootable, check_name, find_image, remove_image, save, saved_images

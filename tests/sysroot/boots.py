@@ -28,7 +28,12 @@ def uki(version: str, digest: str | None = "ab" * 32, image: str = "debian", ext
     stub, kernel, _ = programs()
     words = ["rw", *([f"composefs={digest}"] if digest else [])]
     release = f'IMAGE_ID={image}\nIMAGE_VERSION={version}\nPRETTY_NAME="{image} {version}"\n'.encode()
-    return build_uki(stub, UkiParts(kernel, (b"070701" + extra,), " ".join(words), release, "6.12"))
+    return build_uki(
+        stub,
+        UkiParts(
+            kernel=kernel, initrds=(b"070701" + extra,), cmdline=" ".join(words), os_release=release, uname="6.12"
+        ),
+    )
 
 
 @cache

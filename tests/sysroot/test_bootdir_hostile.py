@@ -66,7 +66,7 @@ def test_a_link_in_the_place_of_a_file_is_neither_followed_nor_taken_for_it(
 def test_a_rename_takes_nobodys_place_and_happens_once(esp: Path, to: str) -> None:
     put(esp, ONE, b"one")
     put(esp, TWO, b"two")
-    plan = BootPlan((Rename(ONE, f"EFI/Linux/{to}"),), "", 0, {})
+    plan = BootPlan(steps=(Rename(ONE, f"EFI/Linux/{to}"),), first="", needed=0, paths={})
     if to == "debian_2.efi":
         with pytest.raises(TargetError, match="is there already"):
             apply_boot(plan, esp)

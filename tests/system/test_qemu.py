@@ -32,30 +32,30 @@ def words(machine: VirtualMachine) -> list[str]:
 
 def test_the_disk_is_not_written_unless_wanted() -> None:
     drive = "if=none,id=disk,format=raw,file=a,,b.raw"
-    assert f"{drive},snapshot=on" in words(VirtualMachine(Path("a,b.raw"), FIRMWARE))
-    assert drive in words(VirtualMachine(Path("a,b.raw"), FIRMWARE, keep_writes=True))
+    assert f"{drive},snapshot=on" in words(VirtualMachine(disk=Path("a,b.raw"), firmware=FIRMWARE))
+    assert drive in words(VirtualMachine(disk=Path("a,b.raw"), firmware=FIRMWARE, keep_writes=True))
 
 
 def test_a_dvd_is_only_read() -> None:
-    argv = words(VirtualMachine(Path("a.iso"), FIRMWARE, optical=True, keep_writes=True))
+    argv = words(VirtualMachine(disk=Path("a.iso"), firmware=FIRMWARE, optical=True, keep_writes=True))
     assert "if=none,id=disk,format=raw,file=a.iso,media=cdrom,readonly=on" in argv
     assert "ide-cd,drive=disk,bootindex=1" in argv
 
 
 def test_a_guest_that_reboots_ends_the_machine_unless_it_may() -> None:
-    assert "-no-reboot" in words(VirtualMachine(Path("d"), FIRMWARE))
-    assert "-no-reboot" not in words(VirtualMachine(Path("d"), FIRMWARE, may_reboot=True))
+    assert "-no-reboot" in words(VirtualMachine(disk=Path("d"), firmware=FIRMWARE))
+    assert "-no-reboot" not in words(VirtualMachine(disk=Path("d"), firmware=FIRMWARE, may_reboot=True))
 
 
 def test_secure_firmware_gets_system_management_mode() -> None:
     """Without SMM the guest could write the variables that Secure Boot trusts."""
-    argv = words(VirtualMachine(Path("d"), Firmware(Path("c"), Path("v"), secure=True)))
+    argv = words(VirtualMachine(disk=Path("d"), firmware=Firmware(Path("c"), Path("v"), secure=True)))
     assert "q35,smm=on" in argv
     assert "driver=cfi.pflash01,property=secure,value=on" in argv
 
 
 def test_strings_for_the_guest_keep_their_commas() -> None:
-    argv = words(VirtualMachine(Path("d"), FIRMWARE, smbios=(kernel_arguments("console=ttyS0,115200"),)))
+    argv = words(VirtualMachine(disk=Path("d"), firmware=FIRMWARE, smbios=(kernel_arguments("console=ttyS0,115200"),)))
     assert "type=11,value=io.systemd.stub.kernel-cmdline-extra=console=ttyS0,,115200" in argv
 
 
@@ -154,7 +154,9 @@ def test_a_machine_without_anything_to_boot_shows_its_firmware_and_is_ended(tmp_
     disk = tmp_path / "empty.raw"
     disk.write_bytes(bytes(1 << 20))
     monitor, picture = tmp_path / "monitor", tmp_path / "screen.png"
-    with boot(VirtualMachine(disk, find_firmware(), memory=256, monitor=monitor), tmp_path / "vm") as running:
+    with boot(
+        VirtualMachine(disk=disk, firmware=find_firmware(), memory=256, monitor=monitor), tmp_path / "vm"
+    ) as running:
         running.wait_for("UEFI Interactive Shell", 600)
         running.wait_for("UEFI Interactive Shell", 600, port="any")
         save_screen(monitor, picture)
@@ -177,14 +179,14 @@ def test_a_machine_without_anything_to_boot_shows_its_firmware_and_is_ended(tmp_
 
 def test_what_qemu_says_is_in_the_error(tmp_path: Path) -> None:
     program("qemu-system-x86_64")
-    machine = VirtualMachine(tmp_path / "absent", find_firmware())
+    machine = VirtualMachine(disk=tmp_path / "absent", firmware=find_firmware())
     with boot(machine, tmp_path / "vm") as running, pytest.raises(ToolError, match=r"Could not open '.*absent'"):
         running.wait_for("never", 30)
 
 
 def test_a_guest_reaches_the_registry_and_nothing_else(tmp_path: Path) -> None:
     machine = VirtualMachine(
-        tmp_path / "disk", Firmware(tmp_path, tmp_path), registry_port=4321, second_disk=tmp_path / "b"
+        disk=tmp_path / "disk", firmware=Firmware(tmp_path, tmp_path), registry_port=4321, second_disk=tmp_path / "b"
     )
     words = list(map(str, qemu_argv(machine, tmp_path / "vars", "stdio")))
     (network,) = (words[at + 1] for at, word in enumerate(words) if word == "-netdev")

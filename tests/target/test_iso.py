@@ -21,7 +21,7 @@ from tests.witness import program
 
 CONTENT = b"".join(number.to_bytes(4, "little") for number in range(1 << 18))
 UKI = b"a kernel" * (1 << 19)
-OPTIONS = DiskOptions(SEED, EPOCH)
+OPTIONS = DiskOptions(seed=SEED, epoch=EPOCH)
 
 
 def plan(root_hash: str = "ab" * 32, area: bytes = bytes(4096), digest: VerityDigest | None = None) -> DiskPlan:

@@ -16,8 +16,26 @@ LINUX = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 """What Debian's installer gives to its root partition."""
 ROOT_X86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
 """UAPI.2, Discoverable Partitions Specification."""
-DEBIAN = Mounted(Path("/"), "/dev/sda2", "ext4", "/", {"UUID": "3f1b-aa", "PARTUUID": "77-2"}, LINUX, "sda", 2)
-ESP = Mounted(Path("/boot/efi"), "/dev/sda1", "vfat", "/", {"UUID": "AB12-CD34"}, "c12a7328", "sda", 1)
+DEBIAN = Mounted(
+    point=Path("/"),
+    source="/dev/sda2",
+    type="ext4",
+    top="/",
+    names={"UUID": "3f1b-aa", "PARTUUID": "77-2"},
+    part_type=LINUX,
+    disk="sda",
+    number=2,
+)
+ESP = Mounted(
+    point=Path("/boot/efi"),
+    source="/dev/sda1",
+    type="vfat",
+    top="/",
+    names={"UUID": "AB12-CD34"},
+    part_type="c12a7328",
+    disk="sda",
+    number=1,
+)
 
 
 def check(words: str, root: Mounted = DEBIAN, esp: Mounted = ESP) -> None:

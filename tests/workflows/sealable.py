@@ -36,7 +36,16 @@ def kernel() -> bytes:
 
 
 def uki(cmdline: str, os_release: bytes = OS_RELEASE, uname: str = KVER, *extra: cpio.Member) -> bytes:
-    return build_uki(stub(), UkiParts(kernel(), (cpio.write([*SYSTEMD, *extra]),), cmdline, os_release, uname))
+    return build_uki(
+        stub(),
+        UkiParts(
+            kernel=kernel(),
+            initrds=(cpio.write([*SYSTEMD, *extra]),),
+            cmdline=cmdline,
+            os_release=os_release,
+            uname=uname,
+        ),
+    )
 
 
 def with_sections(stub: bytes, sections: Sequence[tuple[bytes, bytes]]) -> bytes:

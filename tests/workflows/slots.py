@@ -4,7 +4,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import save
 from oci2boot.store.repository import Repository
 from tests.keys import Pair

@@ -7,7 +7,7 @@ from typing import Any
 
 from oci2boot.boot.roothash import pack_partition, sign_root_hash
 from oci2boot.digest import RootHash
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable, save
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository

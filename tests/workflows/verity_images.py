@@ -7,8 +7,8 @@ from pathlib import Path
 
 from oci2boot.formats import cmdline, cpio, pe
 from oci2boot.oci.reference import Reference
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.system.run import Argv

@@ -84,7 +84,7 @@ ANYTHING: Final = Repeat(ANY, 0, None)
 EMPTY: Final = Concat(())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Automaton:
     prefix: bytes
     """The literal bytes that every match begins with; the positions describe what comes after them."""
@@ -116,7 +116,9 @@ def compile_pattern(pattern: bytes, grouped: bool) -> Automaton:
     builder = _Builder()
     first, last, nullable = builder.build(rest)
     follow = [tuple(dict.fromkeys(links)) for links in builder.follow]
-    return Automaton(prefix, builder.sets, first, follow, frozenset(last), nullable)
+    return Automaton(
+        prefix=prefix, sets=builder.sets, first=first, follow=follow, last=frozenset(last), nullable=nullable
+    )
 
 
 def parse_pattern(pattern: bytes) -> Node:

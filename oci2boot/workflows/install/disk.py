@@ -49,7 +49,7 @@ _FOR_LUKS: Final = {
 """What an encrypted root partition that systemd finds by its type needs. systemd-gpt-auto-generator(8)"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
     bootable: Bootable
     target: Path
@@ -105,10 +105,10 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         )
         plan = plan_iso(esp, images, options) if disk_format == "iso" else plan_disk(ext4, esp, options, images)
         planned = Installed(
-            bootable,
-            request.target,
-            plan,
-            disk_format,
+            bootable=bootable,
+            target=request.target,
+            plan=plan,
+            format=disk_format,
             device=device,
             nvram=bootable.title if device and request.nvram and nvram.EFI.is_dir() else None,
         )

@@ -1,9 +1,10 @@
 """UKIs, addons and other EFI executables as files: sign, verify, describe."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal, Self
 
 from oci2boot.boot import pcr
 from oci2boot.boot.names import MAX_UKI, is_program
@@ -33,7 +34,94 @@ def sign(source: Path, target: Path, options: SigningOptions, report: Report) ->
             write_atomically(target, signed[name])
 
 
-def verify(path: Path, trusted: Sequence[Path]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature that holds."""
+
+    signer: str
+    issuer: str
+    fingerprint: str
+    not_after: str
+    trusted_by: str | None
+    """The certificate, of those given, that is behind it."""
+
+    @classmethod
+    def of(cls, found: authenticode.Signature) -> Self:
+        signer, anchor = found.signer, found.anchor
+        not_after = signer.not_after.isoformat()
+        return cls(signer.subject, signer.issuer, signer.fingerprint, not_after, anchor.subject if anchor else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    signatures: tuple[Signature, ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {"signatures": [asdict(signature) for signature in self.signatures]}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    name: str
+    size: int
+    profile: int | None
+    """Of several: the sections after a `.profile` are its own, those before the first one are all profiles'."""
+    sha256: str
+    text: str | None
+    """Of those that people read."""
+
+    def to_json(self) -> dict[str, object]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Pcr11:
+    """What PCR 11 of a TPM will hold, in each phase of booting a profile."""
+
+    profile: int
+    sha256: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What stands where nothing could be found out."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executable:
+    """What is in an executable, and who signed it."""
+
+    path: Path
+    kind: Literal["UKI", "addon", "EFI executable"]
+    machine: str
+    size: int
+    image_hash: bytes
+    """That signatures are of."""
+    sections: tuple[Section, ...]
+    composefs: tuple[str, ...]
+    """The arguments of all command lines."""
+    pcr11: tuple[Pcr11, ...] | Problem
+    """Of a UKI."""
+    signatures: tuple[Signature, ...] | Problem
+
+    def to_json(self) -> dict[str, object]:
+        pcr11, signatures = self.pcr11, self.signatures
+        return {
+            "file": str(self.path),
+            "kind": self.kind,
+            "machine": self.machine,
+            "size": self.size,
+            "image_sha256": self.image_hash.hex(),
+            "sections": [section.to_json() for section in self.sections],
+            "composefs": list(self.composefs),
+            "pcr11": [asdict(one) for one in ([pcr11] if isinstance(pcr11, Problem) else pcr11)],
+            "signatures": [asdict(one) for one in ([signatures] if isinstance(signatures, Problem) else signatures)],
+        }
+
+
+def verify(path: Path, trusted: Sequence[Path]) -> Signed:
     """Return the signatures of an executable, all of which hold; with certificates given, one of these must be behind.
 
     Raises `SignatureError` where firmware with these certificates in db would not start it.
@@ -48,82 +136,62 @@ def verify(path: Path, trusted: Sequence[Path]) -> list[dict[str, Any]]:
             f"{path} is signed by {signers}, and by none of the certificates given",
             hint="firmware with these in db refuses it",
         )
-    return [_signature_json(signature) for signature in found]
+    return Signed(tuple(map(Signature.of, found)))
 
 
-def _signature_json(signature: authenticode.Signature) -> dict[str, Any]:
-    signer = signature.signer
-    return {
-        "signer": signer.subject,
-        "issuer": signer.issuer,
-        "fingerprint": signer.fingerprint,
-        "not_after": signer.not_after.isoformat(),
-        "trusted_by": signature.anchor.subject if signature.anchor else None,
-    }
-
-
-def describe(path: Path, trusted: Sequence[Path] = ()) -> dict[str, Any]:
+def describe(path: Path, trusted: Sequence[Path] = ()) -> Executable:
     """Say what is in an executable: sections, command lines, what they promise, and who signed it."""
     data = read_executable(path)
     headers = pe.parse(data)
-    return {
-        "file": str(path),
-        "kind": _kind(headers),
-        "machine": headers.machine,
-        "size": len(data),
-        "image_sha256": authenticode.image_hash(data).hex(),
-        "sections": _sections(data, headers),
-        "composefs": _promises(data, headers),
-        "pcr11": _pcr11(data) if _kind(headers) == "UKI" else [],
-        "signatures": _signatures(data, read_trusted(list(trusted))),
-    }
+    kind = _kind(headers)
+    return Executable(
+        path=path,
+        kind=kind,
+        machine=headers.machine,
+        size=len(data),
+        image_hash=authenticode.image_hash(data),
+        sections=tuple(_sections(data, headers)),
+        composefs=tuple(_promises(data, headers)),
+        pcr11=_pcr11(data) if kind == "UKI" else (),
+        signatures=_signatures(data, read_trusted(list(trusted))),
+    )
 
 
-def _kind(headers: pe.Pe) -> str:
+def _kind(headers: pe.Pe) -> Literal["UKI", "addon", "EFI executable"]:
     names = {section.name for section in headers.sections}
     if b".linux" in names:
         return "UKI"
     return "addon" if b".cmdline" in names and b".osrel" not in names else "EFI executable"
 
 
-def _sections(data: bytes, headers: pe.Pe) -> list[dict[str, Any]]:
-    """Sections after a `.profile` belong to that profile, those before the first one to all."""
-    found: list[dict[str, Any]] = []
+def _sections(data: bytes, headers: pe.Pe) -> Iterator[Section]:
     profile: int | None = None
     for section in headers.sections:
         if section.name == b".profile":
             profile = 0 if profile is None else profile + 1
         content = pe.contents(data, section)
-        one: dict[str, Any] = {"name": section.name.decode(), "size": len(content)}
-        if profile is not None:
-            one["profile"] = profile
-        one["sha256"] = hashlib.sha256(content).hexdigest()
-        if section.name in TEXTS and len(content) <= MAX_SHOWN:
-            one["text"] = content.partition(b"\0")[0].decode(errors="replace")
-        found.append(one)
-    return found
+        shown = section.name in TEXTS and len(content) <= MAX_SHOWN
+        text = content.partition(b"\0")[0].decode(errors="replace") if shown else None
+        yield Section(section.name.decode(), len(content), profile, hashlib.sha256(content).hexdigest(), text)
 
 
-def _promises(data: bytes, headers: pe.Pe) -> list[str]:
-    """Return the composefs arguments of all command lines; one that readers could see differently is an error."""
-    return [
-        str(argument)
-        for section in headers.sections_named(b".cmdline")
-        for argument in cmdline.find_composefs(cmdline.split(cmdline.read_section(pe.contents(data, section))))
-    ]
+def _promises(data: bytes, headers: pe.Pe) -> Iterator[str]:
+    """Yield the composefs arguments of all command lines; one that readers could see differently is an error."""
+    for section in headers.sections_named(b".cmdline"):
+        for argument in cmdline.find_composefs(cmdline.split(cmdline.read_section(pe.contents(data, section)))):
+            yield str(argument)
 
 
-def _pcr11(data: bytes) -> list[dict[str, Any]]:
-    """Return what a TPM's PCR 11 will hold in each phase of booting each profile."""
+def _pcr11(data: bytes) -> tuple[Pcr11, ...] | Problem:
     try:
         values = [pcr.uki_pcr(data, number) for number in range(pcr.count_profiles(data))]
     except Error as error:
-        return [{"problem": error.message}]
-    return [{"profile": number, "sha256": dict(pcr.by_phase(value))} for number, value in enumerate(values)]
+        return Problem(error.message)
+    return tuple(Pcr11(number, dict(pcr.by_phase(value))) for number, value in enumerate(values))
 
 
-def _signatures(data: bytes, trusted: Sequence[Certificate]) -> list[dict[str, Any]]:
+def _signatures(data: bytes, trusted: Sequence[Certificate]) -> tuple[Signature, ...] | Problem:
     try:
-        return [_signature_json(signature) for signature in authenticode.verify(data, trusted)]
+        return tuple(map(Signature.of, authenticode.verify(data, trusted)))
     except Error as error:
-        return [{"problem": error.message}]
+        return Problem(error.message)

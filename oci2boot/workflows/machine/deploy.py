@@ -26,7 +26,7 @@ from oci2boot.sysroot.etc import EtcPlan, EtcPolicy, plan_etc
 from oci2boot.sysroot.etc_merged import MergedEtc, fingerprint
 from oci2boot.sysroot.etc_upper import write_upper
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
-from oci2boot.sysroot.layout import RECORD, deployment_state, initial_var
+from oci2boot.sysroot.physical import RECORD, deployment_state, initial_var
 from oci2boot.sysroot.state import SysrootState
 from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.tree.lookup import look_up
@@ -58,7 +58,7 @@ class DeployOptions:
     """None keeps all that there is room for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SysrootPlan:
     bootable: Bootable
     content: Content
@@ -130,7 +130,18 @@ def plan_deployment(
     if fresh:
         new_state = deployment_state(record, tree, new_etc)
     missing = tuple(missing_objects(content, target))
-    return SysrootPlan(bootable, content, missing, tree, record, new_state, etc, upper, var, boot)
+    return SysrootPlan(
+        bootable=bootable,
+        content=content,
+        missing=missing,
+        tree=tree,
+        record=record,
+        state=new_state,
+        etc=etc,
+        upper=upper,
+        var=var,
+        boot=boot,
+    )
 
 
 def plan_boot_files(state: SysrootState, source: Repository, bootable: Bootable, tree: Directory) -> BootPlan:

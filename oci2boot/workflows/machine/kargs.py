@@ -114,7 +114,7 @@ def _change(
         if needed > state.directory.free:
             raise TargetError(f"{state.directory.path} has {state.directory.free} bytes free, {needed} are needed")
         first = state.directory.default
-        plan = BootPlan(steps, first.id if first else "", needed, {})
+        plan = BootPlan(steps=steps, first=first.id if first else "", needed=needed, paths={})
         if not dry_run:
             apply_boot(plan, sysroot.boot_directory())
     return LocalArguments(wanted, plan)

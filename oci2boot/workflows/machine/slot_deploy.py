@@ -28,7 +28,7 @@ from oci2boot.workflows.machine.model import Machine, MachineState
 from oci2boot.workflows.progress import Report, Step, Told, Warned
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotPlan:
     bootable: Bootable
     root_hash: RootHash
@@ -89,7 +89,17 @@ def plan_slot(state: MachineState, gpt: Gpt, repository: Repository, bootable: B
     new[record_path(uki)] = record_bytes(bootable)
     tries = tries_of(read_rootfs(repository.read_object(bootable.root.tree)))
     boot = _plan_boot(state.directory, root_hash, new, uki, kept, tries)
-    return SlotPlan(bootable, root_hash, tuple(writes), kept, tuple(doomed), new, uki, tries, boot)
+    return SlotPlan(
+        bootable=bootable,
+        root_hash=root_hash,
+        writes=tuple(writes),
+        kept=kept,
+        doomed=tuple(doomed),
+        new=new,
+        uki=uki,
+        tries=tries,
+        boot=boot,
+    )
 
 
 def _is_doomed(slot: Slot | None, overwritten: set[int]) -> bool:

@@ -15,9 +15,9 @@ from oci2boot.formats.erofs.structs import BLOCK
 from oci2boot.formats.fsverity import Hasher
 from oci2boot.formats.tar_writer import write_tar
 from oci2boot.rootfs.composefs import Rootfs
+from oci2boot.rootfs.dmverity import VerityOptions, VerityRootfs
 from oci2boot.rootfs.mkfs import PROGRAM, check_mkfs, mkfs_argv
 from oci2boot.rootfs.plain import plan_plain
-from oci2boot.rootfs.verity import VerityOptions, VerityRootfs
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import STAGING, Repository
 from oci2boot.store.roots import DmVerityRoot
@@ -73,14 +73,21 @@ def build_verity(
         ratio = size / max(raw_size, 1)
         report(Told(f"EROFS {_mib(size)} MiB of {_mib(raw_size)} MiB, {ratio:.0%} ({options.compression})"))
         if not options.verity:
-            return VerityRootfs(image, raw_size, uuid)
+            return VerityRootfs(image=image, raw_size=raw_size, uuid=uuid)
         blocks = size // BLOCK if options.blocks is None else options.blocks
         if blocks * BLOCK > size:
             raise FormatError(f"--verity-blocks {blocks}: the image has {size // BLOCK}", hint="or write all")
         area = dmverity.plan_area(blocks * BLOCK, parameters)
         root_hash, levels = dmverity.hash_tree(b"".join(leaves)[: blocks * parameters.slot], area)
         content = b"".join([area.superblock(), *levels])
-        return VerityRootfs(image, raw_size, uuid, area, root_hash, External(batch.add(content), len(content)))
+        return VerityRootfs(
+            image=image,
+            raw_size=raw_size,
+            uuid=uuid,
+            area=area,
+            root_hash=root_hash,
+            tree=External(batch.add(content), len(content)),
+        )
 
 
 def recorded(

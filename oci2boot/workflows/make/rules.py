@@ -26,7 +26,7 @@ Mtime = Literal["nanoseconds", "seconds"]
 VERSIONS: Final[tuple[ErofsVersion, ...]] = get_args(ErofsVersion)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What decides a digest besides the tree. The defaults are our own: canonical-1, bootable, EROFS format V1."""
 
@@ -50,8 +50,16 @@ class Rules:
 def rules_of(options: TreeOptions, algorithm: Hash) -> Rules:
     """Return the rules that a user asked for."""
     if not options.bootable:
-        return Rules(options.erofs_version, algorithm, "plain", options.xattrs, "as it stands")
-    return Rules(options.erofs_version, algorithm, "bootable", options.xattrs, options.selinux_rules)
+        return Rules(
+            erofs_version=options.erofs_version,
+            hash=algorithm,
+            form="plain",
+            xattrs=options.xattrs,
+            selinux="as it stands",
+        )
+    return Rules(
+        erofs_version=options.erofs_version, hash=algorithm, xattrs=options.xattrs, selinux=options.selinux_rules
+    )
 
 
 def _shown(name: str, value: object) -> str:
@@ -143,7 +151,9 @@ class Workbench:
         forms += [("bootable", xattrs, selinux) for xattrs, selinux in product(kept, self._labellings(raw))]
         for (form, xattrs, selinux), time, version in product(forms, times, VERSIONS):
             if version != 2 or time == "nanoseconds":  # V2 has no nanoseconds
-                yield Rules(version, algorithm, form, xattrs, selinux, time)
+                yield Rules(
+                    erofs_version=version, hash=algorithm, form=form, xattrs=xattrs, selinux=selinux, mtime=time
+                )
 
     def _kept_xattrs(self, raw: Directory) -> list[Xattrs]:
         names = {name for _, inode in walk(raw) for name in inode.meta.xattrs} - ALLOWED_XATTRS

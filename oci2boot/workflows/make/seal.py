@@ -55,7 +55,7 @@ class NewLayer:
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealedImage:
     destination: str
     manifest: OciDigest
@@ -139,13 +139,13 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
             _put(destination, blobs, report)
             destination.name(descriptor, manifest)
     return SealedImage(
-        str(request.destination),
-        descriptor.digest,
-        layer.descriptor.digest,
-        str(rootfs.digest),
-        str(karg),
-        f"/{path.decode()}",
-        not request.dry_run,
+        destination=str(request.destination),
+        manifest=descriptor.digest,
+        layer=layer.descriptor.digest,
+        rootfs=str(rootfs.digest),
+        karg=str(karg),
+        uki=f"/{path.decode()}",
+        written=not request.dry_run,
     )
 
 

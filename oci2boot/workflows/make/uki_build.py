@@ -55,7 +55,7 @@ class BuiltUki:
         return {"path": str(self.path), "digest": self.digest, "cmdline": self.cmdline, "kernel": self.kernel}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredRoot:
     """A root file system, and what goes into its UKI besides its files."""
 
@@ -73,12 +73,12 @@ def measure_root(request: BuildRequest, report: Report) -> MeasuredRoot:
     tree = canonical_tree(source.tree, request.tree, source.read, lambda text: report(Warned(text)))
     rootfs = build_rootfs(tree, request.tree.erofs_version, request.hash)
     return MeasuredRoot(
-        source.tree,
-        source.read,
-        rootfs,
-        karg_of(rootfs, request.boot.karg_style),
-        (request.platform or host_platform()).architecture,
-        version_of(tree, None),
+        tree=source.tree,
+        read=source.read,
+        rootfs=rootfs,
+        karg=karg_of(rootfs, request.boot.karg_style),
+        architecture=(request.platform or host_platform()).architecture,
+        version=version_of(tree, None),
     )
 
 

@@ -42,13 +42,13 @@ class BootTestRequest:
     """Without, the firmware starts anything."""
     tamper: Annotated[bool, Option("--tamper", "boot tampered copies too: each must be refused")] = False
     tpm: Annotated[UseTpm, Option("--tpm", "compare what a TPM measures; auto: where swtpm is installed")] = "auto"
-    """auto: none the worse where the machine takes no notice of it."""
+    """auto: a machine that takes no notice of it does not fail for that."""
     timeout: Annotated[float, Option("--timeout", "seconds for one boot")] = 600
     junit: Annotated[Path | None, Option("--junit", "a report for build services")] = None
     screenshot: Annotated[Path | None, Option("--screenshot", "PNG of the screen when it is up, or given up on")] = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tested:
     disk: Path
     digest: VerityDigest | RootHash
@@ -121,7 +121,7 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             hint="leave out --keys",
         )
     if promised.verity and promised.verity.signed and not secure:
-        report(Warned("the kernel is to demand a signature of the root hash: it has the firmware's keys by --keys"))
+        report(Warned("the kernel will demand a signature of the root hash: --keys gives it the keys"))
     firmware = find_firmware(secure=secure)
     with ExitStack() as stack:
         folder, sockets = (
@@ -132,8 +132,20 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             variables = folder / "enrolled.fd"
             enroll_in_firmware(request.keys, variables, firmware.variables)
             firmware = Firmware(firmware.code, variables, secure=True)
-        machine = VirtualMachine(request.disk, firmware, choose_accelerator(firmware), optical=_is_iso(request.disk))
-        bench = Bench(machine, folder, sockets, promised.digest, request.timeout, report)
+        machine = VirtualMachine(
+            disk=request.disk,
+            firmware=firmware,
+            accelerator=choose_accelerator(firmware),
+            optical=_is_iso(request.disk),
+        )
+        bench = Bench(
+            machine=machine,
+            folder=folder,
+            sockets=sockets,
+            digest=promised.digest,
+            timeout=request.timeout,
+            report=report,
+        )
         tpm = request.tpm == "yes" or (request.tpm == "auto" and has_swtpm())
         patience = request.timeout if request.tpm == "yes" else min(request.timeout, PATIENCE)
         changes: list[Tampering] = []
@@ -171,7 +183,7 @@ def _is_iso(disk: Path) -> bool:
 def _measured(request: BootTestRequest, promised: Promised, booted: Booted) -> Case:
     demanded = request.tpm == "yes"
     if promised.uki is None:
-        evidence = "nothing says what a type 1 entry gives: the boot loader measures it, each in its own way"
+        evidence = "nothing says what a type 1 entry gives: each boot loader measures it in its own way"
         return Case("measured", False, evidence, booted.seconds, skipped=not demanded)
     with open_disk(request.disk) as opened:
         esp = esp_of_fat(opened.esp())
@@ -196,7 +208,7 @@ def _tell(case: Case, report: Report) -> None:
 def _signer(keys: Path | None, subject: Subject, report: Report) -> Sign | None:
     """Return what signs as the disk's owner would, if there is something to sign and the key to do it."""
     if subject.addon_stub is None:
-        report(Warned("new addons are not tried: nothing here brings what it takes to make one"))
+        report(Warned("no new addon is tried: nothing here can make one"))
     if keys is None:
         return None
     if not subject.signed:

@@ -69,7 +69,7 @@ class Side:
         return {"name": self.name, "kind": self.kind, "digests": [str(digest) for digest in self.digests]}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
     a: Side
     b: Side
@@ -108,7 +108,7 @@ def explain(request: ExplainRequest, report: Report) -> Explained:
 
 def _explain(a: Side, b: Side, limit: int, report: Report) -> Explained:
     if set(a.digests) & set(b.digests):
-        return Explained(a, b, "equal")
+        return Explained(a=a, b=b, verdict="equal")
     if not a.bench and not b.bench:
         raise SourceError(
             "two digests, and no tree that either could be of",
@@ -128,14 +128,14 @@ def _explain(a: Side, b: Side, limit: int, report: Report) -> Explained:
         rules = found.differences(b.bench.own)
     report(Step("rule sets", tried, tried, unit="items", finished=True, note=f"{tried} tried"))
     if rules is not None:
-        return Explained(a, b, "rules", rules=tuple(rules), tried=tried)
+        return Explained(a=a, b=b, verdict="rules", rules=tuple(rules), tried=tried)
     if not a.bench or not b.bench:
-        return Explained(a, b, "unknown", tried=tried)
+        return Explained(a=a, b=b, verdict="unknown", tried=tried)
     one, other = a.bench.own, b.bench.own
     algorithm = one.hash if one.hash == other.hash else None
     differences = compare(describe(a.bench.tree(one), algorithm), describe(b.bench.tree(other), algorithm))
     first, more = first_of(differences, limit)
-    return Explained(a, b, "content", differences=tuple(first), more=more, tried=tried)
+    return Explained(a=a, b=b, verdict="content", differences=tuple(first), more=more, tried=tried)
 
 
 class _Opener:
@@ -225,7 +225,7 @@ def _own_rules(bootable: Bootable, algorithm: Hash) -> Rules:
     selinux: list[Selinux] = ["libselinux", "composefs-rs"]
     for version, xattrs, labels in product(VERSIONS, get_args(Xattrs), selinux):
         if (version, xattrs, labels) == (bootable.root.erofs_version, bootable.xattrs, bootable.selinux_rules):
-            return Rules(version, algorithm, "bootable", xattrs, labels)
+            return Rules(erofs_version=version, hash=algorithm, xattrs=xattrs, selinux=labels)
     raise FormatError(f"{bootable.name} was converted by rules that are not known here")
 
 

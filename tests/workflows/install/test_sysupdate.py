@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oci2boot.errors import TargetError
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.workflows.install.sysupdate import Published, SysupdateRequest, publish
 from oci2boot.workflows.progress import silent
 from tests.boot import debian

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from oci2boot.errors import DigestError, StoreError, TargetError
-from oci2boot.rootfs.verity import Overlay, VerityOptions
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.first_boot import FirstBoot
 from oci2boot.target.device import write_device

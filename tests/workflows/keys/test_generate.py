@@ -188,8 +188,8 @@ def test_signature_lists_are_taken_for_certificates(keys: Path, tmp_path: Path) 
     sign(program_file, signed, SigningOptions(certificate=keys / "db.crt", key=str(keys / "db.key")), silent)
     subprocess.run([program("sbverify"), "--cert", keys / "db.crt", signed], check=True, capture_output=True)
     for name in ("db.esl", "db.crt"):
-        (found,) = verify(signed, [keys / name])
-        assert found["trusted_by"] == "CN=Demo db"
+        (found,) = verify(signed, [keys / name]).signatures
+        assert found.trusted_by == "CN=Demo db"
     with pytest.raises(SignatureError, match="none of the certificates given"):
         verify(signed, [keys / "KEK.esl"])
     (tmp_path / "bad.esl").write_bytes((keys / "db.esl").read_bytes()[:-1])

@@ -8,7 +8,7 @@ import pytest
 
 from oci2boot.digest import RootHash
 from oci2boot.oci.reference import Reference
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.workflows.install.disk import install

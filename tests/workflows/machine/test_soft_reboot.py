@@ -22,7 +22,13 @@ def uki(
 ) -> bytes:
     stub, program, _ = programs()
     release = b'ID=debian\nVERSION_ID="13"\n'
-    parts = UkiParts(program + kernel, (b"070701" + initrd,), f"{words} composefs={digest}", release, uname)
+    parts = UkiParts(
+        kernel=program + kernel,
+        initrds=(b"070701" + initrd,),
+        cmdline=f"{words} composefs={digest}",
+        os_release=release,
+        uname=uname,
+    )
     return build_uki(stub, parts)
 
 

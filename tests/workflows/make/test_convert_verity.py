@@ -13,9 +13,9 @@ import pytest
 from oci2boot.cli.hints import hint_of
 from oci2boot.errors import Error, FormatError, ImageError
 from oci2boot.oci.reference import Reference
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.rootfs.mkfs import Compression
 from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.rootfs.verity import Overlay, VerityOptions
 from oci2boot.store.fsck import check
 from oci2boot.store.reach import plan_collection
 from oci2boot.store.repository import Repository
@@ -222,16 +222,16 @@ def test_what_cannot_be_is_refused_before_any_work(
 def test_the_next_version_is_converted_alike(source: Reference, signing: SigningOptions, tmp_path: Path) -> None:
     """B.9: an upgrade knows the options, and the key is named anew"""
     options = VerityOptions(
-        ZSTD,
-        True,
-        "sha512",
-        b"\7",
-        None,
-        "embedded",
-        True,
-        "systemd",
-        ("panic-on-corruption",),
-        (Overlay("/var", "tmpfs"),),
+        compression=ZSTD,
+        verity=True,
+        hash="sha512",
+        salt=b"\7",
+        blocks=None,
+        place="embedded",
+        signature=True,
+        form="systemd",
+        options=("panic-on-corruption",),
+        overlays=(Overlay("/var", "tmpfs"),),
     )
     boot = replace(BUILTIN_OPTIONS, signing=signing)
     bootable = convert_verity(source, tmp_path / "repo", options, boot=boot)

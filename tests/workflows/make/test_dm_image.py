@@ -7,8 +7,8 @@ import pytest
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import DigestError, FormatError, ToolError
+from oci2boot.rootfs.dmverity import VerityOptions, VerityRootfs
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import VerityOptions, VerityRootfs
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.make.dm_image import build_verity

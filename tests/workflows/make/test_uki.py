@@ -154,14 +154,14 @@ def signed(folder: Path, db: Pair) -> Path:
 def test_a_signed_uki_is_verified_against_its_certificate(signed: Path, db: Pair, folder: Path) -> None:
     """C.35"""
     sbverify(db, signed)
-    (found,) = workflow.verify(signed, [db.path])
-    assert (found["signer"], found["trusted_by"]) == ("CN=db", "CN=db")
-    assert found["fingerprint"] == hashlib.sha256(db.certificate.der).hexdigest()
-    assert workflow.verify(signed, [])[0]["trusted_by"] is None
+    (found,) = workflow.verify(signed, [db.path]).signatures
+    assert (found.signer, found.trusted_by) == ("CN=db", "CN=db")
+    assert found.fingerprint == hashlib.sha256(db.certificate.der).hexdigest()
+    assert workflow.verify(signed, []).signatures[0].trusted_by is None
     stranger = make(folder, "stranger")
     with pytest.raises(SignatureError, match="by none of the certificates"):
         workflow.verify(signed, [stranger.path])
-    assert workflow.verify(signed, [stranger.path, db.path])
+    assert workflow.verify(signed, [stranger.path, db.path]).signatures
 
 
 def test_what_is_unsigned_or_changed_is_not_verified(signed: Path, db: Pair, tmp_path: Path) -> None:
@@ -178,21 +178,22 @@ def test_a_description_has_what_objdump_and_the_stub_see(signed: Path, db: Pair)
     found = workflow.describe(signed, [db.path])
     said = subprocess.run([program("objdump"), "-h", signed], check=True, capture_output=True, text=True).stdout
     listed = [words[1] for line in said.splitlines() if (words := line.split()) and words[0].isdecimal()]
-    assert [one["name"] for one in found["sections"]] == listed
-    texts = {one["name"]: one["text"] for one in found["sections"] if "text" in one}
+    assert [one.name for one in found.sections] == listed
+    texts = {one.name: one.text for one in found.sections if one.text is not None}
     assert texts[".cmdline"] == f"rw composefs={'ab' * 32}"
     assert texts[".uname"] == KVER
-    assert (found["kind"], found["machine"]) == ("UKI", "x86_64")
-    assert found["composefs"] == [f"composefs={'ab' * 32}"]
-    assert found["signatures"][0]["trusted_by"] == "CN=db"
+    assert (found.kind, found.machine) == ("UKI", "x86_64")
+    assert found.composefs == (f"composefs={'ab' * 32}",)
+    assert isinstance(found.signatures, tuple)
+    assert found.signatures[0].trusted_by == "CN=db"
 
 
 def test_every_profile_is_described(tmp_path: Path) -> None:
     path = tmp_path / "profiles.efi"
     path.write_bytes(profiles(f"rw composefs={'ab' * 32}", None, f"debug composefs={'cd' * 32}"))
     found = workflow.describe(path)
-    assert found["composefs"] == [f"composefs={'ab' * 32}", f"composefs={'cd' * 32}"]
-    lines = [(one.get("profile"), one["text"]) for one in found["sections"] if one["name"] == ".cmdline"]
+    assert found.composefs == (f"composefs={'ab' * 32}", f"composefs={'cd' * 32}")
+    lines = [(one.profile, one.text) for one in found.sections if one.name == ".cmdline"]
     assert lines == [(None, f"rw composefs={'ab' * 32}"), (1, f"debug composefs={'cd' * 32}")]
 
 
@@ -236,7 +237,7 @@ def test_an_addon_is_signed_and_says_what_it_is_for(tmp_path: Path, db: Pair) ->
     assert section(target, b".cmdline") == b"console=ttyS0 quiet"
     assert section(target, b".uname").rstrip(b"\0").decode() == KVER
     assert b"sbat,1," in section(target, b".sbat")
-    assert workflow.describe(target)["kind"] == "addon"
+    assert workflow.describe(target).kind == "addon"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from oci2boot.cli.hints import hint_of
 from oci2boot.errors import Error, ImageError
 from oci2boot.formats import cpio, pe
 from oci2boot.oci.reference import Reference
-from oci2boot.rootfs.verity import Overlay, VerityOptions
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.store.roots import DmVerityRoot
 from tests.boot import debian
 from tests.initramfs.scripts import needed_by

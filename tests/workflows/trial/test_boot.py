@@ -17,7 +17,13 @@ CASES = (
 
 def outcome(*cases: Case) -> boot_test.Tested:
     return boot_test.Tested(
-        Path("disk.raw"), VerityDigest.parse("ab" * 32), True, "tcg", cases, {"up": 48.2}, {"11": "cd" * 32}
+        disk=Path("disk.raw"),
+        digest=VerityDigest.parse("ab" * 32),
+        secure_boot=True,
+        accelerator="tcg",
+        cases=cases,
+        boot_seconds={"up": 48.2},
+        pcrs={"11": "cd" * 32},
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from oci2boot.boot.roothash import sign_root_hash
 from oci2boot.errors import FormatError
-from oci2boot.rootfs.verity import SIGNATURE_NAME, VerityOptions
+from oci2boot.rootfs.dmverity import SIGNATURE_NAME, VerityOptions
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
 from oci2boot.workflows.trial.guarded import device_tamperings

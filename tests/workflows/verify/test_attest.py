@@ -11,8 +11,8 @@ import pytest
 from oci2boot.boot.pcr import beside_pcr
 from oci2boot.errors import Error, ToolError
 from oci2boot.oci.source import SourceOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.rootfs.verity import SIGNATURE_NAME, VerityOptions
+from oci2boot.rootfs.dmverity import SIGNATURE_NAME, VerityOptions
 from oci2boot.workflows.verify.disk import Verified
 from tests.workflows.sealable import addon, kernel, uki
 from tests.workflows.verify.looking import failures, seen, states

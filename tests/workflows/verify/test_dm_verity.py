@@ -9,7 +9,7 @@ import pytest
 from oci2boot.boot.roothash import pack_partition, sign_root_hash
 from oci2boot.digest import RootHash
 from oci2boot.errors import FormatError
-from oci2boot.rootfs.verity import SIGNATURE_NAME, VerityOptions
+from oci2boot.rootfs.dmverity import SIGNATURE_NAME, VerityOptions
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.verify.disk import Verified, VerifyRequest, verify
 from oci2boot.workflows.verify.explain import ExplainRequest, explain

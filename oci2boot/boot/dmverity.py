@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from oci2boot.boot.files import Read
 from oci2boot.boot.glue import Archive, Glue, add_modules, add_own, add_programs, wire_systemd
 from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, BootMode, overlays_file
 from oci2boot.boot.kernel import KernelSupport, check_verity_kernel
 from oci2boot.boot.names import EXTRA
 from oci2boot.errors import FormatError, ImageError, InitramfsError, ReadOnlyError
 from oci2boot.formats import cmdline, cpio
-from oci2boot.rootfs.verity import (
+from oci2boot.rootfs.dmverity import (
     SIGNATURE_NAME,
     VerityOptions,
     VerityRootfs,
@@ -25,6 +24,7 @@ from oci2boot.rootfs.verity import (
     verity_arguments,
     veritytab,
 )
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 
 _SYSTEMD: Final = b"usr/lib/systemd/"
@@ -84,7 +84,7 @@ class DmVerityPromise:
             add_own(archive, ["setup-overlays", "grow"])
         modules = add_modules(archive, tree, read, support)
         wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
-        return Glue(None, archive.pack(), (), modules, programs, notes)
+        return Glue(brought=None, archive=archive.pack(), arguments=(), modules=modules, programs=programs, notes=notes)
 
     def build_cmdline(self, image: Sequence[str], user: Sequence[str], _: Glue) -> str:
         """Return the UKI's command line: the image's words, the user's, and those of the root file system, each once.

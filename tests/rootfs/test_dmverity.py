@@ -8,7 +8,7 @@ import pytest
 from oci2boot.digest import External, RootHash, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.formats.dmverity import Parameters, plan_area
-from oci2boot.rootfs.verity import (
+from oci2boot.rootfs.dmverity import (
     KargForm,
     Overlay,
     VerityOptions,
@@ -24,11 +24,11 @@ DATA = "PARTUUID=00010203-0405-0607-0809-0a0b0c0d0e0f"
 TREE = "PARTUUID=10111213-1415-1617-1819-1a1b1c1d1e1f"
 SIZE = 40960
 ROOT = VerityRootfs(
-    External(VerityDigest("sha256", bytes(32)), SIZE),
-    99999,
-    UUID(int=7),
-    plan_area(SIZE, Parameters()),
-    RootHash.parse(HEX),
+    image=External(VerityDigest("sha256", bytes(32)), SIZE),
+    raw_size=99999,
+    uuid=UUID(int=7),
+    area=plan_area(SIZE, Parameters()),
+    root_hash=RootHash.parse(HEX),
 )
 
 UNSIGNED = VerityOptions(signature=False)
@@ -83,7 +83,7 @@ def test_a_veritytab_says_the_same() -> None:
 
 def test_without_verity_the_file_system_is_named() -> None:
     """K0.5"""
-    root = VerityRootfs(ROOT.image, 1, UUID(int=7))
+    root = VerityRootfs(image=ROOT.image, raw_size=1, uuid=UUID(int=7))
     own = verity_arguments(root, VerityOptions(verity=False, signature=False))
     assert own == ["root=UUID=00000000-0000-0000-0000-000000000007"]
     with pytest.raises(FormatError, match="contradicts"):
@@ -130,8 +130,8 @@ def test_a_contradiction_is_an_error(word: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"verity": False, "options": ("panic-on-corruption",)}, "--no-verity"),
-        ({"verity": False, "blocks": 5}, "--no-verity"),
+        ({"verity": False, "options": ("panic-on-corruption",)}, "it is not wanted"),
+        ({"verity": False, "blocks": 5}, "it is not wanted"),
         ({"blocks": 0}, "one block is the least"),
         ({"salt": bytes(257)}, "salt of 257"),
         ({"options": ("panic",)}, "not an option"),
