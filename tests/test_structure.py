@@ -153,3 +153,9 @@ def test_nothing_is_taken_from_a_module_of_tests() -> None:
                     continue
             wrong += [f"{path.relative_to(TESTS)} imports {name}" for name in found if ".test_" in name]
     assert wrong == []
+
+
+def test_a_module_of_tests_is_about_one_subject() -> None:
+    """At most 400 lines: what is longer is about two."""
+    lengths = {path.relative_to(TESTS): len(path.read_text().splitlines()) for path in TESTS.rglob("*.py")}
+    assert {str(path): length for path, length in lengths.items() if length > 400} == {}
