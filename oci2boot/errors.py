@@ -97,6 +97,10 @@ class ReadOnlyError(ImageError):
     """A root file system that cannot be written where it is to be."""
 
 
+class NoVerityError(FormatError):
+    """Options of dm-verity for an image that is to have none."""
+
+
 class KargFormError(FormatError):
     """Kernel arguments that do not say where the hash tree is."""
 

@@ -4,7 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent / "oci2boot"
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent / "oci2boot"
 
 FLOOR = {"formats", "digest", "errors"}
 MIDDLE = {"boot", "rootfs", "tree", *FLOOR}
@@ -136,3 +137,19 @@ def test_a_word_of_the_glossary_names_one_thing() -> None:
         "Machine": ["workflows/machine/model.py"],
         "Mode": ["store/roots.py"],
     }
+
+
+def test_nothing_is_taken_from_a_module_of_tests() -> None:
+    """What two of them share has a module without tests; so each runs alone, and is moved alone."""
+    wrong = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.ImportFrom(module=module, names=names):
+                    found = [f"{module}.{one.name}" for one in names]
+                case ast.Import(names):
+                    found = [one.name for one in names]
+                case _:
+                    continue
+            wrong += [f"{path.relative_to(TESTS)} imports {name}" for name in found if ".test_" in name]
+    assert wrong == []

@@ -45,12 +45,12 @@ def predict_pcr_12(files: Files, uki: str, *, secure_boot: bool, algorithm: str 
 
 def _listed(files: Files, folder: str) -> dict[str, Callable[[], bytes]]:
     """Return what the stub sees in a folder, in its order, by name."""
-    found = {}
+    readers = {}
     for path, read in files.items():
         parent, _, name = path.rpartition("/")
         if parent.lower() == folder.lower() and not name.startswith(".") and name.isascii():
-            found[name] = read
-    return dict(sorted(found.items()))
+            readers[name] = read
+    return dict(sorted(readers.items()))
 
 
 def _is_loaded(addon: bytes, uki: bytes, *, secure_boot: bool) -> bool:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from oci2boot.boot.files import Read, read_file, show
 from oci2boot.errors import ImageError
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.files import Read, read_file, show
 from oci2boot.tree.model import Directory
 
 MAX_SIZE: Final = 64 << 10
@@ -37,17 +37,17 @@ class RootConfiguration:
     def with_file(self, path: bytes, content: bytes) -> Self:
         """Read one more file, whose settings count; `ImageError` names what setup-root would not boot with."""
         table = b""
-        found: dict[tuple[bytes, bytes], bytes] = {}
+        settings: dict[tuple[bytes, bytes], bytes] = {}
         for line in content.split(b"\n"):
             words = _words(line)
             if len(words) == 1 and words[0] in _TABLES:
                 table = words[0][1:-1]
             elif words:
                 self._check(path, line, table, words)
-                found[table, words[0]] = words[1]
+                settings[table, words[0]] = words[1]
 
         def mode(name: str, before: str) -> str:
-            transient, mount = found.get((name.encode(), b"transient")), found.get((name.encode(), b"mount"))
+            transient, mount = settings.get((name.encode(), b"transient")), settings.get((name.encode(), b"mount"))
             if mount is not None:
                 return _MOUNT[mount]
             if transient is not None:
@@ -58,9 +58,9 @@ class RootConfiguration:
             self,
             etc=mode("etc", self.etc),
             var=mode("var", self.var),
-            root_transient=_BOOLEAN.get(found.get((b"root", b"transient"), b""), self.root_transient),
-            sysroot_readonly=_BOOLEAN.get(found.get((b"sysroot", b"readonly"), b""), self.sysroot_readonly),
-            composefs=_COMPOSEFS.get(_unquoted(found.get((b"composefs", b"enabled"), b"")), self.composefs),
+            root_transient=_BOOLEAN.get(settings.get((b"root", b"transient"), b""), self.root_transient),
+            sysroot_readonly=_BOOLEAN.get(settings.get((b"sysroot", b"readonly"), b""), self.sysroot_readonly),
+            composefs=_COMPOSEFS.get(_unquoted(settings.get((b"composefs", b"enabled"), b"")), self.composefs),
         )
 
     def check(self, promise: ComposefsArg) -> None:

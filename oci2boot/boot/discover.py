@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from oci2boot.boot.files import Read, find_file, list_directory, read_file, show
 from oci2boot.boot.names import EXTRA, LINUX, is_program
 from oci2boot.errors import FormatError, ImageError, InitramfsError, KernelError
 from oci2boot.formats import cmdline, os_release
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.files import Read, find_file, list_directory, read_file, show
 from oci2boot.tree.model import Directory, File
 
 MAX_KERNELS: Final = 64
@@ -50,7 +50,7 @@ class Kernel:
 
 def find_kernels(tree: Directory) -> list[Kernel]:
     """Return the kernels in order of version text: those in /usr/lib/modules, and others in /boot."""
-    found: dict[bytes, Kernel] = {}
+    kernels: dict[bytes, Kernel] = {}
     flavours: set[bytes] = set()
     for version, _ in list_directory(tree, MODULES):
         beside = MODULES + b"/" + version
@@ -65,21 +65,21 @@ def find_kernels(tree: Directory) -> list[Kernel]:
                 initramfs_paths += [
                     b"boot/" + name % key for key in (version, flavour) for name in INITRAMFS_NAMES if key
                 ]
-                found[version] = _kernel(tree, version, image, path, initramfs_paths)
+                kernels[version] = _kernel(tree, version, image, path, initramfs_paths)
                 break
     for name, _ in list_directory(tree, b"boot"):
         version = name.removeprefix(b"vmlinuz-")
         image = find_file(tree, b"boot/" + name)
-        if version == name or version in found or version in flavours or not image:
+        if version == name or version in kernels or version in flavours or not image:
             continue
         if not _VERSION.fullmatch(version) or b"rescue" in version:
             continue
-        found[version] = _kernel(
+        kernels[version] = _kernel(
             tree, version, image, b"boot/" + name, [b"boot/" + form % version for form in INITRAMFS_NAMES]
         )
-    if len(found) > MAX_KERNELS:
-        raise ImageError(f"the image has {len(found)} kernels, more than {MAX_KERNELS}")
-    return [kernel for _, kernel in sorted(found.items())]
+    if len(kernels) > MAX_KERNELS:
+        raise ImageError(f"the image has {len(kernels)} kernels, more than {MAX_KERNELS}")
+    return [kernel for _, kernel in sorted(kernels.items())]
 
 
 def _flavour(tree: Directory, directory: bytes) -> bytes:
@@ -120,7 +120,7 @@ def choose_kernel(kernels: Sequence[Kernel], version: str | None = None, *, init
 
 def find_ukis(tree: Directory) -> list[bytes]:
     """Return the paths of the unified kernel images in /boot/EFI/Linux (and deeper) and /usr/lib/modules/VERSION."""
-    found: list[bytes] = []
+    ukis: list[bytes] = []
 
     def look(directory: bytes, depth: int) -> None:
         for name, inode in list_directory(tree, directory):
@@ -129,12 +129,12 @@ def find_ukis(tree: Directory) -> list[bytes]:
                 if depth and not name.endswith(EXTRA.encode()):
                     look(path, depth - 1)
             elif is_program(name) and find_file(tree, path):
-                found.append(path)
+                ukis.append(path)
 
     look(UKI_DIRECTORY, MAX_UKI_DEPTH)
     for version, _ in list_directory(tree, MODULES):
         look(MODULES + b"/" + version, 0)
-    return found
+    return ukis
 
 
 def read_os_release(tree: Directory, read: Read) -> bytes | None:

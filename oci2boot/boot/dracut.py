@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from oci2boot.boot.discover import choose_kernel, find_kernels
-from oci2boot.boot.files import Read, find_file
 from oci2boot.boot.kernel import read_kernel
 from oci2boot.boot.programs import find_program
 from oci2boot.errors import FormatError, ImageError, InitramfsError
+from oci2boot.tree.files import Read, find_file
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory
 
@@ -85,10 +85,10 @@ def plan_dracut(
     for path in options.install:
         if not look_up(tree, path.encode()):
             raise ImageError(f"the image has no {path}, which dracut is to install")
-    found = read_kernel(tree, read, version)
+    files = read_kernel(tree, read, version)
     for name in (*options.add_drivers, *options.force_drivers, *options.filesystems):
         module = name.replace("-", "_")
-        if module not in found.dependencies and module not in found.builtin:
+        if module not in files.dependencies and module not in files.builtin:
             raise ImageError(
                 f"the kernel {version} has no module {name}, which the initramfs is to have",
                 hint="install the kernel's modules in the image, or leave it out",
@@ -103,8 +103,8 @@ def plan_dracut(
 
 def _has_module(tree: Directory, name: str) -> bool:
     """Say whether a directory of dracut's modules is called `NNname`."""
-    found = look_up(tree, b"usr/lib/dracut/modules.d")
-    entries = found[1].entries if found and isinstance(found[1], Directory) else ()
+    modules = look_up(tree, b"usr/lib/dracut/modules.d")
+    entries = modules[1].entries if modules and isinstance(modules[1], Directory) else ()
     return any(re.fullmatch(rb"\d\d" + re.escape(name.encode()), entry) for entry in entries)
 
 

@@ -17,11 +17,11 @@ from typing import Final, Literal
 import zstandard
 
 from oci2boot.boot.configuration import RootConfiguration, configuration_files
-from oci2boot.boot.files import Read, find_file, read_limited
 from oci2boot.boot.kernel import KernelSupport, module_name
 from oci2boot.boot.programs import find_program, libraries
 from oci2boot.errors import FormatError, ImageError, LimitError
 from oci2boot.formats import cpio
+from oci2boot.tree.files import Read, find_file, read_content
 from oci2boot.tree.model import Directory
 
 MAX_MODULE: Final = 64 << 20
@@ -202,11 +202,13 @@ def add_programs(
         own = any(archive.has(directory + b"/" + name) for directory in (b"usr/bin", b"usr/sbin", b"bin", b"sbin"))
         if own and not (name in (b"mount", b"umount") and klibc and not busybox):
             continue
-        found = find_program(tree, name)
-        if found:
-            wanted[name] = found[0]
+        program = find_program(tree, name)
+        if program:
+            wanted[name] = program[0]
             archive.add(
-                cpio.file(b"usr/lib/oci2boot/bin/" + name, read_limited(found[1], read, found[0], MAX_MODULE), 0o755)
+                cpio.file(
+                    b"usr/lib/oci2boot/bin/" + name, read_content(program[1], read, program[0], MAX_MODULE), 0o755
+                )
             )
         elif name == b"chroot":
             notes.append("the root file system will not grow: neither the initramfs nor the image has chroot")
@@ -239,7 +241,7 @@ def add_modules(archive: Archive, tree: Directory, read: Read, support: KernelSu
         file = find_file(tree, path)
         if not file:
             raise ImageError(f"the kernel module {name} is not in the image, but modules.dep names it")
-        content = unpack_module(read_limited(file, read, path, MAX_MODULE), path)
+        content = unpack_module(read_content(file, read, path, MAX_MODULE), path)
         archive.add(cpio.file(f"usr/lib/oci2boot/modules.d/{name}.ko".encode(), content))
         added.append(name)
     if added:

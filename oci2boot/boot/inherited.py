@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cmp_to_key
 
 from oci2boot.boot.discover import Kernel
-from oci2boot.boot.files import Read, show
 from oci2boot.boot.sealed import Uki, find_sealable, newer
 from oci2boot.errors import ImageError
 from oci2boot.formats import cmdline, pe
+from oci2boot.tree.files import Read, show
 from oci2boot.tree.model import Directory, File
 
 

@@ -13,7 +13,6 @@ from typing import Final, Literal
 import zstandard
 
 from oci2boot.boot.configuration import RootConfiguration, configuration_files
-from oci2boot.boot.files import Read, find_file, list_directory, read_file, read_limited
 from oci2boot.boot.glue import (
     MAX_MODULE,
     PLACE,
@@ -29,7 +28,8 @@ from oci2boot.boot.kernel import MAX_MODULES_FILE, KernelFiles, module_name, rea
 from oci2boot.boot.programs import MAX_PROGRAM, PROGRAM_DIRECTORIES, find_program, libraries
 from oci2boot.errors import ImageError
 from oci2boot.formats import cpio, kmod_index
-from oci2boot.rootfs.verity import Overlay
+from oci2boot.rootfs.dmverity import Overlay
+from oci2boot.tree.files import Read, find_file, list_directory, read_content, read_file
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, Symlink
 
@@ -163,17 +163,17 @@ def _add_programs(archive: Archive, tree: Directory, read: Read, names: Iterable
     """Add each at its own path, and a symlink where the name is another, as those of busybox and kmod are."""
     paths = []
     for name in names:
-        found = find_program(tree, name.encode())
-        if not found or (name in ("blkid", "switch_root") and found[0].endswith(b"busybox")):
-            why = ", and busybox's will not do" if found else ""
+        program = find_program(tree, name.encode())
+        if not program or (name in ("blkid", "switch_root") and program[0].endswith(b"busybox")):
+            why = ", and busybox's will not do" if program else ""
             package = PACKAGES.get(name)
             raise ImageError(
                 f"the image has no program {name}, which its initramfs needs{why}",
                 hint=f"install it in the image ({package})" if package else "install it in the image",
             )
-        path, file = found
+        path, file = program
         paths.append(path)
-        archive.add(cpio.file(path, read_limited(file, read, path, MAX_PROGRAM), 0o755))
+        archive.add(cpio.file(path, read_content(file, read, path, MAX_PROGRAM), 0o755))
         for directory in PROGRAM_DIRECTORIES:
             asked = directory + b"/" + name.encode()
             if archive.place(asked) != path and look_up(tree, asked):
@@ -196,7 +196,7 @@ def _add_modules(
         if not file:
             raise ImageError(f"the kernel module {module_name(path)} is not in the image, but modules.dep names it")
         kept[module_name(path)] = _unpacked(path)
-        content = unpack_module(read_limited(file, read, path, MAX_MODULE), path)
+        content = unpack_module(read_content(file, read, path, MAX_MODULE), path)
         archive.add(cpio.file(kernel.directory + b"/" + _unpacked(path), content))
     needs = [(name, kernel.dependencies[name]) for name in kernel.dependencies if name in kept]
     dependencies = [

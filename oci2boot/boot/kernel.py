@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from oci2boot.boot.discover import MODULES
-from oci2boot.boot.files import Read, read_file, show
 from oci2boot.errors import FormatError, ImageError
 from oci2boot.formats import kconfig
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.rootfs.mkfs import CONFIG
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.tree.files import Read, read_file, show
 from oci2boot.tree.model import Directory
 
 MAX_MODULES_FILE: Final = 16 << 20
@@ -184,9 +184,9 @@ def _read_config(tree: Directory, read: Read, directory: bytes, version: str) ->
 
 def _parse_dependencies(data: bytes) -> dict[str, tuple[bytes, Sequence[bytes]]]:
     """Return module → (its path, the paths of those it needs) of a modules.dep, beneath /usr/lib/modules/VERSION."""
-    found: dict[str, tuple[bytes, Sequence[bytes]]] = {}
+    dependencies: dict[str, tuple[bytes, Sequence[bytes]]] = {}
     for line in data.splitlines():
         path, colon, needs = line.partition(b":")
         if colon:
-            found[_name(path)] = (path, needs.split())
-    return found
+            dependencies[_name(path)] = (path, needs.split())
+    return dependencies

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from oci2boot.boot.discover import UKI_DIRECTORY
-from oci2boot.boot.files import show
 from oci2boot.boot.names import EXTRA, PROGRAM, is_program
 from oci2boot.digest import OciDigest
 from oci2boot.errors import FormatError, ImageError
 from oci2boot.formats.tar import HARD_LINK, Entry
+from oci2boot.tree.files import show
 
 ANNOTATION: Final = "io.oci2boot.uki.v1"
 """On a layer's descriptor; its value is for people."""
@@ -59,8 +59,8 @@ class UkiLayers:
         origin = self.origins.get(path)
         if origin is None:
             return ""
-        found = [(number, changed) for number, changed in self.changes.items() if number > origin]
-        return f"layer {found[0][0]} changed /{show(found[0][1])} above the UKI's layer {origin}" if found else ""
+        later = [(number, changed) for number, changed in self.changes.items() if number > origin]
+        return f"layer {later[0][0]} changed /{show(later[0][1])} above the UKI's layer {origin}" if later else ""
 
 
 def mark_layers(layers: Sequence[Layer], labels: Mapping[str, str], chosen: int | None) -> dict[int, Mark]:

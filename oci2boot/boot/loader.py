@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-from oci2boot.boot.files import Read, find_file, list_directory, read_limited
 from oci2boot.boot.names import EXTRA, LINUX, is_program
 from oci2boot.boot.payload import EFI_NAMES, MAX_EFI_PROGRAM, STUB_DIRECTORY, find_efi_program, machine_of
 from oci2boot.errors import ImageError, ShimError
 from oci2boot.formats import pe
+from oci2boot.tree.files import Read, find_file, list_directory, read_content
 from oci2boot.tree.model import Directory
 
 LoaderName = Literal["systemd-boot", "direct", "shim", "none"]
@@ -113,7 +113,7 @@ def _systemd_boot(tree: Directory, read: Read, efi_name: str) -> bytes:
     name = f"systemd-boot{efi_name}.efi"
     signed = find_file(tree, STUB_DIRECTORY + name.encode() + b".signed")
     if signed:
-        return read_limited(signed, read, STUB_DIRECTORY + name.encode() + b".signed", MAX_EFI_PROGRAM)
+        return read_content(signed, read, STUB_DIRECTORY + name.encode() + b".signed", MAX_EFI_PROGRAM)
     return find_efi_program(tree, read, name, "systemd-boot")
 
 
@@ -123,7 +123,7 @@ def _first(tree: Directory, read: Read, patterns: Sequence[bytes], efi_name: str
         for path in sorted(_matching(tree, b"", (pattern % efi_name.encode()).split(b"/")), reverse=True):
             file = find_file(tree, path)
             if file:
-                return read_limited(file, read, path, MAX_EFI_PROGRAM)
+                return read_content(file, read, path, MAX_EFI_PROGRAM)
     return None
 
 

@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Final
 
 from oci2boot.boot import discover, glue
-from oci2boot.boot.files import Read, find_file, read_file, read_limited
 from oci2boot.boot.inherited import find_inherited
 from oci2boot.boot.initrd import InitrdName, plan_initrd
 from oci2boot.boot.names import LINUX
@@ -15,6 +14,7 @@ from oci2boot.boot.promise import RootPromise
 from oci2boot.boot.uki import UkiParts, build_uki, check_machines, verify_uki
 from oci2boot.errors import ImageError, LimitError, NoStubError
 from oci2boot.formats import cpio, os_release
+from oci2boot.tree.files import Read, find_file, read_content, read_file
 from oci2boot.tree.model import Directory, File
 
 MAX_KERNEL: Final = 512 << 20
@@ -98,7 +98,7 @@ def plan_payload(tree: Directory, read: Read, promise: RootPromise, options: Pay
     release, name = _release(tree, read, options.version)
     stub = _find_stub(tree, read, machine) if options.stub else b""
     parts = UkiParts(
-        kernel=read_limited(kernel.image, read, kernel.image_path, MAX_KERNEL),
+        kernel=read_content(kernel.image, read, kernel.image_path, MAX_KERNEL),
         initrds=initrds,
         cmdline=cmdline,
         os_release=release,
@@ -136,9 +136,9 @@ def _initramfs(
     initramfs = options.initramfs
     if initramfs is None:
         assert kernel.initramfs
-        initramfs = read_limited(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
-    found = cpio.read(initramfs, glue.keep)
-    added = promise.plan_glue(tree, read, found, support)
+        initramfs = read_content(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
+    members = cpio.read(initramfs, glue.keep)
+    added = promise.plan_glue(tree, read, members, support)
     archives = (initramfs, added.archive) if added.archive else (initramfs,)
     return archives, replace(added, notes=(*support.notes, *added.notes))
 
@@ -218,5 +218,5 @@ def find_efi_program(tree: Directory, read: Read, name: str, what: str) -> bytes
 
 def _microcode(tree: Directory, read: Read) -> bytes:
     files: list[tuple[bytes, File | None]] = [(path, find_file(tree, path)) for path in MICROCODE]
-    parts = [read_limited(file, read, path, MAX_INITRAMFS) for path, file in files if file]
+    parts = [read_content(file, read, path, MAX_INITRAMFS) for path, file in files if file]
     return b"".join(piece for part in parts for piece in (part, bytes(-len(part) % 4)))

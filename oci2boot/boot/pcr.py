@@ -91,12 +91,12 @@ def _extend(value: bytes, data: bytes | memoryview, algorithm: str) -> bytes:
 
 def sections_of(headers: pe.Pe, profile: int = 0) -> dict[bytes, pe.SectionHeader]:
     """Return what counts in a profile: its own sections over those before the first `.profile`."""
-    found: dict[bytes, pe.SectionHeader] = {}
+    sections: dict[bytes, pe.SectionHeader] = {}
     number = -1
     for section in headers.sections:
         number += section.name == b".profile"
         if number in (-1, profile):
-            found[section.name] = section
+            sections[section.name] = section
     if not 0 <= profile <= max(number, 0):
         raise FormatError(f"the UKI has no profile {profile}")
-    return found
+    return sections

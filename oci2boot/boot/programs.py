@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from oci2boot.boot.files import Read, find_file, list_directory, read_limited, show
 from oci2boot.errors import ImageError
 from oci2boot.formats import elf
+from oci2boot.tree.files import Read, find_file, list_directory, read_content, show
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 
@@ -20,9 +20,9 @@ _LIBRARY_DIRECTORIES: Final = (b"usr/lib64", b"usr/lib", b"lib64", b"lib")
 def find_program(tree: Directory, name: bytes) -> tuple[bytes, File] | None:
     """Return a program's path without symlinks and its file."""
     for directory in PROGRAM_DIRECTORIES:
-        found = look_up(tree, directory + b"/" + name)
-        if found and isinstance(found[1], File):
-            return found[0], found[1]
+        place = look_up(tree, directory + b"/" + name)
+        if place and isinstance(place[1], File):
+            return place[0], place[1]
     return None
 
 
@@ -31,28 +31,28 @@ def libraries(tree: Directory, read: Read, programs: Iterable[bytes]) -> dict[by
 
     A path is that under which the loader asks for the library, with the symlinks of its directory followed.
     """
-    found: dict[bytes, bytes] = {}
+    contents: dict[bytes, bytes] = {}
     asked: set[tuple[bytes, ...]] = set()
     queue = deque(programs)
     while queue:
         path = queue.popleft()
         file = find_file(tree, path)
-        content = found.get(path) or (read_limited(file, read, path, MAX_PROGRAM) if file else b"")
+        content = contents.get(path) or (read_content(file, read, path, MAX_PROGRAM) if file else b"")
         if not elf.is_elf(content):
             continue
         parsed = elf.parse(content)
         if parsed.interpreter:
-            _add(tree, read, (parsed.interpreter.encode(),), found, queue)
+            _add(tree, read, (parsed.interpreter.encode(),), contents, queue)
         directories = _search_path(tree, path, parsed)
         for name in parsed.needed:
             candidates = tuple(directory + b"/" + name.encode() for directory in directories)
             if candidates not in asked:
                 asked.add(candidates)
-                if not _add(tree, read, candidates, found, queue):
+                if not _add(tree, read, candidates, contents, queue):
                     raise ImageError(f"/{show(path)} needs the library {name}, which the image does not have")
-        if len(found) > MAX_LIBRARIES:
+        if len(contents) > MAX_LIBRARIES:
             raise ImageError(f"/{show(path)} needs more than {MAX_LIBRARIES} libraries")
-    return found
+    return contents
 
 
 def _search_path(tree: Directory, path: bytes, parsed: elf.Elf) -> list[bytes]:
@@ -74,7 +74,7 @@ def _add(
         if parent and file:
             path = parent[0] + b"/" + name
             if path not in found:
-                found[path] = read_limited(file, read, path, MAX_PROGRAM)
+                found[path] = read_content(file, read, path, MAX_PROGRAM)
                 queue.append(path)
             return True
     return False

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from oci2boot.boot import discover, glue
-from oci2boot.boot.files import Read
 from oci2boot.boot.initrd import BootMode
 from oci2boot.boot.kernel import KernelSupport, check_kernel
 from oci2boot.formats import cpio
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 
 

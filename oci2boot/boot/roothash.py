@@ -38,15 +38,15 @@ def sign_root_hash(root_hash: RootHash, signer: Signer) -> bytes:
 
 def check_root_hash(root_hash: RootHash, signature: bytes, trusted: Sequence[Certificate] = ()) -> Certificate:
     """Return the signer. Raises `SignatureError` where the kernel would refuse, or for a signer that is not trusted."""
-    found = pkcs7.SignedData.parse_content_info(signature)
-    if found.content or found.attributes or found.content_type != pkcs7.DATA:
+    signed = pkcs7.SignedData.parse_content_info(signature)
+    if signed.content or signed.attributes or signed.content_type != pkcs7.DATA:
         raise SignatureError(
             "the root hash's signature is not one that the kernel takes: it must cover the digits alone"
         )
-    found.check(root_hash_to_be_signed(root_hash))
-    if trusted and found.signer not in trusted:
-        raise SignatureError(f"the root hash is signed by {found.signer.subject}, who is not trusted")
-    return found.signer
+    signed.check(root_hash_to_be_signed(root_hash))
+    if trusted and signed.signer not in trusted:
+        raise SignatureError(f"the root hash is signed by {signed.signer.subject}, who is not trusted")
+    return signed.signer
 
 
 def pack_partition(root_hash: RootHash, signature: bytes, certificate: Certificate) -> bytes:

@@ -12,7 +12,6 @@ from functools import cmp_to_key
 from typing import Final
 
 from oci2boot.boot import discover
-from oci2boot.boot.files import Read, list_directory, read_limited, show
 from oci2boot.boot.names import EXTRA, GLOBAL_ADDONS, LINUX, MAX_ADDON, MAX_ADDONS, MAX_UKI, is_addon
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, FlowError, HashError, ImageError, LimitError, OptionalVerityError
@@ -21,6 +20,7 @@ from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.formats.version import compare
 from oci2boot.rootfs.inodes import Version
+from oci2boot.tree.files import Read, list_directory, read_content, show
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.tree.prepare import Xattrs
@@ -49,10 +49,10 @@ class Addon:
 
     def decisive(self) -> str:
         """Say what it appends that decides what is booted of a verified root file system; nothing in most cases."""
-        found = cmdline.find_decisive(cmdline.split(self.cmdline))
-        if not found:
+        words = cmdline.find_decisive(cmdline.split(self.cmdline))
+        if not words:
             return ""
-        return f"it appends {' '.join(found)}: the files stay those promised, what is run of them need not"
+        return f"it appends {' '.join(words)}: the files stay those promised, what is run of them need not"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -116,7 +116,7 @@ def _read_uki(tree: Directory, read: Read, path: bytes, shared: Sequence[Addon])
     assert found
     file = found[1]
     assert isinstance(file, File)
-    data = read_limited(file, read, path, MAX_UKI)
+    data = read_content(file, read, path, MAX_UKI)
     with _named(path):
         head = read_head(data)
     if not head:
@@ -202,16 +202,16 @@ def find_addons(tree: Directory, read: Read, directory: bytes) -> Iterator[Addon
     """Yield what systemd-stub would load of a directory, in its order."""
     for count, (name, _) in enumerate(list_directory(tree, directory)):
         path = directory + b"/" + name
-        found = look_up(tree, path)
+        place = look_up(tree, path)
         if not is_addon(name) or name.startswith(b".") or not name.isascii():
             continue
-        if not found or not isinstance(found[1], File):
+        if not place or not isinstance(place[1], File):
             continue
         if count >= MAX_ADDONS:
             raise LimitError(f"/{show(directory)} has more than {MAX_ADDONS} addons")
-        data = read_limited(found[1], read, path, MAX_ADDON)
+        data = read_content(place[1], read, path, MAX_ADDON)
         with _named(path):
-            yield Addon(path, found[1], read_addon(data))
+            yield Addon(path, place[1], read_addon(data))
 
 
 class _named:  # noqa: N801  # a context manager that reads as a function
@@ -309,10 +309,10 @@ def choose_sealed(
 
 def named_ukis(ukis: Sequence[Uki], name: str | None) -> list[Uki]:
     """Return those of a file name or a path; all without one."""
-    found = [uki for uki in ukis if name in (None, uki.name, show(uki.path), f"/{show(uki.path)}")]
-    if name is not None and not found:
+    named = [uki for uki in ukis if name in (None, uki.name, show(uki.path), f"/{show(uki.path)}")]
+    if name is not None and not named:
         raise ImageError(f"the image has no UKI {name!r}", hint=f"it has {_listed(ukis)}" if ukis else None)
-    return found
+    return named
 
 
 def _check_strict(uki: Uki, allow_insecure: bool) -> None:

@@ -214,11 +214,11 @@ class SignResponse:
     """Digest of what was signed → signature."""
 
     def pack(self) -> bytes:
-        found = [
+        parts = [
             {"digest": digest.hex(), "signature": b64encode(signature).decode()}
             for digest, signature in self.signatures.items()
         ]
-        return _json({"format": RESPONSE, "signatures": found})
+        return _json({"format": RESPONSE, "signatures": parts})
 
     @classmethod
     def parse(cls, data: bytes) -> Self:

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Final
 
 from oci2boot.boot import discover
-from oci2boot.boot.files import Read, find_file, list_directory, read_file, read_limited, show
 from oci2boot.boot.payload import (
     EFI_NAMES,
     MAX_INITRAMFS,
@@ -27,6 +26,7 @@ from oci2boot.errors import Error, FormatError, ImageError, LimitError
 from oci2boot.formats import bls, cmdline, os_release, pe
 from oci2boot.formats.bls import EntryName, MenuItem, Type1
 from oci2boot.formats.cmdline import COMMAND_LINE_SIZE, ComposefsArg
+from oci2boot.tree.files import Read, find_file, list_directory, read_content, read_file, show
 from oci2boot.tree.model import Directory
 
 FILES: Final = "EFI/oci2boot"
@@ -54,8 +54,8 @@ def type1_payload(tree: Directory, read: Read, promise: ComposefsArg, options: P
     plan = plan_payload(tree, read, ComposefsPromise(promise), replace(options, stub=False))
     machine = machine_of(options.architecture)
     _check_kernel(plan.parts.kernel, machine)
-    found = list(_entries_of(tree, read, plan.parts.kernel))
-    theirs = found[0] if found else None
+    entries = list(_entries_of(tree, read, plan.parts.kernel))
+    theirs = entries[0] if entries else None
     files = _files(tree, read, plan, theirs)
     folder = f"{FILES}/{_content_name(files)}"
     line = _cmdline(plan, theirs, promise)
@@ -77,8 +77,8 @@ def type1_payload(tree: Directory, read: Read, promise: ComposefsArg, options: P
     )
     path = f"{ENTRIES}/{plan.name}.conf"
     notes = (*plan.notes, _UNSEALED)
-    if len(found) > 1:
-        notes += (f"of {len(found)} entries that the image has for its kernel, the first in the menu is taken",)
+    if len(entries) > 1:
+        notes += (f"of {len(entries)} entries that the image has for its kernel, the first in the menu is taken",)
     return Type1Payload(
         files=MappingProxyType(
             {**{f"{folder}/{name}": data for name, data in files.items()}, path: str(entry).encode()}
@@ -101,7 +101,7 @@ def _check_kernel(kernel: bytes, machine: str) -> None:
 
 def _entries_of(tree: Directory, read: Read, kernel: bytes) -> Iterator[Type1]:
     """Yield the image's own entries for this kernel, as they would stand in the menu."""
-    found = []
+    entries = []
     for count, (name, _) in enumerate(list_directory(tree, b"boot/loader/entries")):
         if count >= MAX_ENTRIES:
             raise LimitError(f"the image has more than {MAX_ENTRIES} boot menu entries")
@@ -114,12 +114,12 @@ def _entries_of(tree: Directory, read: Read, kernel: bytes) -> Iterator[Type1]:
             linux = entry.last("linux")
             if linux is not None and _boot_file(tree, read, linux, MAX_KERNEL) == kernel:
                 item = MenuItem(entry_name, entry.last("sort-key"), entry.last("machine-id"), entry.last("version"))
-                found.append((item, entry))
+                entries.append((item, entry))
         except UnicodeDecodeError as error:
             raise FormatError(f"/{show(path)}: a name that is not UTF-8") from error
         except Error as error:
             raise type(error)(f"/{show(path)}: {error.message}", hint=error.hint) from error
-    yield from (entry for _, entry in sorted(found, key=lambda pair: bls.menu_key(pair[0])))
+    yield from (entry for _, entry in sorted(entries, key=lambda pair: bls.menu_key(pair[0])))
 
 
 def _boot_file(tree: Directory, read: Read, path: str, limit: int) -> bytes | None:
@@ -128,7 +128,7 @@ def _boot_file(tree: Directory, read: Read, path: str, limit: int) -> bytes | No
     for place in (b"boot/" + relative, relative):
         file = find_file(tree, place)
         if file:
-            return read_limited(file, read, place, limit)
+            return read_content(file, read, place, limit)
     return None
 
 

@@ -202,10 +202,10 @@ def verify_uki(uki: bytes, stub: bytes, parts: UkiParts) -> None:
     ]
     expected += parts.sections()
     for name, content in expected:
-        found = headers.sections_named(name)
+        there = headers.sections_named(name)
         # Compared in place: the initramfs may be a hundred megabytes.
-        size = min(found[0].virtual_size, found[0].size_of_raw_data) if found else 0
-        if len(found) != 1 or size != sum(map(len, content)) or not _holds(uki, content, found[0].pointer_to_raw_data):
+        size = min(there[0].virtual_size, there[0].size_of_raw_data) if there else 0
+        if len(there) != 1 or size != sum(map(len, content)) or not _holds(uki, content, there[0].pointer_to_raw_data):
             raise DigestError(
                 f"the UKI that was built does not hold what was put into its section {name.decode()}",
                 hint="use another ukify, or none: oci2boot builds UKIs itself",

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from oci2boot.boot.discover import MODULES, UKI_DIRECTORY, find_ukis
-from oci2boot.boot.files import Read, list_directory, read_file, show
 from oci2boot.boot.names import EXTRA
 from oci2boot.boot.sealed import IMAGE_ADDONS, find_addons
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import DigestError, ImageError
 from oci2boot.formats.fsverity import measure
 from oci2boot.formats.tar import NO_XATTRS, Entry
+from oci2boot.tree.files import Read, list_directory, read_file, show
 from oci2boot.tree.model import Directory, Metadata, find
 
 SHIPPED: Final = b"boot/composefs"
@@ -35,12 +35,12 @@ def kernel_layer(tree: Directory) -> list[Entry]:
 
     A layer, and no rule of the digest: everyone sees the same image.
     """
-    found = []
+    paths = []
     for version, _ in list_directory(tree, MODULES):
         folder = find(tree, MODULES + b"/" + version)
         names = folder.entries if isinstance(folder, Directory) else {}
-        found += [MODULES + b"/" + version + b"/" + name for name in KERNEL_FILES if name in names]
-    return _entries(tree, found, []) if found else []
+        paths += [MODULES + b"/" + version + b"/" + name for name in KERNEL_FILES if name in names]
+    return _entries(tree, paths, []) if paths else []
 
 
 def _entries(tree: Directory, hidden: Sequence[bytes], files: Sequence[tuple[bytes, bytes]]) -> list[Entry]:

@@ -8,7 +8,6 @@ from functools import cmp_to_key
 from typing import Final
 
 from oci2boot.boot import glue
-from oci2boot.boot.files import Read, show
 from oci2boot.boot.names import ADDON
 from oci2boot.boot.payload import EFI_NAMES, find_efi_program
 from oci2boot.boot.sealed import Uki, named_ukis, newer
@@ -16,6 +15,7 @@ from oci2boot.boot.uki import STUB_WITH_ADDONS, build_addon, stub_version
 from oci2boot.errors import FlowError, ImageError
 from oci2boot.formats import cpio, pe
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.files import Read, show
 from oci2boot.tree.model import Directory
 
 PROMISE: Final = f"composefs{ADDON}"
@@ -23,10 +23,10 @@ PROMISE: Final = f"composefs{ADDON}"
 
 def choose_vendor(ukis: Sequence[Uki], name: str | None) -> Uki:
     """Return the newest UKI that promises nothing by itself."""
-    found = [uki for uki in named_ukis(ukis, name) if not uki.about_composefs]
-    if not found:
+    silent = [uki for uki in named_ukis(ukis, name) if not uki.about_composefs]
+    if not silent:
         raise FlowError("the image has no UKI without a composefs argument, to which an addon could bring one")
-    return max(found, key=cmp_to_key(newer))
+    return max(silent, key=cmp_to_key(newer))
 
 
 def vendor_addon(tree: Directory, read: Read, uki: Uki, promise: ComposefsArg) -> tuple[bytes, tuple[str, ...]]:

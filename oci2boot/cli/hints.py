@@ -19,6 +19,7 @@ OPTIONS: Final[Mapping[type[Error], str]] = {
     errors.OptionalVerityError: "--allow-missing-verity takes it all the same",
     errors.ShimError: "--loader systemd-boot starts it without shim",
     errors.ReadOnlyError: "--overlay /PATH",
+    errors.NoVerityError: "leave out --no-verity, or the others",
     errors.KargFormError: "--verity-karg systemd, or veritytab",
     errors.PassphraseError: "--secureboot-passphrase-file FILE",
     errors.EncryptedError: "--luks-passphrase-file FILE",

@@ -31,6 +31,15 @@ from oci2boot.workflows.requests import (
     parse_source,
 )
 
+Image = Annotated[
+    str | None,
+    Option(
+        "IMAGE",
+        "a converted image, or a source to convert first; by default the image converted last",
+        complete=image_names,
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Where:
@@ -80,14 +89,7 @@ class Writing:
 
 def install(
     *,
-    image: Annotated[
-        str | None,
-        Option(
-            "IMAGE",
-            "a converted image, or a source to convert first; by default the image converted last",
-            complete=image_names,
-        ),
-    ] = None,
+    image: Image = None,
     where: Where,
     options: Annotated[DeployOptions, Only("etc", "allow_missing_verity")],
     disk: DiskRequest,

@@ -127,10 +127,10 @@ def read_signatures(data: bytes) -> list[SignedData]:
     headers, end = _layout(data)
     if not headers.signed:
         return []
-    found: list[SignedData] = []
+    signatures: list[SignedData] = []
     at, header = end, WinCertificate.layout().size
     while at < len(data):
-        if len(found) == MAX_SIGNATURES:
+        if len(signatures) == MAX_SIGNATURES:
             raise LimitError(f"an executable with more than {MAX_SIGNATURES} signatures")
         entry = WinCertificate.unpack(data, at)
         after = at + entry.length + -entry.length % ALIGNMENT
@@ -145,9 +145,9 @@ def read_signatures(data: bytes) -> list[SignedData]:
             raise FormatError("an executable with a signature of another size than its entry says")
         if any(data[end_of_value:after]):
             raise FormatError("an executable with more than zeros after a signature")
-        found.append(SignedData.parse_content_info(value.raw))
+        signatures.append(SignedData.parse_content_info(value.raw))
         at = after
-    return found
+    return signatures
 
 
 def verify(data: bytes, trusted: Sequence[Certificate] = ()) -> list[Signature]:

@@ -40,13 +40,13 @@ class EntryName:
     @classmethod
     def parse(cls, name: str) -> Self:
         """Take any name that systemd-boot would list; what only looks like a counter belongs to the stem."""
-        found = _NAME.fullmatch(name)
-        if not found or len(name) > MAX_NAME or name.startswith(".") or name.lower().startswith("auto-"):
+        match = _NAME.fullmatch(name)
+        if not match or len(name) > MAX_NAME or name.startswith(".") or name.lower().startswith("auto-"):
             raise FormatError(f"not the name of a boot menu entry: {name[:MAX_NAME]!r}")
-        left, done = (None if found[key] is None else int(found[key]) for key in ("left", "done"))
+        left, done = (None if match[key] is None else int(match[key]) for key in ("left", "done"))
         if left is None or max(left, done or 0) > MAX_TRIES:
-            return cls(name[: -len(found["suffix"])], found["suffix"])
-        return cls(found["stem"], found["suffix"], left, done)
+            return cls(name[: -len(match["suffix"])], match["suffix"])
+        return cls(match["stem"], match["suffix"], left, done)
 
     @property
     def id(self) -> str:
@@ -162,10 +162,10 @@ class Type1:
     @property
     def paths(self) -> list[str]:
         """Return the files that it boots, relative to the root of the partition, without leading slash."""
-        found = [value for key in ("linux", "efi", "uki", "devicetree") for value in self.every(key)[-1:]]
-        found += self.every("initrd")
-        found += [path for value in self.every("devicetree-overlay") for path in value.split()]
-        return [check_path(path) for path in found]
+        paths = [value for key in ("linux", "efi", "uki", "devicetree") for value in self.every(key)[-1:]]
+        paths += self.every("initrd")
+        paths += [path for value in self.every("devicetree-overlay") for path in value.split()]
+        return [check_path(path) for path in paths]
 
     def replaced(self, changes: Iterable[tuple[str, tuple[str, ...]]]) -> Self:
         """Return the entry with these keys' values, each where its first was, or at the end."""

@@ -78,15 +78,15 @@ class ComposefsArg:
 
     @classmethod
     def parse(cls, word: str) -> Self:
-        found = _COMPOSEFS.fullmatch(word)
-        if not found or (found["key"] is None) is not (found["version"] is None):
+        match = _COMPOSEFS.fullmatch(word)
+        if not match or (match["key"] is None) is not (match["version"] is None):
             raise FormatError(
                 f"not a composefs argument: {word[:200]!r}", hint="composefs=HEX or composefs.digest=v1-sha256-12:HEX"
             )
-        if len(found["hex"]) not in ({HEX_LENGTH[found["hash"]]} if found["hash"] else HEX_LENGTH.values()):
+        if len(match["hex"]) not in ({HEX_LENGTH[match["hash"]]} if match["hash"] else HEX_LENGTH.values()):
             raise FormatError(f"a composefs argument with a digest of the wrong length: {word[:200]!r}")
-        version: Literal[1, 2] | None = {"1": 1, "2": 2}.get(found["version"] or "")  # type: ignore[assignment]
-        return cls(VerityDigest.parse(found["hex"]), version, bool(found["mark"]))
+        version: Literal[1, 2] | None = {"1": 1, "2": 2}.get(match["version"] or "")  # type: ignore[assignment]
+        return cls(VerityDigest.parse(match["hex"]), version, bool(match["mark"]))
 
     def __str__(self) -> str:
         mark = "?" if self.insecure else ""
@@ -108,8 +108,8 @@ def find_root_hashes(words: Iterable[str]) -> list[RootHash]:
 
     systemd-veritysetup-generator(8).
     """
-    found = (_ROOT_HASH.fullmatch(word) for word in words)
-    return [RootHash.parse(match["hex"]) for match in found if match]
+    matches = (_ROOT_HASH.fullmatch(word) for word in words)
+    return [RootHash.parse(match["hex"]) for match in matches if match]
 
 
 def find_decisive(words: Iterable[str]) -> list[str]:

@@ -99,26 +99,26 @@ def read(data: bytes, keep: Callable[[bytes], bool]) -> dict[bytes, Found]:
 
     `keep` says of which files the content is wanted.
     """
-    found: dict[bytes, Found] = {}
+    members: dict[bytes, Found] = {}
     at, budget = 0, MAX_UNPACKED
     while True:
         while at < len(data) and data[at] == 0:
             at += 1
         if at == len(data):
-            return found
+            return members
         if data.startswith(b"07070", at):
             if at % 4:
                 raise FormatError(
                     f"an initramfs with a plain archive at byte {at}, which is no multiple of 4: the kernel drops it"
                 )
             stream = _Stream(iter([data[at:]]), budget)
-            _read_archive(stream, keep, found)
+            _read_archive(stream, keep, members)
             at += stream.position
         else:
             unpacked = _Unpacked(data, at)
             stream = _Stream(iter(unpacked), budget)
             while stream.skip_zeros():
-                _read_archive(stream, keep, found)
+                _read_archive(stream, keep, members)
             at = unpacked.end
         budget -= stream.position
 

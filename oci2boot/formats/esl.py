@@ -94,7 +94,7 @@ def pack_esl(entries: Iterable[Entry]) -> bytes:
 def parse_esl(data: bytes) -> list[Entry]:
     if len(data) > MAX_ESL:
         raise LimitError(f"signature lists of {len(data)} bytes, at most {MAX_ESL} are read")
-    found: list[Entry] = []
+    entries: list[Entry] = []
     at, header_size = 0, SignatureListHeader.layout().size
     while at < len(data):
         header = SignatureListHeader.unpack(data, at)
@@ -102,14 +102,14 @@ def parse_esl(data: bytes) -> list[Entry]:
         start = at + header_size + header.signature_header_size
         if header.signature_size <= 16 or start > end or end > len(data) or (end - start) % header.signature_size:
             raise FormatError("a signature list whose sizes do not fit")
-        if len(found) + (end - start) // header.signature_size > MAX_ENTRIES:
+        if len(entries) + (end - start) // header.signature_size > MAX_ENTRIES:
             raise LimitError(f"signature lists of more than {MAX_ENTRIES} entries")
         kind = uuid.UUID(bytes_le=header.signature_type)
         for entry in range(start, end, header.signature_size):
             owner = uuid.UUID(bytes_le=bytes(data[entry : entry + 16]))
-            found.append(Entry(kind, owner, bytes(data[entry + 16 : entry + header.signature_size])))
+            entries.append(Entry(kind, owner, bytes(data[entry + 16 : entry + header.signature_size])))
         at = end
-    return found
+    return entries
 
 
 def certificates(entries: Iterable[Entry]) -> list[Certificate]:

@@ -144,14 +144,14 @@ class Ext4:
         if not inode.flags & ext4.FLAG_EXTENTS:
             raise FormatError(f"inode {number} has no extents")
         seed = ext4.inode_seed(self.seed, number, inode.generation)
-        found: list[Extent] = []
-        self._collect(inode.block, ext4.EXTENT_DEPTH_MAX, seed, found)
+        extents: list[Extent] = []
+        self._collect(inode.block, ext4.EXTENT_DEPTH_MAX, seed, extents)
         end = 0
-        for extent in found:
+        for extent in extents:
             if extent.logical < end:
                 raise FormatError(f"the extents of inode {number} overlap")
             end = extent.logical + abs(extent.length)
-        return [extent for extent in found if extent.length > 0]
+        return [extent for extent in extents if extent.length > 0]
 
     def _collect(self, node: bytes, depth_max: int, seed: int, found: list[Extent]) -> None:
         header = ExtentHeader.unpack(node)
@@ -210,14 +210,14 @@ class Ext4:
     def xattrs(self, number: int) -> dict[bytes, bytes]:
         raw = self.raw_inode(number)
         inode = Inode.unpack(raw)
-        found = unpack_xattrs(raw[128 + inode.extra_size :], block=False)
+        xattrs = unpack_xattrs(raw[128 + inode.extra_size :], block=False)
         if inode.xattr_block:
             block = self.blocks(inode.xattr_block)
             plain = block[:16] + bytes(4) + block[20:]
             if seal_xattr_block(plain, self.seed, inode.xattr_block) != block:
                 raise FormatError(f"the attribute block of inode {number} has a wrong checksum")
-            found |= unpack_xattrs(block, block=True)
-        return found
+            xattrs |= unpack_xattrs(block, block=True)
+        return xattrs
 
     def verity(self, number: int) -> VerityMetadata | None:
         """Return a file's Merkle tree and descriptor; None for a file that is not a verity file."""

@@ -143,7 +143,7 @@ def unpack_xattrs(area: bytes, *, block: bool) -> dict[bytes, bytes]:
         return {}
     at = _HEADER if block else 4
     origin = 0 if block else 4
-    found: dict[bytes, bytes] = {}
+    xattrs: dict[bytes, bytes] = {}
     while area[at : at + 4] != b"\0\0\0\0":
         if at + _ENTRY > len(area):
             raise FormatError("the extended attributes do not end")
@@ -154,6 +154,6 @@ def unpack_xattrs(area: bytes, *, block: bool) -> dict[bytes, bytes]:
         if prefix not in _PREFIX_OF or len(name) < length or start + size > len(area) or any(area[at + 4 : at + 8]):
             raise FormatError(f"an extended attribute that cannot be read: {name!r}")
         value = area[start : start + size]
-        found[_PREFIX_OF[prefix] + name] = _unpack_acl(value) if prefix in _ACL_NUMBERS else value
+        xattrs[_PREFIX_OF[prefix] + name] = _unpack_acl(value) if prefix in _ACL_NUMBERS else value
         at += _ENTRY + _padded(length)
-    return found
+    return xattrs

@@ -177,7 +177,7 @@ def _disagreements(primary: Copy, backup: Copy) -> list[str]:
 
 def _partitions(copy: Copy, size: int, sector: int) -> tuple[tuple[Partition, ...], list[str]]:
     header = copy.header
-    found: list[Partition] = []
+    partitions: list[Partition] = []
     problems: list[str] = []
     for index in range(header.entries_count):
         entry = Entry.unpack(copy.entries, index * header.entry_size)
@@ -189,7 +189,7 @@ def _partitions(copy: Copy, size: int, sector: int) -> tuple[tuple[Partition, ..
         if not entry.first_lba <= entry.last_lba < size // sector:
             problems.append(f"partition {number} lies outside of the disk")
             continue
-        found.append(
+        partitions.append(
             Partition(
                 number=number,
                 type=_guid(entry.type_guid),
@@ -200,7 +200,7 @@ def _partitions(copy: Copy, size: int, sector: int) -> tuple[tuple[Partition, ..
                 name=entry.name.decode("utf-16-le", "replace").partition("\0")[0],
             )
         )
-    return tuple(found), problems + _collisions(found)
+    return tuple(partitions), problems + _collisions(partitions)
 
 
 def _collisions(partitions: Sequence[Partition]) -> list[str]:

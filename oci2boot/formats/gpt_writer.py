@@ -81,14 +81,14 @@ def plan_identities(read: Read, size: int, identities: Mapping[int, Identity]) -
     """
     copies, sector = read_copies(read, size)
     primary = copies.get("primary")
-    found = primary or copies.get("backup")
-    if found is None:
+    copy = primary or copies.get("backup")
+    if copy is None:
         raise FormatError("no GUID partition table", hint="is it a whole disk?")
-    header, entries = found.header, bytearray(found.entries)
+    header, entries = copy.header, bytearray(copy.entries)
     for number, identity in identities.items():
-        entries[slice(*_place(header, number))] = _renamed(found, number, identity)
+        entries[slice(*_place(header, number))] = _renamed(copy, number, identity)
     lba, entries_lba = _counterpart(
-        found, copies.get("backup") if primary else None, len(entries) // sector, size // sector
+        copy, copies.get("backup") if primary else None, len(entries) // sector, size // sector
     )
     counterpart = replace(header, own_lba=lba, other_lba=header.own_lba, entries_lba=entries_lba)
     crc = zlib.crc32(entries)

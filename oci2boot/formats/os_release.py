@@ -32,8 +32,8 @@ def _unquote(value: str) -> str:
 
 def parse(data: bytes) -> dict[str, str]:
     """Return the assignments, unquoted. As systemd does, other lines are passed over, and the last of a name counts."""
-    found = (_ASSIGNMENT.fullmatch(line.strip()) for line in _decode(data).splitlines())
-    return {match[1]: _unquote(match[2]) for match in found if match}
+    matches = (_ASSIGNMENT.fullmatch(line.strip()) for line in _decode(data).splitlines())
+    return {match[1]: _unquote(match[2]) for match in matches if match}
 
 
 def pick(fields: Mapping[str, str]) -> tuple[str | None, str | None, str | None]:

@@ -30,10 +30,10 @@ def lit_lines(data: bytes) -> int:
 
 
 def _parts(data: bytes) -> list[bytes]:
-    found, at = [], 8
+    parts, at = [], 8
     while at + 12 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")
         if data[at + 4 : at + 8] == b"IDAT":
-            found.append(data[at + 8 : at + 8 + size])
+            parts.append(data[at + 8 : at + 8 + size])
         at += 12 + size
-    return found
+    return parts

@@ -49,5 +49,5 @@ def _order(a: int, b: int) -> int:
 
 
 def _head(form: re.Pattern[str], text: str) -> str:
-    found = form.match(text)
-    return found[0] if found else ""
+    match = form.match(text)
+    return match[0] if match else ""

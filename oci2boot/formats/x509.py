@@ -36,10 +36,10 @@ class Certificate:
         """Take the DER encoding of one certificate."""
         if len(data) > MAX_CERTIFICATE:
             raise LimitError(f"a certificate of {len(data)} bytes, at most {MAX_CERTIFICATE} are read")
-        found = cls(bytes(data))
-        _ = found.issuer_and_serial
-        found._ask(lambda loaded: (loaded.subject, loaded.issuer, loaded.extensions, loaded.not_valid_after_utc))
-        return found
+        certificate = cls(bytes(data))
+        _ = certificate.issuer_and_serial
+        certificate._ask(lambda loaded: (loaded.subject, loaded.issuer, loaded.extensions, loaded.not_valid_after_utc))
+        return certificate
 
     def _ask(self, question: Callable[["x509.Certificate"], _T]) -> _T:
         from cryptography import x509
@@ -129,13 +129,13 @@ def read_certificates(data: bytes) -> list[Certificate]:
     """Return the certificates of a file: one as DER, or any number as PEM."""
     if data[:1] == b"\x30":
         return [Certificate.parse(data)]
-    found = _PEM.findall(data)
-    if not found:
+    blocks = _PEM.findall(data)
+    if not blocks:
         raise FormatError("no certificate, neither PEM nor DER")
-    if len(found) > MAX_CERTIFICATES:
-        raise LimitError(f"{len(found)} certificates, at most {MAX_CERTIFICATES} are read")
+    if len(blocks) > MAX_CERTIFICATES:
+        raise LimitError(f"{len(blocks)} certificates, at most {MAX_CERTIFICATES} are read")
     try:
-        encoded = [b64decode(b"".join(text.split()), validate=True) for text in found]
+        encoded = [b64decode(b"".join(text.split()), validate=True) for text in blocks]
     except ValueError as error:
         raise FormatError("a PEM certificate that is not base64") from error
     return [Certificate.parse(one) for one in encoded]

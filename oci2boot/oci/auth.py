@@ -45,9 +45,9 @@ def find_credentials(
         config = _read_config(path, required)
         if config is None:
             continue
-        found = _from_config(config, registry, repository, path)
-        if found:
-            return found
+        credentials = _from_config(config, registry, repository, path)
+        if credentials:
+            return credentials
     return None
 
 
@@ -84,9 +84,9 @@ def _from_config(config: Mapping[str, Any], registry: str, repository: str, path
     if helper:
         return _ask_helper(helper, registry, path)
     for key in _keys(registry, repository, auths):
-        found = _from_entry(auths[key], f"the credentials for {key} in {path}")
-        if found:
-            return found
+        credentials = _from_entry(auths[key], f"the credentials for {key} in {path}")
+        if credentials:
+            return credentials
     store = config.get("credsStore")
     return _ask_helper(store, _HUB_KEYS[0] if registry == DOCKER_HUB else registry, path) if store else None
 

@@ -46,14 +46,14 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 
 def parse_challenges(header: str) -> dict[str, dict[str, str]]:
     """Return the parameters of each scheme that a WWW-Authenticate header offers. RFC 9110, section 11.6.1."""
-    found: dict[str, dict[str, str]] = {}
+    challenges: dict[str, dict[str, str]] = {}
     parameters: dict[str, str] = {}
     for match in _CHALLENGE.finditer(header):
         if match["scheme"]:
-            parameters = found.setdefault(match["scheme"].lower(), {})
+            parameters = challenges.setdefault(match["scheme"].lower(), {})
         else:
             parameters[match["key"].lower()] = match["quoted"] or match["bare"] or ""
-    return found
+    return challenges
 
 
 def _origin(url: str) -> tuple[str, str]:

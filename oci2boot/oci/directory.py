@@ -88,8 +88,8 @@ class _Scanner:
         here = _Open(fd, path, Metadata(0))
         self._stack.append(here)
         here.meta = _metadata(os.fstat(fd), fd)
-        with os.scandir(fd) as found:
-            items = sorted(found, key=lambda item: os.fsencode(item.name), reverse=True)
+        with os.scandir(fd) as entries:
+            items = sorted(entries, key=lambda item: os.fsencode(item.name), reverse=True)
         self._count += len(items)
         if self._count > self._max_files:
             raise LimitError(f"more than {self._max_files} files")
@@ -165,14 +165,14 @@ def _metadata(status: os.stat_result, place: int | bytes) -> Metadata:
 
 def _xattrs(place: int | bytes) -> dict[bytes, bytes]:
     follow = isinstance(place, int)
-    found = {}
+    xattrs = {}
     try:
         for name in os.listxattr(place, follow_symlinks=follow):
-            found[os.fsencode(name)] = os.getxattr(place, name, follow_symlinks=follow)
+            xattrs[os.fsencode(name)] = os.getxattr(place, name, follow_symlinks=follow)
     except OSError as error:
         if error.errno not in _NO_XATTRS_HERE:
             raise
-    return found
+    return xattrs
 
 
 def _encode_device(number: int) -> int:

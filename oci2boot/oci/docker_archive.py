@@ -66,12 +66,12 @@ class DockerArchiveSource(ImageSource):
     def _documents(self) -> list[dict[str, Any]]:
         what = f"{MANIFEST} of {self.reference}"
         try:
-            found = json.loads(self._small_file(MANIFEST))
+            documents = json.loads(self._small_file(MANIFEST))
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{what} is not valid JSON: {error}") from error
-        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        if not isinstance(documents, list) or not all(isinstance(entry, dict) for entry in documents):
             raise FormatError(f"{what} is not a list of images")
-        return found
+        return documents
 
     def _choose(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
         tag = self._docker.tag
@@ -88,13 +88,13 @@ class DockerArchiveSource(ImageSource):
         raise SourceError(f"{self.reference} has no image of that name", hint=hint)
 
     def _open_member(self, name: str) -> tuple[RawStream, int]:
-        found = self._members.open(name.encode(errors="surrogateescape"))
-        if found is None:
+        member = self._members.open(name.encode(errors="surrogateescape"))
+        if member is None:
             raise SourceError(
                 f"{self.reference} is not an archive of docker's: it has no {name[:200]}",
                 hint="an OCI layout in a tar is named by oci-archive:",
             )
-        return found
+        return member
 
     def _small_file(self, name: str) -> bytes:
         stream, size = self._open_member(name)

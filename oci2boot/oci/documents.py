@@ -14,10 +14,10 @@ MAX_ANNOTATIONS: Final = 4096
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    table = dict(pairs)
+    if len(table) != len(pairs):
         raise ValueError("a key occurs twice in one object")
-    return found
+    return table
 
 
 def _no_constant(text: str) -> NoReturn:

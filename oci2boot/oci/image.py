@@ -139,14 +139,14 @@ def choose_platform(index: Index, wanted: Platform | None, what: str) -> Descrip
     if len(entries) == 1 and entries[0].platform is None:
         return entries[0].descriptor
     asked = wanted or host_platform()
-    found = _matching(entries, asked)
-    if len(found) == 1:
-        return found[0]
+    fitting = _matching(entries, asked)
+    if len(fitting) == 1:
+        return fitting[0]
     # Attestations of BuildKit are listed as images for unknown/unknown.
     known = sorted({str(entry.platform) for entry in entries if entry.platform and entry.platform.os != "unknown"})
     hint = f"it has {', '.join(known) or 'no platforms'}" if len(known) < 40 else None
-    if found:
-        raise PlatformError(f"{what} has {len(found)} images for {asked}", hint=hint)
+    if fitting:
+        raise PlatformError(f"{what} has {len(fitting)} images for {asked}", hint=hint)
     raise PlatformError(f"{what} has no image for {asked}", hint=hint)
 
 
@@ -171,13 +171,13 @@ def root_of_layout(index: Index, tag: str | None, reference: Reference) -> Descr
     tags = sorted({image.annotations[REF_NAME] for image in images if REF_NAME in image.annotations})
     more = " and more" if len(tags) > 20 else ""
     hint = f"its tags are {', '.join(tags[:20])}{more}" if tags else "no image in it has a tag"
-    found = [image for image in images if tag is None or image.annotations.get(REF_NAME) == tag]
-    if len({image.digest for image in found}) == 1:
-        return found[0]
+    named = [image for image in images if tag is None or image.annotations.get(REF_NAME) == tag]
+    if len({image.digest for image in named}) == 1:
+        return named[0]
     if not images:
         raise SourceError(f"{reference} has no image in it")
     if tag is None:
         raise SourceError(f"{reference} has {len(images)} images; say which by its tag", hint=hint)
-    if not found:
+    if not named:
         raise SourceError(f"{reference} has no image with that tag", hint=hint)
-    raise SourceError(f"{reference} has {len(found)} images under that tag", hint=hint)
+    raise SourceError(f"{reference} has {len(named)} images under that tag", hint=hint)

@@ -27,13 +27,13 @@ class _Layout(ImageSource):
         """Open one file of the layout, and tell its size in bytes; None where nothing is."""
 
     def _small_file(self, path: str) -> bytes:
-        found = self._open_file(path)
-        if found is None:
+        opened = self._open_file(path)
+        if opened is None:
             raise SourceError(
                 f"{self.reference} is not an OCI layout: it has no {path}",
                 hint="oci: wants a directory, and oci-archive: a tar, with oci-layout, index.json and blobs/ in it",
             )
-        stream, size = found
+        stream, size = opened
         try:
             return read_all(stream, MAX_DOCUMENT, f"{path} of {self.reference}", size=size)
         finally:
@@ -55,10 +55,10 @@ class _Layout(ImageSource):
 
     def _open(self, descriptor: Descriptor, what: str) -> Blob:
         digest = descriptor.digest
-        found = self._open_file(f"blobs/{digest.algorithm}/{digest.hex}")
-        if found is None:
+        opened = self._open_file(f"blobs/{digest.algorithm}/{digest.hex}")
+        if opened is None:
             raise SourceError(f"{self.reference} is incomplete: {what} is not in it ({digest})")
-        stream, size = found
+        stream, size = opened
         if size != descriptor.size:
             stream.close()
             problem = "cut short" if size < descriptor.size else "too long"

@@ -41,13 +41,13 @@ class ImageDestination(ABC):
 
 def checked(descriptor: Descriptor, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Pass a blob's bytes on; `DigestError` at the end if they are not what the descriptor says."""
-    found = hashlib.new(descriptor.digest.algorithm)
+    hasher = hashlib.new(descriptor.digest.algorithm)
     size = 0
     for piece in pieces:
-        found.update(piece)
+        hasher.update(piece)
         size += len(piece)
         yield piece
-    digest = OciDigest(descriptor.digest.algorithm, found.hexdigest())
+    digest = OciDigest(descriptor.digest.algorithm, hasher.hexdigest())
     if (digest, size) != (descriptor.digest, descriptor.size):
         raise DigestError(f"a blob of digest {digest} and {size} bytes, promised are {descriptor.digest}")
 

@@ -180,8 +180,8 @@ class UnpackedView:
 
 
 def _names(fd: int) -> list[bytes]:
-    with os.scandir(fd) as found:
-        return [os.fsencode(item.name) for item in found]
+    with os.scandir(fd) as entries:
+        return [os.fsencode(item.name) for item in entries]
 
 
 def _path(name: str) -> bytes:

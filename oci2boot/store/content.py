@@ -31,13 +31,13 @@ class Content:
 
 def image_refs(repository: Repository, name: str) -> dict[str, str]:
     """Return the references that a converted image has, by path in the repository."""
-    found = {}
+    refs = {}
     for area, folder in (("streams", REF), ("images", REF), ("streams", OCI)):
         ref = f"{area}/refs/{folder}/{escaped(name)}"
         target = repository.ref_target(ref)
         if target is not None:
-            found[ref] = target
-    return found
+            refs[ref] = target
+    return refs
 
 
 def image_content(repository: Repository, name: str) -> Content:

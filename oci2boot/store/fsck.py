@@ -14,7 +14,7 @@ from oci2boot.formats.splitstream import CONFIG, LAYER, MANIFEST, SplitStream
 from oci2boot.rootfs.reader import referenced_objects
 from oci2boot.store.reach import AREAS, named, stored_objects
 from oci2boot.store.repository import Repository
-from oci2boot.system import verity
+from oci2boot.system.fsverity import is_enabled
 
 _PIECE: Final = 4 << 20
 
@@ -93,7 +93,7 @@ def _object_problem(digest: VerityDigest, path: Path, *, secure: bool) -> str | 
         found = measure_file(path, digest.algorithm)
         if found != digest:
             return f"object {digest} is damaged: it measures {found}"
-        if secure and not verity.is_enabled(path):
+        if secure and not is_enabled(path):
             return f"object {digest} has no fs-verity, which the repository promises"
     except OSError as error:
         return f"object {digest} cannot be read: {error.strerror}"

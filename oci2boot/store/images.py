@@ -94,10 +94,10 @@ class Bootable:
     @classmethod
     def parse(cls, data: bytes) -> Self:
         try:
-            found = json.loads(data)
+            facts = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise FormatError(*UNREADABLE) from error
-        return cls.from_json(found)
+        return cls.from_json(facts)
 
     @classmethod
     def from_json(cls, found: Any) -> Self:
@@ -225,8 +225,8 @@ def save_pulled(repository: Repository, name: str, oci: OciRecord) -> None:
 
 def saved_images(repository: Repository) -> Iterator[Bootable]:
     """Yield every converted image, the one converted last first."""
-    found = [(link.lstat().st_mtime_ns, name, target) for name, link, target in repository.refs("streams", REF)]
-    for _, _, target in sorted(found, key=lambda item: (-item[0], item[1])):
+    records = [(link.lstat().st_mtime_ns, name, target) for name, link, target in repository.refs("streams", REF)]
+    for _, _, target in sorted(records, key=lambda item: (-item[0], item[1])):
         yield Bootable.parse(repository.read_object(repository.read_stream(target).sole_object()))
 
 

@@ -175,10 +175,10 @@ def read_layer(repository: Repository, diff_id: OciDigest) -> Iterator[Entry]:
 
 def layer_tar(repository: Repository, diff_id: OciDigest) -> Iterator[bytes]:
     """Yield the tar of a stored layer; `DigestError` at its end if it is another one than was stored."""
-    found = hashlib.new(diff_id.algorithm)
+    hasher = hashlib.new(diff_id.algorithm)
     for record in repository.read_stream(stream_name(diff_id)).records():
         piece = repository.read_object(record) if isinstance(record, VerityDigest) else record
-        found.update(piece)
+        hasher.update(piece)
         yield piece
-    if found.hexdigest() != diff_id.hex:
+    if hasher.hexdigest() != diff_id.hex:
         raise DigestError(f"the store gives layer {diff_id} back with other bytes", hint="run `oci2boot fsck`")

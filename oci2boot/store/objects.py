@@ -13,8 +13,8 @@ from oci2boot.digest import VerityDigest
 from oci2boot.errors import DigestError, StoreError
 from oci2boot.formats import fsverity
 from oci2boot.store.repository import STAGING, Repository
-from oci2boot.system import verity
 from oci2boot.system.files import clone, plain_errors, sync_directory, syncfs
+from oci2boot.system.fsverity import enable, measured
 
 FEW: Final = 32
 """Files and folders that are synced one by one: a whole file system may have much more to write than ours."""
@@ -110,7 +110,7 @@ class ObjectBatch:
         with plain_errors(StoreError, f"copy {path} to the repository {self.repository.path}"):
             source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                if verity.measured(source) == digest.raw and self._take_link(digest, path):
+                if measured(source) == digest.raw and self._take_link(digest, path):
                     return
                 self._take_copy(digest, source, path)
             finally:
@@ -189,7 +189,7 @@ def _sync(repository: Repository, paths: Sequence[Path]) -> None:
 def _enable_verity(repository: Repository, name: str) -> None:
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if not verity.enable(fd, repository.algorithm):
+        if not enable(fd, repository.algorithm):
             raise StoreError(f"{repository.path} promises fs-verity, which its file system does not give")
     finally:
         os.close(fd)

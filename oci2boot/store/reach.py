@@ -47,15 +47,15 @@ class GarbagePlan:
 
 def named(repository: Repository, area: str) -> dict[str, VerityDigest]:
     """Return {name: object} of the links at the top of images/ or streams/."""
-    found = {}
+    links = {}
     folder = repository.path / area
     if folder.is_dir():
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names, not paths)
             if name != "refs" and not is_temporary(name):
                 digest = repository.stream_digest(name) if area == "streams" else repository.image_digest(name)
                 if digest is not None:
-                    found[name] = digest
-    return found
+                    links[name] = digest
+    return links
 
 
 def stored_objects(repository: Repository) -> Iterator[tuple[VerityDigest, Path]]:

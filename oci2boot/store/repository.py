@@ -20,7 +20,6 @@ from oci2boot.digest import Hash, VerityDigest
 from oci2boot.errors import DigestError, FormatError, LimitError, StoreError, WrongStoreError
 from oci2boot.formats import fsverity
 from oci2boot.formats.splitstream import SplitStream
-from oci2boot.system import verity
 from oci2boot.system.files import (
     is_temporary,
     make_directories,
@@ -31,6 +30,7 @@ from oci2boot.system.files import (
     sync_directory,
     write_atomically,
 )
+from oci2boot.system.fsverity import enable, is_enabled
 
 MAX_META: Final = 1 << 16
 MAX_READ: Final = 1 << 30
@@ -61,7 +61,7 @@ class Repository:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 algorithm, writable = _read_meta(path / "meta.json")
-                secure = verity.is_enabled(path / "meta.json")
+                secure = is_enabled(path / "meta.json")
             except BaseException:
                 os.close(lock)
                 raise
@@ -226,7 +226,7 @@ def _create(path: Path, algorithm: Hash) -> None:
     write_atomically(temporary, meta_json(algorithm))
     fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        verity.enable(fd, algorithm)
+        enable(fd, algorithm)
     finally:
         os.close(fd)
     temporary.rename(path / "meta.json")

@@ -12,8 +12,8 @@ from oci2boot.digest import External, Hash, RootHash, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.formats import dmverity
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.rootfs.dmverity import ROOT_HASH, Overlay, Place
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import ROOT_HASH, Overlay, Place
 
 _SHARED: Final = ("image", "erofs_version")
 

@@ -160,10 +160,10 @@ class BootDirectory:
         ]:
             if pattern and pattern.startswith("@"):
                 return f"{origin} is {pattern}, which may choose another entry than {wanted}"
-            found = [entry for entry in self.entries if pattern and _matches(pattern, entry)]
-            if found and found[0].id != entry_id(wanted):
-                return f"{origin} chooses {found[0].id}, not {wanted}"
-            if found:
+            chosen = [entry for entry in self.entries if pattern and _matches(pattern, entry)]
+            if chosen and chosen[0].id != entry_id(wanted):
+                return f"{origin} chooses {chosen[0].id}, not {wanted}"
+            if chosen:
                 return None
         return None
 
@@ -237,16 +237,16 @@ class _Reader:
     def walk(self, folder: str, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise LimitError(f"{self.top / folder} lies more than {MAX_DEPTH} directories deep")
-        for found in sorted(os.scandir(self.top / folder), key=lambda found: found.name):
-            path = f"{folder}/{found.name}" if folder else found.name
+        for item in sorted(os.scandir(self.top / folder), key=lambda item: item.name):
+            path = f"{folder}/{item.name}" if folder else item.name
             if not path.isprintable():
                 self.problems.append(f"{path!r}: a name that FAT cannot have; passed over")
-            elif found.is_symlink():
+            elif item.is_symlink():
                 self.problems.append(f"{path}: a symbolic link, which firmware does not know; passed over")
-            elif found.is_dir(follow_symlinks=False):
+            elif item.is_dir(follow_symlinks=False):
                 self.walk(path, depth + 1)
-            elif found.is_file(follow_symlinks=False):
-                status = found.stat(follow_symlinks=False)
+            elif item.is_file(follow_symlinks=False):
+                status = item.stat(follow_symlinks=False)
                 self.files[path], self.times[path] = status.st_size, int(status.st_mtime)
                 if len(self.files) > MAX_FILES:
                     raise LimitError(f"{self.top} has more than {MAX_FILES} files")
@@ -257,7 +257,7 @@ class _Reader:
             if is_program(path):
                 with self._named(path) if path.lower().startswith(_OURS) else suppress(Error, OSError):
                     self._read_program(path)
-        found = []
+        entries = []
         for path in self.files:
             folder, _, name = path.rpartition("/")
             place = (folder.lower(), Path(name).suffix.lower())
@@ -265,17 +265,17 @@ class _Reader:
                 with self._named(path):
                     entry = self._uki(path, EntryName.parse(name)) if place[1] == ".efi" else self._type1(path, name)
                     if entry:
-                        found.append(entry)
+                        entries.append(entry)
             elif folder.lower() == GLOBAL_ADDONS and self.promises.get(path):
                 self.problems.append(f"{path}: an addon with a composefs argument for every entry")
-        if len(found) > MAX_ENTRIES:
-            raise LimitError(f"{self.top} has {len(found)} boot menu entries, at most {MAX_ENTRIES} are read")
+        if len(entries) > MAX_ENTRIES:
+            raise LimitError(f"{self.top} has {len(entries)} boot menu entries, at most {MAX_ENTRIES} are read")
         ids: dict[str, str] = {}
-        for entry in found:
+        for entry in entries:
             if entry.id in ids:
                 self.problems.append(f"{entry.path}: the same entry as {ids[entry.id]}, counted differently")
             ids[entry.id] = entry.path
-        return found
+        return entries
 
     @contextmanager
     def _named(self, path: str) -> Iterator[None]:
@@ -296,9 +296,9 @@ class _Reader:
                 head = read_head(data)
                 texts = list(head.cmdlines) if head else []
         lines = [cmdline.split(text) for text in texts]
-        found = [argument for words in lines for argument in cmdline.find_composefs(words)]
+        arguments = [argument for words in lines for argument in cmdline.find_composefs(words)]
         hashes = [root_hash for words in lines for root_hash in cmdline.find_root_hashes(words)]
-        self.promises[path] = tuple(dict.fromkeys(found))
+        self.promises[path] = tuple(dict.fromkeys(arguments))
         self.root_hashes[path] = tuple(dict.fromkeys(hashes))
 
     def _uki(self, path: str, name: EntryName) -> BootEntry | None:
@@ -331,8 +331,8 @@ class _Reader:
             files[by_lower[part.lower()]] = self.files[by_lower[part.lower()]]
         if not any(entry.last(key) for key in ("linux", "efi", "uki")):
             raise FormatError("it boots nothing")
-        found = cmdline.find_composefs(cmdline.split(entry.options))
-        self.promises[path] = tuple(dict.fromkeys(found))
+        arguments = cmdline.find_composefs(cmdline.split(entry.options))
+        self.promises[path] = tuple(dict.fromkeys(arguments))
         every = [argument for part in (path, *files) for argument in self.promises.get(part, ())]
         return BootEntry(
             path=path, name=EntryName.parse(name), kind="type1", sort_key=entry.last("sort-key"),

@@ -110,8 +110,8 @@ def _victims(directory: BootDirectory, protected: Collection[str]) -> list[BootE
     """Return what may make room, the oldest first: never what boots now, nor the first entry of ours."""
     own = [entry for entry in directory.entries if entry.own]
     firsts = (*directory.entries[:1], *own[:1])
-    found = [entry for entry in own if entry.id not in protected and entry not in firsts]
-    return sorted(found, key=lambda entry: (entry.mtime, version.key(entry.version or "")))
+    victims = [entry for entry in own if entry.id not in protected and entry not in firsts]
+    return sorted(victims, key=lambda entry: (entry.mtime, version.key(entry.version or "")))
 
 
 def plan_default(directory: BootDirectory, id_: str, *, tries: int | None = None) -> BootPlan:
@@ -191,12 +191,12 @@ def _place(directory: BootDirectory, path: str, new: Mapping[str, Source]) -> _G
     for number in range(MAX_SUFFIX):
         # A dot: for version order it comes after nothing, `-` before.
         candidate = replace(asked, stem=f"{asked.stem}.{number}" if number else asked.stem)
-        found = directory.find(candidate.id)
-        paths = {path: found.path if found else f"{folder}/{candidate}"}
+        there = directory.find(candidate.id)
+        paths = {path: there.path if there else f"{folder}/{candidate}"}
         paths |= {mate: f"{folder}/{candidate}{EXTRA}/{mate.rpartition('/')[2]}" for mate in mates}
         # Addons beyond these are the machine's own, and no reason for a second entry.
-        if found and all(_same(directory, to, new[part]) for part, to in paths.items()):
-            return _Group(found, paths, there=True)
+        if there and all(_same(directory, to, new[part]) for part, to in paths.items()):
+            return _Group(there, paths, there=True)
         if free is None and candidate.id not in names:
             free = paths
     if free is None:
@@ -232,7 +232,7 @@ def _describe(path: str, paths: Mapping[str, str], new: Mapping[str, Source]) ->
     for part in conf.paths:
         if part.lower() in lower:
             files[part] = source_size(new[lower[part.lower()]])
-    found = tuple(cmdline.find_composefs(cmdline.split(conf.options)))
+    arguments = tuple(cmdline.find_composefs(cmdline.split(conf.options)))
     last = conf.last
     return BootEntry(
         path=to,
@@ -242,7 +242,7 @@ def _describe(path: str, paths: Mapping[str, str], new: Mapping[str, Source]) ->
         version=last("version"),
         title=last("title"),
         machine_id=last("machine-id"),
-        arguments=found,
+        arguments=arguments,
         files=files,
         mtime=0,
     )
@@ -333,7 +333,7 @@ def _is_data(path: str) -> bool:
 def _promising(directory: BootDirectory, folder: str) -> bool:
     """Say whether files beside a UKI are ours: there is an addon with a promise, or an image's record."""
     return f"{folder}/{RECORD}".lower() in directory.by_lower or any(
-        found and path.rpartition("/")[0] == folder for path, found in directory.promises.items()
+        arguments and path.rpartition("/")[0] == folder for path, arguments in directory.promises.items()
     )
 
 

@@ -13,8 +13,8 @@ from oci2boot import __version__
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import FormatError, TargetError
 from oci2boot.sysroot.etc_merged import MergedEtc
-from oci2boot.sysroot.layout import RECORD
 from oci2boot.sysroot.machine import Sysroot
+from oci2boot.sysroot.physical import RECORD
 from oci2boot.system.files import plain_errors, read_limited, sync_directory, write_atomically
 
 RECORD_MAX: Final = 1 << 20
@@ -41,13 +41,13 @@ class DeployedState:
 
 def read_deployments(sysroot: Sysroot) -> list[DeployedState]:
     """Return the deployments, by digest. A record that cannot be read is an error: it may be of a newer version."""
-    found = []
+    deployments = []
     with plain_errors(TargetError, f"read {sysroot.deployments}"):
         names = sorted(entry.name for entry in os.scandir(sysroot.deployments)) if sysroot.deployments.is_dir() else []
         for name in names:
             if not name.startswith("."):
-                found.append(_read(sysroot.deployments / name))
-    return found
+                deployments.append(_read(sysroot.deployments / name))
+    return deployments
 
 
 def _read(path: Path) -> DeployedState:

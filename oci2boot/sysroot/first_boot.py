@@ -173,14 +173,14 @@ def upper_directories(
     """
     etc, var = with_first_boot(settings, tree, policy, read)
     changed = {"/etc": etc, "/var": only_new(var, tree.entries.get(b"var")) if var else None}
-    found = {place: upper for place, upper in changed.items() if upper}
-    for place in found:
+    uppers = {place: upper for place, upper in changed.items() if upper}
+    for place in uppers:
         if place not in places:
             raise NothingKeptError(
                 f"host name, keys and credentials go into {place}, where the machine keeps nothing",
                 hint=f"convert with an overlay for {place}, or have them in the image",
             )
-    return found
+    return uppers
 
 
 def only_new(changed: Directory, image: Inode | None) -> Directory | None:

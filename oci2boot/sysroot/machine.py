@@ -98,10 +98,10 @@ def booted_digest(sysroot: Sysroot) -> VerityDigest | None:
         return mounted
     with plain_errors(TargetError, f"read {COMMAND_LINE}"):
         line = COMMAND_LINE.read_bytes().decode("ascii", "backslashreplace").rstrip("\n")
-    found = find_composefs(split(line))
-    if len(found) > 1:
+    arguments = find_composefs(split(line))
+    if len(arguments) > 1:
         raise TargetError("the kernel command line names more than one root file system")
-    return found[0].digest if found else None
+    return arguments[0].digest if arguments else None
 
 
 def booted_root_hashes() -> list[RootHash]:

@@ -62,13 +62,13 @@ _OUTSIDE: Final = ("nsenter", "--target", "1", "--mount", "--")
 
 def root_digest(mountinfo: str) -> VerityDigest | None:
     """Return the image that the root mount is called after; None without such a name, or where verity is optional."""
-    found = None
+    last = None
     for match in _ROOT.finditer(mountinfo):
-        found = match
-    if found is None or "verity=require" not in found[2].split(","):
+        last = match
+    if last is None or "verity=require" not in last[2].split(","):
         return None
     try:
-        return VerityDigest.parse(found[1])
+        return VerityDigest.parse(last[1])
     except FormatError:
         return None
 

@@ -64,13 +64,13 @@ def find_id(ids: Iterable[str], wanted: str) -> str:
             f"{wanted!r} is too short for a deployment",
             hint=f"name it by {ID_MIN} digits or more, as `oci2boot status` shows them",
         )
-    found = {one for one in ids if one.startswith(wanted)}
-    if len(found) != 1:
+    fitting = {one for one in ids if one.startswith(wanted)}
+    if len(fitting) != 1:
         raise TargetError(
-            f"{'several deployments begin' if found else 'no deployment begins'} with {wanted[:128]!r}",
+            f"{'several deployments begin' if fitting else 'no deployment begins'} with {wanted[:128]!r}",
             hint="`oci2boot status` lists them",
         )
-    return found.pop()
+    return fitting.pop()
 
 
 def promised(entries: Iterable[BootEntry]) -> set[VerityDigest]:

@@ -115,9 +115,9 @@ def _listing(path: Path) -> list[str]:
 
 def _number(path: str) -> str:
     with suppress(OSError):
-        found = Path(path).stat()
-        if stat.S_ISBLK(found.st_mode):
-            return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+        status = Path(path).stat()
+        if stat.S_ISBLK(status.st_mode):
+            return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     return ""
 
 

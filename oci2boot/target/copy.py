@@ -11,8 +11,8 @@ from oci2boot.errors import DigestError, TargetError
 from oci2boot.formats.fsverity import DESCRIPTOR_SIZE, Hasher
 from oci2boot.target.entries import RootEntry, Source
 from oci2boot.target.images import Part
-from oci2boot.target.layout import PlacedFile, Run
 from oci2boot.target.nodes import BLOCK
+from oci2boot.target.placement import PlacedFile, Run
 from oci2boot.target.plan import PlacedImage
 from oci2boot.target.volume import Volume
 

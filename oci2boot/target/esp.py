@@ -28,10 +28,10 @@ def mkfs_argv(plan: DiskPlan, image: Path, start: int) -> Argv:
 
 def directories(files: Sequence[EspFile]) -> list[str]:
     """Return the directories that the files need, each after the one that it lies in."""
-    found = {
+    folders = {
         "/".join(parts[:depth]) for file in files for parts in [file.path.split("/")] for depth in range(1, len(parts))
     }
-    return sorted(found)
+    return sorted(folders)
 
 
 def write_esp(plan: DiskPlan, image: Path, start: int) -> None:

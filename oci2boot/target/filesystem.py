@@ -15,8 +15,8 @@ from typing import Final
 from oci2boot.formats.ext4_reader import Ext4
 from oci2boot.system.run import Argv, run
 from oci2boot.target.copy import Progress, copy_files
-from oci2boot.target.layout import Layout, Run, by_group, group_bitmap, lay_out
 from oci2boot.target.nodes import BLOCK, INODE_SIZE
+from oci2boot.target.placement import Placement, Run, by_group, group_bitmap, place
 from oci2boot.target.plan import DiskPlan, Partition
 from oci2boot.target.space import inode_count, journal_mib
 from oci2boot.target.volume import Volume, pwrite_all
@@ -56,9 +56,9 @@ def mke2fs_argv(plan: DiskPlan, image: Path, start: int) -> Argv:
 def write_ext4(plan: DiskPlan, fd: int, image: Path, progress: Progress) -> None:
     """Write the file system in its place in a disk image that is a hole there."""
     start = ext4_of(plan).start
-    layout = _make(plan, fd, image, start, blank=True)
-    copy_files(layout.files, Volume(fd, start, blank=True), progress)
-    for write in layout.writes:
+    placement = _make(plan, fd, image, start, blank=True)
+    copy_files(placement.files, Volume(fd, start, blank=True), progress)
+    for write in placement.writes:
         pwrite_all(fd, write.data, start + write.offset)
 
 
@@ -68,28 +68,28 @@ def write_ext4_staged(plan: DiskPlan, volume: Volume, folder: Path, progress: Pr
     fd = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, ext4_of(plan).data_size)
-        layout = _make(plan, fd, image, 0, blank=False)
-        copy_files(layout.files, volume, progress)
-        for write in layout.writes:
+        placement = _make(plan, fd, image, 0, blank=False)
+        copy_files(placement.files, volume, progress)
+        for write in placement.writes:
             pwrite_all(fd, write.data, write.offset)
-        for run_ in used_runs(Ext4(_reader(fd, 0, ext4_of(plan).data_size)), layout):
+        for run_ in used_runs(Ext4(_reader(fd, 0, ext4_of(plan).data_size)), placement):
             volume.copy(fd, run_.start * BLOCK, run_.length * BLOCK)
     finally:
         os.close(fd)
         image.unlink()
 
 
-def _make(plan: DiskPlan, fd: int, image: Path, start: int, *, blank: bool) -> Layout:
+def _make(plan: DiskPlan, fd: int, image: Path, start: int, *, blank: bool) -> Placement:
     # An empty configuration, so that the host's does not decide; e2fsprogs before 1.47.1 knows the first clock only,
     # and takes 0 for none.
     clock = str(max(plan.epoch, 1))
     env = {"MKE2FS_CONFIG": os.devnull, "E2FSPROGS_FAKE_TIME": clock, "SOURCE_DATE_EPOCH": clock}
     run(mke2fs_argv(plan, image, start), env=env, package="e2fsprogs")
     empty = Ext4(_reader(fd, start, ext4_of(plan).data_size))
-    return lay_out(empty, plan.nodes, plan.epoch, blank=blank)
+    return place(empty, plan.nodes, plan.epoch, blank=blank)
 
 
-def used_runs(fs: Ext4, layout: Layout) -> Iterator[Run]:
+def used_runs(fs: Ext4, placement: Placement) -> Iterator[Run]:
     """Yield the blocks in use besides the files' own, without the inode tables that no inode is in."""
     superblock = fs.superblock
     per_group = superblock.blocks_per_group
@@ -97,7 +97,7 @@ def used_runs(fs: Ext4, layout: Layout) -> Iterator[Run]:
     unused = [
         Run(group.inode_table, table) for group in fs.groups if group.unused_inodes_lo == superblock.inodes_per_group
     ]
-    left_out = by_group([*(run for file in layout.files for run in file.runs), *unused], per_group)
+    left_out = by_group([*(run for file in placement.files for run in file.runs), *unused], per_group)
     for number in range(len(fs.groups)):
         # Behind the last block of the file system, the bitmap's bits are set for nothing.
         size = min(per_group, superblock.blocks_count - number * per_group)

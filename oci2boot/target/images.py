@@ -82,7 +82,7 @@ def verity_images(
                 "the hash tree is in the root partition, and a size is given for a partition of its own",
                 hint="leave the size out, or convert with a hash tree in a partition of its own",
             )
-        found = [replace(root, parts=[given.root, replace(given.area, offset=given.root.end)])]
+        images = [replace(root, parts=[given.root, replace(given.area, offset=given.root.end)])]
     else:
         needed = given.area.end
         if verity_size is not None and verity_size < needed:
@@ -91,7 +91,7 @@ def verity_images(
                 hint=f"give {in_mib(needed)} or more, or leave the size out",
             )
         tree = Image("root-verity", types.verity, str(root_hash.hash_uuid), "DM_verity_hash", [given.area], verity_size)
-        found = [root, tree]
+        images = [root, tree]
     if given.signature:
         # As systemd-repart makes it: no file system, so without the attribute; and small, which it is known by.
         signature = Image(
@@ -103,5 +103,5 @@ def verity_images(
             attributes=0,
             unit=BLOCK,
         )
-        found.append(signature)
-    return found
+        images.append(signature)
+    return images

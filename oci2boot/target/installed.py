@@ -25,15 +25,15 @@ class InstalledRoot:
 
     def objects(self) -> dict[VerityDigest, int]:
         """Return the inode number of each object in the repository."""
-        found = {}
+        objects = {}
         for folder, number in self.listing(_REPOSITORY + b"/objects").items():
             for name, inode in self._entries(number):
                 path = f"{folder.decode(errors='replace')}/{name.decode(errors='replace')}"
                 digest = VerityDigest.parse(path.replace("/", ""))
                 if digest.path != path:
                     raise FormatError(f"/composefs/objects/{path} is not an object")
-                found[digest] = inode
-        return found
+                objects[digest] = inode
+        return objects
 
     def images(self) -> dict[str, VerityDigest]:
         """Return the object that each name in the repository's images/ links to."""
@@ -44,15 +44,15 @@ class InstalledRoot:
         return self._links("streams")
 
     def _links(self, area: str) -> dict[str, VerityDigest]:
-        found = {}
+        links = {}
         for name, number in self.listing(f"{_REPOSITORY.decode()}/{area}".encode()).items():
             if name != _REFS:
                 target = self._fs.symlink(number).decode(errors="replace")
                 digest = VerityDigest.parse("".join(target.split("/")[-2:]))
                 if target != f"../objects/{digest.path}":
                     raise FormatError(f"/composefs/{area}/{name.decode(errors='replace')} links to {target!r}")
-                found[name.decode(errors="replace")] = digest
-        return found
+                links[name.decode(errors="replace")] = digest
+        return links
 
     def listing(self, path: bytes) -> dict[bytes, int]:
         """Return {name: inode number} of a directory; nothing where there is none."""

@@ -109,11 +109,11 @@ def data_offset(metadata: bytes) -> int:
         raise FormatError("the LUKS2 header is too large")
     try:
         (segment,) = json.loads(metadata)["segments"].values()
-        found = {name: segment[name] for name in ("type", "size", "iv_tweak", "encryption", "sector_size")}
+        facts = {name: segment[name] for name in ("type", "size", "iv_tweak", "encryption", "sector_size")}
         offset = int(segment["offset"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError("the LUKS2 header has not the one segment that is read here") from error
-    if found != _SEGMENT or "integrity" in segment or offset < 0:
+    if facts != _SEGMENT or "integrity" in segment or offset < 0:
         raise FormatError("the root partition is encrypted in a way that is not read here, only in the way of install")
     return offset
 

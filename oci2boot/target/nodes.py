@@ -132,13 +132,13 @@ def _xattr_splitter() -> _Split:
 
     def split(entry: RootEntry) -> tuple[bytes, bytes | None]:
         xattrs = entry.meta.xattrs
-        found = known.get(id(xattrs))
-        if found is None:
+        parts = known.get(id(xattrs))
+        if parts is None:
             try:
-                found = known[id(xattrs)] = (xattrs, split_xattrs(xattrs, IN_INODE, BLOCK))
+                parts = known[id(xattrs)] = (xattrs, split_xattrs(xattrs, IN_INODE, BLOCK))
             except FormatError as error:
                 raise TargetError(f"{entry.path!r} cannot be written: {error.message}") from error
-        return found[1]
+        return parts[1]
 
     return split
 

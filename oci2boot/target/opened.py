@@ -60,16 +60,16 @@ class OpenedDisk:
 
     def state(self) -> Ext4 | None:
         """Return what a machine with such a root writes to, if there is anything."""
-        found = [part for part in self.of_types({LINUX_TYPE}) if part.name == STATE_LABEL]
-        if len(found) > 1:
-            raise FormatError(f"the disk has {len(found)} partitions {STATE_LABEL}")
-        return Ext4(self.reader(found[0])) if found else None
+        parts = [part for part in self.of_types({LINUX_TYPE}) if part.name == STATE_LABEL]
+        if len(parts) > 1:
+            raise FormatError(f"the disk has {len(parts)} partitions {STATE_LABEL}")
+        return Ext4(self.reader(parts[0])) if parts else None
 
     def _only(self, what: str, types: Collection[str]) -> Partition:
-        found = self.of_types(types)
-        if len(found) != 1:
-            raise FormatError(f"the disk has {len(found) or 'no'} {what}{'s' if found else ''}")
-        return found[0]
+        parts = self.of_types(types)
+        if len(parts) != 1:
+            raise FormatError(f"the disk has {len(parts) or 'no'} {what}{'s' if parts else ''}")
+        return parts[0]
 
     def reader(self, part: Partition) -> Callable[[int, int], bytes]:
         """Return what reads (offset within the partition, size)."""

@@ -54,12 +54,12 @@ class SlotDisk:
 
     def signed(self, gpt: Gpt, parse: Callable[[bytes], RootHash]) -> Mapping[int, RootHash]:
         """Return the root hashes whose signatures are on the disk, by the number of the partition."""
-        found = {}
+        signatures = {}
         for part in gpt.partitions:
             if part.type in SIGNATURE_TYPES:
                 with suppress(FormatError):
-                    found[part.number] = parse(self.reader(part)(0, SIGNATURE_MAX))
-        return found
+                    signatures[part.number] = parse(self.reader(part)(0, SIGNATURE_MAX))
+        return signatures
 
     def fill(self, writes: Sequence[SlotWrite], unfinished: Callable[[str], str], progress: Progress) -> None:
         """Replace what is in the partitions; `unfinished` makes the GUIDs that they have meanwhile.

@@ -42,24 +42,24 @@ def resolve(root: Directory, path: bytes) -> tuple[bytes, Inode] | None:
                 parents.pop()
             inode = here = parents[-1][1] if parents else root
             continue
-        found = here.entries.get(name)
-        if found is None:
+        inner = here.entries.get(name)
+        if inner is None:
             return None
-        if isinstance(found, Symlink):
+        if isinstance(inner, Symlink):
             followed += 1
             if followed > MAX_SYMLINKS:
                 shown = path.decode(errors="backslashreplace").lstrip("/")
                 raise LinkLoopError(f"/{shown} leads through more than {MAX_SYMLINKS} symbolic links")
-            if found.target.startswith(b"/"):
+            if inner.target.startswith(b"/"):
                 parents, here, inode = [], root, root
-            names += found.target.split(b"/")[::-1]
+            names += inner.target.split(b"/")[::-1]
             continue
-        inode = found
-        if isinstance(found, Directory):
-            here = found
-            parents.append((name, found))
+        inode = inner
+        if isinstance(inner, Directory):
+            here = inner
+            parents.append((name, inner))
         elif any(names):
             return None
         else:
-            return b"/".join([*(name for name, _ in parents), name]), found
+            return b"/".join([*(name for name, _ in parents), name]), inner
     return b"/".join(name for name, _ in parents), inode

@@ -136,9 +136,9 @@ class _Tree:
         """Return the entries of a directory; where nothing is, it is made."""
         if path.count(b"/") + 2 > MAX_DEPTH:
             raise LimitError(f"{printable(path)} lies over {MAX_DEPTH} directories deep")
-        found = self.find_directory(path)
-        if found is not None:
-            return found
+        directory = self.find_directory(path)
+        if directory is not None:
+            return directory
         entries, at = self.entries, b""
         for name in path.split(b"/"):
             at = at + b"/" + name if at else name

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final
 
-from oci2boot.errors import FormatError, LimitError
+from oci2boot.errors import FormatError
 from oci2boot.formats.file_contexts.policy import FILES, Place, Policy
 from oci2boot.formats.file_contexts.specs import Rules, parse_policy_type
+from oci2boot.tree.files import Read, read_content
 from oci2boot.tree.lookup import resolve
 from oci2boot.tree.model import (
     NO_XATTRS,
@@ -30,7 +31,6 @@ MAX_NAMED: Final = 5
 
 CONFIG: Final = b"etc/selinux/config"
 
-Read = Callable[[File], bytes]
 Warn = Callable[[str], None]
 Label = bytes | None
 Item = tuple[bytes, Inode]
@@ -95,18 +95,18 @@ def disagreements(
     tree: Directory, libselinux: Policy | None, composefs_rs: Policy | None
 ) -> list[tuple[bytes, Label, Label]]:
     """Return the paths that two policies label differently, in order, with both labels."""
-    found: list[tuple[bytes, Label, Label]] = []
+    differing: list[tuple[bytes, Label, Label]] = []
     roots = [policy.label(b"/", stat.S_IFDIR) if policy else None for policy in (libselinux, composefs_rs)]
     if roots[0] != roots[1]:
-        found.append((b"/", roots[0], roots[1]))
+        differing.append((b"/", roots[0], roots[1]))
     for prefix, items, (ours, theirs) in _survey(tree, (libselinux, composefs_rs)):
         if ours != theirs:
-            found += [
+            differing += [
                 (prefix + name, one, other)
                 for (name, _), one, other in zip(items, ours, theirs, strict=True)
                 if one != other
             ]
-    return sorted(found, key=itemgetter(0))
+    return sorted(differing, key=itemgetter(0))
 
 
 _KINDS: Final = {Directory: stat.S_IFDIR, File: stat.S_IFREG, Symlink: stat.S_IFLNK}
@@ -205,9 +205,7 @@ def _read_file(tree: Directory, path: bytes, read: Read) -> bytes | None:
     _, inode = found
     if not isinstance(inode, File):
         raise FormatError(f"/{_show(path)} is not a regular file")
-    if inode.size > MAX_POLICY_FILE:
-        raise LimitError(f"/{_show(path)} has {inode.size} bytes, more than the {MAX_POLICY_FILE} that are read")
-    return read(inode)
+    return read_content(inode, read, path, MAX_POLICY_FILE)
 
 
 def _show(text: bytes) -> str:

@@ -14,7 +14,7 @@ from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.reference import DirectoryReference, Reference
 from oci2boot.oci.source import SourceOptions
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.sysroot.first_boot import FirstBoot
 from oci2boot.target.formats import DiskFormat
 from oci2boot.target.luks import Secret

@@ -3,46 +3,27 @@ import gzip
 import lzma
 import stat
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from oci2boot.boot import glue
-from oci2boot.boot.files import Read
 from oci2boot.boot.glue import Glue, plan_glue, unpack_module
 from oci2boot.boot.kernel import KernelSupport, check_kernel
 from oci2boot.boot.programs import libraries
 from oci2boot.errors import FormatError, ImageError, LimitError
 from oci2boot.formats import cpio
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel
+from tests.boot.initrds import GROWING, INITRAMFS_TOOLS, ORDER, PROGRAMS, SYSTEMD
 from tests.boot.trees import read_inline, scan, tree_of
 from tests.initramfs.scripts import needed_by
 from tests.witness import program
 
 NO_MODULES = KernelSupport((), None, ())
-PROGRAMS = [cpio.file(f"usr/bin/{name}".encode(), b"") for name in ("mount", "umount", "mkdir", "cat", "ln", "chroot")]
-# Files by which Debian's initramfs of each kind is known; a merged /usr has links at the top.
-SYSTEMD = [
-    *PROGRAMS,
-    cpio.directory(b"usr"),
-    cpio.directory(b"usr/lib"),
-    cpio.symlink(b"lib", b"usr/lib"),
-    cpio.file(b"usr/lib/systemd/systemd", b""),
-    cpio.file(b"usr/lib/systemd/system-generators/systemd-gpt-auto-generator", b""),
-]
-ORDER = b'/scripts/local-bottom/ntfs_3g "$@"\n[ -e /conf/param.conf ] && . /conf/param.conf\n'
-INITRAMFS_TOOLS = [
-    *PROGRAMS,
-    cpio.file(b"scripts/functions", b""),
-    cpio.file(b"scripts/local", b""),
-    cpio.file(b"scripts/local-bottom/ORDER", ORDER),
-]
-GROWING: Mapping[str, bytes | Path] = dict.fromkeys(
-    ("usr/sbin/sfdisk", "usr/bin/partx", "usr/lib/systemd/systemd-growfs"), b""
-)
 
 
 def initramfs(members: list[cpio.Member]) -> dict[bytes, cpio.Found]:

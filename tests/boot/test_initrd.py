@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.boot.files import Read
 from oci2boot.boot.initrd import GOAL, OVERLAYS_FILE, SIGNATURE_REQUIRED, Initrd, overlays_file, plan_initrd
 from oci2boot.boot.kernel import check_verity_kernel
 from oci2boot.errors import ImageError
 from oci2boot.formats import cpio
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import Overlay, VerityOptions
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel, package
 from tests.boot.trees import joined, read_inline, scan, tree_of

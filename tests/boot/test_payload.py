@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from oci2boot.boot.files import Read
 from oci2boot.boot.payload import BootPayload, PayloadOptions, finish_payload, plan_payload
 from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import DigestError, ImageError, LimitError
 from oci2boot.formats import cpio, os_release, pe
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel, package
-from tests.boot.test_glue import GROWING, INITRAMFS_TOOLS, SYSTEMD
+from tests.boot.initrds import GROWING, INITRAMFS_TOOLS, SYSTEMD
 from tests.boot.trees import joined, scan, tree_of
 from tests.witness import program
 

@@ -1,7 +1,6 @@
 """PCR values by systemd-measure of Debian 13, by hand from systemd-stub(7) where it has no word."""
 
 import hashlib
-import json
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from oci2boot.boot.uki import UkiParts, build_uki
 from oci2boot.errors import FormatError
 from oci2boot.formats import pe
 from oci2boot.workflows.keys.executables import Pcr11, describe
-from tests.boot.debian import systemd_measure
+from tests.boot.pcrs import measured
 from tests.witness import program
 from tests.workflows.sealable import OS_RELEASE, kernel, profiles, stub, with_sections
 
@@ -25,17 +24,6 @@ PARTS = UkiParts(
     uname="6.12.1-test",
     microcode=b"microcode",
 )
-
-
-def measured(folder: Path, sections: dict[bytes, bytes], bank: str) -> dict[str, str]:
-    """Return PCR 11 by phase."""
-    words = []
-    for name, content in sections.items():
-        (folder / name.decode()).write_bytes(content)
-        words.append(f"-{name.decode().replace('.', '-')}={folder / name.decode()}")
-    argv = [str(systemd_measure()), "calculate", f"--bank={bank}", "--json=short", *words]
-    done = subprocess.run(argv, check=True, capture_output=True, text=True)
-    return {one["phase"]: one["hash"] for one in json.loads(done.stdout)[bank] if one["pcr"] == 11}
 
 
 @pytest.mark.parametrize("bank", ["sha1", "sha256", "sha384", "sha512"])

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from oci2boot.boot.files import Read
 from oci2boot.boot.payload import PayloadOptions, plan_payload
 from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.type1 import Type1Payload, type1_payload
@@ -14,9 +13,10 @@ from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, LimitError, NoStubError
 from oci2boot.formats import cpio
 from oci2boot.formats.cmdline import ComposefsArg
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel
-from tests.boot.test_glue import GROWING, SYSTEMD
+from tests.boot.initrds import GROWING, SYSTEMD
 from tests.boot.trees import joined, scan, tree_of
 from tests.sysroot.bootctl import listed
 

@@ -11,7 +11,7 @@ from tests.boot.trees import read_inline, tree_of
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 def test_a_rootfs_image_that_came_along_is_what_its_name_says(algorithm: Hash) -> None:
-    """D.2: the registry's digests say that it is what somebody sent, not that it is this image."""
+    """The registry's digests say that it is what somebody sent, not that it is this image."""
     digest = measure(b"image", algorithm)
     path = shipped_path(digest).decode()
     assert check_shipped(tree_of({path: b"image"}), read_inline, digest)

@@ -6,8 +6,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from oci2boot.boot.files import Read
 from oci2boot.digest import External, VerityDigest
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory, File, Inode, Metadata, Symlink
 
 

@@ -11,6 +11,7 @@ import pytest
 from oci2boot.errors import Error
 from oci2boot.workflows.options import parse_size
 from tests.cli.conftest import Run
+from tests.flips import flip
 from tests.witness import VECTORS, program
 
 EXPECTED = json.loads((VECTORS / "oci.json").read_text())
@@ -138,9 +139,7 @@ def layout(tmp_path: Path, name: str) -> Path:
 def damaged_layer(tmp_path: Path) -> str:
     copy = layout(tmp_path, "damaged")
     largest = max((copy / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
-    data = bytearray(largest.read_bytes())
-    data[700] ^= 1
-    largest.write_bytes(data)
+    flip(largest, 700)
     return f"oci:{copy}:v"
 
 

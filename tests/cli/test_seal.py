@@ -10,8 +10,8 @@ import pytest
 
 from oci2boot.cli.main import main
 from tests.cli.conftest import Run
-from tests.oci.layouts import Layout
-from tests.workflows.sealable import add_image, base, documents
+from tests.oci.layouts import Layout, documents
+from tests.workflows.sealable import add_image, base
 
 
 def test_a_uki_over_its_budget_is_not_made(run: Run, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from oci2boot.sysroot import machine
 from tests.cli.conftest import Run
 from tests.oci.layouts import Layout
+from tests.partitions import table
 from tests.status_schema import check_status
 from tests.target.disks import said
-from tests.workflows.verity_disks import table
 from tests.workflows.verity_images import Publisher, make_signing
 
 

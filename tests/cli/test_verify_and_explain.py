@@ -7,7 +7,8 @@ import pytest
 
 from oci2boot.formats.fsverity import measure
 from tests.cli.conftest import Run
-from tests.workflows.disks import BIG, Demo, find, flipped, installed, layers
+from tests.flips import damaged
+from tests.workflows.disks import BIG, Demo, find, installed, layers
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def test_an_intact_disk_is_status_0_and_a_table(run: Run, demo: Demo) -> None:
 
 
 def test_a_damaged_disk_is_status_1_and_names_the_check(run: Run, demo: Demo) -> None:
-    with flipped(demo.disk, find(demo.disk, BIG[500_000:501_000])):
+    with damaged(demo.disk, find(demo.disk, BIG[500_000:501_000])):
         status, output, _ = run("verify", demo.disk, "-q")
         assert status == 1
         assert f"object {measure(BIG)}" in output

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import Overlay, VerityOptions
 from tests.boot import debian
 from tests.cli.conftest import Run
 from tests.workflows.verity_images import make_image, make_signing

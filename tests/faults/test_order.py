@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tests.faults.cuts import Call, Commands
-from tests.faults.test_machine import BLESSER, SECOND, Stage
-from tests.faults.test_store import images as images  # noqa: PLC0414 (a fixture)
+from tests.faults.stage import BLESSER, SECOND, Stage
 from tests.faults.witnesses import copied
 
 

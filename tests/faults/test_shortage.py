@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.cuts import Commands
-from tests.faults.test_machine import BLESSER, SECOND, Stage
+from tests.faults.stage import BLESSER, SECOND, Stage
 from tests.faults.witnesses import check_boots, check_repository, copied, snapshot
 from tests.witness import program
 

@@ -7,19 +7,9 @@ import pytest
 
 from tests.faults.cuts import KILLED, Commands, spread
 from tests.faults.witnesses import check_repository, copied, snapshot
-from tests.oci.layouts import Layout
-from tests.workflows.sealable import add_image, base
 
 NO_TRACE = r"(^|/)\.(staging-|.*\.tmp$)"
 """What a stopped command may leave until the next gc."""
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    layout = Layout(tmp_path_factory.mktemp("images") / "layout")
-    add_image(layout, base(), "one")
-    add_image(layout, base({"usr/bin/new": b"new" * 9000, "usr/bin/small": b"small"}), "two")
-    return layout.path
 
 
 @pytest.fixture(scope="module")

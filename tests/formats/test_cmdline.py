@@ -9,10 +9,9 @@ from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, FormatError, LimitError
 from oci2boot.formats import cmdline
 from oci2boot.formats.cmdline import ComposefsArg
+from tests.formats.cmdlines import REFUSED, SHA256
 from tests.witness import program
 
-# The digests in composefs-rs's own tests of its kernel arguments (crates/composefs-boot, cmdline.rs).
-SHA256 = "8b7df143d91c716ecfa5fc1730022f6b421b05cedee8fd52b1fc65a96030ad52"
 SHA512 = (
     "6f06b5e82420abec546d6e6d3ddd612c50cfa9b707c129345b7ec16f456b92fe"
     "35df68999b042e1a6a70dfe75f2fed8cf9f67afd0bf08d2374678d75e2f65a02"
@@ -91,28 +90,6 @@ def test_the_argument_that_cfsctl_prints_is_read(tmp_path: Path) -> None:
     printed = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
     argument = ComposefsArg.parse(printed)
     assert (str(argument), argument.version, argument.digest.algorithm) == (printed, 1, "sha256")
-
-
-REFUSED = [
-    "composefs",
-    "composefs=",
-    "composefs=?",
-    f"Composefs={SHA256}",
-    f"composefs={SHA256.upper()}",
-    f'"composefs={SHA256}"',
-    f'composefs="{SHA256}"',
-    f"composefs={SHA256[1:]}",
-    f"composefs={SHA256}0",
-    f"composefs={SHA256}?",
-    f"composefs=v1-sha256-12:{SHA256}",
-    f"composefs.digest={SHA256}",
-    f"composefs.digest=v3-sha256-12:{SHA256}",
-    f"composefs.digest=v1-sha256-16:{SHA256}",
-    f"composefs.digest=v1-sha512-12:{SHA256}",
-    f"composefs.digest=v1-?sha256-12:{SHA256}",
-    "composefs.digest",
-    "composefs.other=1",
-]
 
 
 @pytest.mark.parametrize("word", REFUSED)

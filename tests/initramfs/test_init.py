@@ -11,7 +11,7 @@ import pytest
 
 from oci2boot.boot.roothash import pack_partition, parse_partition, sign_root_hash
 from oci2boot.digest import RootHash
-from oci2boot.rootfs.verity import Overlay
+from oci2boot.rootfs.dmverity import Overlay
 from tests.initramfs.scripts import SCRIPTS, SHELLS, needed_by, shell
 from tests.keys import make
 

@@ -11,7 +11,7 @@ from oci2boot.errors import FormatError
 from oci2boot.formats import cmdline
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.tree.model import Directory, File, Metadata
-from tests.formats.test_cmdline import REFUSED
+from tests.formats.cmdlines import REFUSED
 from tests.initramfs.scripts import SCRIPTS, SETUP_ROOT, SHELLS, shell, witness_template
 from tests.witness import program
 

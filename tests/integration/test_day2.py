@@ -6,25 +6,22 @@ One script runs at each boot and keeps its place in /var; what it finds it write
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from oci2boot.system.qemu import boot, credential, unit_credentials
+from oci2boot.system.qemu import boot
 from tests import vm
 from tests.conftest import ROOT
+from tests.integration.scripted import CANARY, STEP_SECONDS, UNITS, script
 from tests.oci.layouts import add_layer
 from tests.oci.registries import docker_registry, push
 from tests.workflows.sealable import tar
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]
 
-STEP_SECONDS = 900
-"""One boot and what is done in it. oci2boot itself takes some ten seconds to start under TCG."""
 
-CANARY = "usr/share/demo/release"
 BAD_UNIT = b"""\
 [Unit]
 DefaultDependencies=no
@@ -34,7 +31,6 @@ FailureAction=reboot-force
 Type=oneshot
 ExecStart=/bin/false
 """
-UNITS = "usr/lib/systemd/system"
 RELEASES: dict[str, dict[str, bytes | Path]] = {
     "one": {CANARY: b"one"},
     "two": {CANARY: b"two" * 3000},
@@ -45,11 +41,6 @@ RELEASES: dict[str, dict[str, bytes | Path]] = {
     },
 }
 
-PRELUDE = r"""
-exec >/dev/ttyS1 2>&1
-say() { printf '%s=%s\n' "$1" "$(eval "$2" 2>&1 | tr '\n' ';')"; }
-json() { printf '%s=%s\n' "$1" "$(eval "$2" 2>/run/errors | tr -d '\n')"; cat /run/errors; }
-"""
 
 INSTALL = r"""
 say install 'oci2boot install --repo /sysroot/composefs --target /dev/vdb \
@@ -112,16 +103,6 @@ class Life:
     steps: list[dict[str, str]]
     promised: str
     """The digest of the disk that it began with."""
-
-
-def script(machine_disk: Path, text: str, **more: Any) -> Any:
-    units = unit_credentials("oci2boot-report.service", vm.REPORT_UNIT, wanted_by="multi-user.target")
-    return replace(
-        vm.machine(machine_disk, *units, credential("oci2boot.report", (PRELUDE + text).encode())),
-        keep_writes=True,
-        memory=1024,
-        **more,
-    )
 
 
 @pytest.fixture(scope="module")

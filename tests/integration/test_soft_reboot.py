@@ -13,7 +13,7 @@ import pytest
 from oci2boot.system.qemu import boot
 from tests import vm
 from tests.conftest import ROOT
-from tests.integration.test_day2 import CANARY, STEP_SECONDS, UNITS, script
+from tests.integration.scripted import CANARY, STEP_SECONDS, UNITS, script
 from tests.oci.layouts import add_layer
 from tests.oci.registries import docker_registry, push
 from tests.workflows.sealable import tar

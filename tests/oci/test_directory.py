@@ -178,7 +178,6 @@ def test_a_directory_that_becomes_a_link_is_not_entered(tmp_path: Path, change: 
 
 
 def test_what_is_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P.12"""
     (tmp_path / "a/b/c").mkdir(parents=True)
     with pytest.raises(LimitError, match="more than 2 files"):
         scan(tmp_path, keeping(), max_files=2)

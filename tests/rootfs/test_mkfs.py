@@ -11,7 +11,7 @@ from oci2boot.formats.tar_writer import write_tar
 from oci2boot.rootfs.mkfs import Compression, check_mkfs, mkfs_argv
 from oci2boot.tree.entries import entries_of
 from tests.boot import debian
-from tests.rootfs.test_plain import Contents, every_kind
+from tests.rootfs.plain import Contents, every_kind
 
 IMAGE_UUID = UUID("01234567-89ab-cdef-0123-456789abcdef")
 

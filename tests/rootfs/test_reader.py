@@ -18,7 +18,7 @@ from oci2boot.rootfs.inodes import DEPTH_MAX, Version
 from oci2boot.rootfs.reader import read_rootfs, referenced_objects
 from oci2boot.tree.dumpfile import parse_dumpfile, write_dumpfile
 from oci2boot.tree.model import Directory, File, Inode, Metadata, find
-from tests.rootfs.test_vectors import CASES, build
+from tests.rootfs.dumps import CASES, build
 from tests.rootfs.trees import trees
 from tests.witness import VECTORS
 

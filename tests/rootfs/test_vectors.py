@@ -13,12 +13,12 @@ import pytest
 from oci2boot.digest import parse_hash
 from oci2boot.errors import Error
 from oci2boot.formats import fsverity
-from oci2boot.rootfs.composefs import Rootfs, build_rootfs, default_c_version
+from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.rootfs.inodes import Version
 from oci2boot.tree.dumpfile import parse_dumpfile
+from tests.rootfs.dumps import CASES, build
 from tests.witness import VECTORS
 
-CASES: dict[str, dict[str, Any]] = json.loads((VECTORS / "dumps.json").read_text())["cases"]
 OCI: dict[str, dict[str, Any]] = json.loads((VECTORS / "oci.json").read_text())
 DUMPS: dict[str, str] = {
     name: case["composefs-rs 0.9"]["v1_sha256"]["dump"]
@@ -99,15 +99,6 @@ ACCEPTED = {
     "line-nonutf8": (RUST, "a name is bytes; composefs-rs wants them escaped"),
 }
 """What these implementations refuse and we accept, with the bytes of the one that decides where it accepts too."""
-
-
-def build(case: dict[str, Any], result: str) -> Rootfs:
-    algorithm = parse_hash("sha512" if result.endswith("sha512") else "sha256")
-    dump = case.get("dump_sha512", case["dump"]) if algorithm == "sha512" else case["dump"]
-    tree = parse_dumpfile((VECTORS / dump).read_bytes(), algorithm)
-    versions: dict[str, Version] = {"v0": 0, "v1": 1, "v2": 2}
-    version = default_c_version(tree) if result == "c_default" else versions[result.split("_")[1]]
-    return build_rootfs(tree, version, algorithm)
 
 
 def compare(case: dict[str, Any], result: str) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from oci2boot.digest import OciDigest
 from oci2boot.formats.tar import Entry
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable, OciRecord, save
 from oci2boot.store.layers import stage_layer
 from oci2boot.store.repository import Repository
@@ -18,6 +19,7 @@ from oci2boot.tree.merge import merge
 from oci2boot.tree.prepare import prepare_for_boot
 from oci2boot.workflows.make.dm_image import build_verity, recorded
 from tests.tarballs import END, directory, file
+from tests.witness import program
 
 SKELETON = b"".join(directory(name) for name in (b"usr/", b"usr/bin/", b"etc/", b"boot/", b"sysroot/", b"var/"))
 ESP = {"EFI/Linux/demo.efi": b"not really a UKI" * 100}
@@ -103,3 +105,11 @@ def everything(repository: Path) -> set[str]:
     return {
         str(path.relative_to(repository)) for path in repository.rglob("*") if not path.is_dir() or path.is_symlink()
     }
+
+
+def cfsctl(repository: Path, *words: str) -> str:
+    done = subprocess.run(
+        [program("cfsctl"), "--repo", repository, *words], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -9,7 +9,7 @@ import pytest
 from oci2boot.digest import Hash, OciDigest
 from oci2boot.errors import DigestError, Error, StoreError
 from oci2boot.formats.splitstream import SplitStream
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.content import image_content
 from oci2boot.store.fsck import check
 from oci2boot.store.images import Bootable, check_name, find_image, remove_image, save, saved_images
@@ -18,17 +18,9 @@ from oci2boot.store.reach import collect, plan_collection
 from oci2boot.store.repository import STAGING, Repository
 from oci2boot.store.roots import DmVerityRoot
 from tests.flips import flip
-from tests.store.stored import everything, layer, store_image, system
+from tests.store.stored import cfsctl, everything, layer, store_image, system
 from tests.tarballs import entries, file
 from tests.witness import VECTORS, program
-
-
-def cfsctl(repository: Path, *words: str) -> str:
-    done = subprocess.run(
-        [program("cfsctl"), "--repo", repository, *words], check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])

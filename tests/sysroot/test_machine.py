@@ -62,7 +62,7 @@ def test_a_record_is_of_the_deployment_that_it_lies_beside(tmp_path: Path) -> No
     ],
 )
 def test_a_record_that_cannot_be_true_is_an_error(record: object, tmp_path: Path) -> None:
-    """D.21: a pin that is not understood would be no pin."""
+    """P.11: a pin that is not understood would be no pin."""
     with pytest.raises(TargetError, match=re.escape(f"{A}/oci2boot.json is damaged")):
         read_deployments(state(tmp_path, A, json.dumps(record).encode()))
 

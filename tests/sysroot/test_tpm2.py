@@ -9,7 +9,7 @@ from oci2boot.errors import FormatError, TargetError
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
 from oci2boot.sysroot.tpm2 import enrolment
 from oci2boot.tree.model import find
-from tests.sysroot.test_first_boot import directory, file, image, read
+from tests.sysroot.images import directory, file, image, read
 from tests.witness import program
 
 

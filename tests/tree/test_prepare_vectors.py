@@ -1,30 +1,20 @@
 """Every OCI layout of `tests/vectors`: layers to tree, dump and digest, as composefs-rs 0.9 made them."""
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 import pytest
 
-from oci2boot.digest import External, Hash, parse_hash
+from oci2boot.digest import Hash, parse_hash
 from oci2boot.errors import Error, FormatError, ImageError
 from oci2boot.formats.file_contexts.specs import Rules
-from oci2boot.formats.tar import read_tar
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.rootfs.inodes import Version
 from oci2boot.tree.dumpfile import write_dumpfile
-from oci2boot.tree.merge import merge
-from oci2boot.tree.model import Directory, File
+from oci2boot.tree.model import Directory
 from oci2boot.tree.prepare import prepare, prepare_for_boot
 from oci2boot.tree.selinux import label, load_policy
-from tests.tarballs import MemorySource
-from tests.witness import VECTORS
-
-CASES: dict[str, Any] = json.loads((VECTORS / "oci.json").read_text())
-NINE = "composefs-rs 0.9"
-THREE = "composefs-rs 0.3 (format V2, every xattr kept)"
-FORMS: list[tuple[Version, Hash]] = [(1, "sha256"), (1, "sha512"), (2, "sha256"), (2, "sha512")]
+from tests.tree.vectors import CASES, FORMS, NO_IMAGE, THREE, Layout, expected, is_refused, load
 
 REFUSED: dict[str, tuple[type[Error], str]] = {
     "dotdot": (FormatError, "a path with .."),
@@ -46,10 +36,6 @@ OTHER_IMAGE = {
 }
 """Layouts whose image in a format version is not that of composefs-rs 0.9, with the reason."""
 
-NO_IMAGE = {
-    ("devices", 2): "V2 cannot escape a character device 0:0: composefs-rs 0.9 writes an entry that cannot be opened",
-}
-"""Layouts that have no image in a format version, with the reason."""
 
 OTHER_LABELS = {
     "selinux": "its config says `SELINUXTYPE = targeted`; libselinux knows no blank before =, so no policy is named",
@@ -60,34 +46,6 @@ NO_BOOT = 'Error: Directory entry "boot" does not exist'
 """composefs-rs wants /boot and /sysroot in the image; we make the mount points and say so."""
 
 
-@dataclass
-class Layout:
-    merged: Directory
-    read: Callable[[File], bytes]
-    warnings: list[str]
-
-
-def load(name: str, algorithm: Hash = "sha256") -> Layout:
-    blobs = VECTORS / CASES[name]["layout"] / "blobs" / "sha256"
-    manifest = json.loads((blobs / CASES[name]["manifest"].removeprefix("sha256:")).read_text())
-    objects: dict[str, bytes] = {}
-    layers = []
-    for layer in manifest["layers"]:
-        assert layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar"
-        source = MemorySource((blobs / layer["digest"].removeprefix("sha256:")).read_bytes(), algorithm)
-        source.objects = objects
-        layers.append(read_tar(source))
-
-    def read(file: File) -> bytes:
-        if isinstance(file.content, External):
-            return objects[file.content.digest.hex]
-        assert isinstance(file.content, bytes)
-        return file.content
-
-    warnings: list[str] = []
-    return Layout(merge(layers, warnings.append), read, warnings)
-
-
 def dump(tree: Directory) -> str:
     return b"".join(write_dumpfile(tree)).decode()
 
@@ -95,14 +53,6 @@ def dump(tree: Directory) -> str:
 def bootable(layout: Layout, rules: Rules = "libselinux") -> Directory:
     tree = prepare_for_boot(layout.merged, layout.warnings.append)
     return label(tree, load_policy(tree, layout.read, rules))
-
-
-def expected(name: str, version: int, algorithm: str) -> Any:
-    return CASES[name][NINE][f"v{version}_{algorithm}"]
-
-
-def is_refused(name: str) -> bool:
-    return "rejected" in expected(name, 1, "sha256")
 
 
 def test_each_layout_that_composefs_refuses_is_accounted_for() -> None:

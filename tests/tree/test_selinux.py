@@ -186,7 +186,7 @@ def test_a_policy_that_cannot_be_read_stops_the_work(paths: dict[str, Inode], wh
 def test_a_policy_file_is_not_read_when_it_is_too_large() -> None:
     huge = File(META, External(measure(b""), MAX_POLICY_FILE + 1))
     root = tree({"etc/selinux/config": file(b"SELINUXTYPE=p\n"), "etc/selinux/p/contexts/files/file_contexts": huge})
-    with pytest.raises(LimitError, match="bytes, more than"):
+    with pytest.raises(LimitError, match="bytes, at most"):
         load_policy(root, read)
 
 

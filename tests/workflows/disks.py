@@ -12,7 +12,6 @@ from oci2boot.store.repository import Repository
 from oci2boot.workflows.install.disk import install
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import InstallRequest
-from tests.flips import damaged
 from tests.store.stored import SKELETON, Stored, layer, store_image
 from tests.tarballs import directory, file, hard_link, pax, symlink
 from tests.witness import program
@@ -22,8 +21,6 @@ BIG = b"".join(number.to_bytes(4, "big") * 250 for number in range(1000))
 """A thousand kilobytes in blocks of which no two are equal: it has a Merkle tree of two levels."""
 SMALL = b"one block " * 100
 UKI = "EFI/Linux/demo_1.efi"
-
-flipped = damaged
 
 
 def layers(*more: bytes) -> list[bytes]:

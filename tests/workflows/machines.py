@@ -6,6 +6,7 @@ from pathlib import Path
 from oci2boot.oci.reference import Reference
 from oci2boot.store.images import Bootable
 from oci2boot.sysroot.machine import Sysroot, open_sysroot
+from oci2boot.sysroot.state import read_state
 from oci2boot.workflows.machine.deploy import DeployOptions, SysrootPlan
 from oci2boot.workflows.machine.directories import install_directories
 from oci2boot.workflows.machine.upgrade import Upgraded, UpgradeRequest, upgrade
@@ -21,6 +22,7 @@ FIRST: dict[str, bytes | Path] = {
     "etc/motd": b"image one\n",
     "usr/bin/gone": b"only in one" * 100,
 }
+SECOND: dict[str, bytes | Path] = {"usr/bin/version": b"two" * 100, "etc/motd": b"image two\n"}
 ANY_FILE_SYSTEM = DeployOptions(allow_missing_verity=True)
 """The file systems that tests run on rarely have fs-verity; machines in QEMU do."""
 ANY_BOOT = BootOptions(allow_missing_verity=True, ukify="builtin")
@@ -71,3 +73,18 @@ def make_machine(folder: Path) -> Machine:
     made.convert()
     made.install()
     return made
+
+
+def digests(machine: Machine) -> list[str]:
+    """Return the deployments, what boots first first."""
+    return [one.digest.hex for one in read_state(machine.sysroot).deployments]
+
+
+def upgraded(machine: Machine) -> tuple[str, str]:
+    """Upgrade to a second image; return (first, second) digest."""
+    (first,) = digests(machine)
+    machine.release(SECOND)
+    assert machine.upgrade().outcome == "deployed"
+    second, again = digests(machine)
+    assert again == first
+    return first, second

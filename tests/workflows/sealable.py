@@ -7,10 +7,8 @@ from pathlib import Path
 from oci2boot.boot.uki import UkiParts, build_uki
 from oci2boot.formats import cpio
 from tests.boot.debian import package
-from tests.boot.test_glue import GROWING, SYSTEMD
-from tests.keys import Pair, make
+from tests.boot.initrds import GROWING, SYSTEMD
 from tests.oci.layouts import Layout
-from tests.oci.layouts import documents as documents  # noqa: PLC0414 (cli/test_seal)
 from tests.tarballs import END, directory, file, symlink
 
 EFI = "usr/lib/systemd/boot/efi"
@@ -48,15 +46,6 @@ def uki(cmdline: str, os_release: bytes = OS_RELEASE, uname: str = KVER, *extra:
             uname=uname,
         ),
     )
-
-
-def make_key(folder: Path, name: str) -> tuple[Path, Path]:
-    pair = make(folder, name)
-    return pair.key, pair.path
-
-
-def sbsigned(data: bytes, key: Path, certificate: Path) -> bytes:
-    return Pair(key, certificate).sbsign(data)
 
 
 def with_sections(stub: bytes, sections: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from oci2boot.boot.roothash import pack_partition, sign_root_hash
 from oci2boot.digest import RootHash
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable, save
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
@@ -16,11 +16,9 @@ from oci2boot.workflows.install.disk import Installed, install
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import DiskRequest, InstallRequest
 from tests.keys import Pair
-from tests.partitions import partition, table
-from tests.store.stored import Stored, store_image
+from tests.store.stored import SKELETON, Stored, layer, store_image
+from tests.tarballs import directory, file
 from tests.workflows.sealable import kernel, uki
-
-__all__ = ["UKI", "Image", "converted", "partition", "table"]
 
 UKI = "EFI/Linux/demo_1.efi"
 
@@ -79,3 +77,17 @@ def converted(
         fields = {name: getattr(stored.bootable, name) for name in Bootable.__dataclass_fields__}
         bootable = save(repository, Bootable(**(fields | {"root": record})), stored.rootfs.image, files, None)
     return Image(repo, stored, bootable)
+
+
+TARS = [
+    layer(
+        SKELETON,
+        file(b"usr/bin/tool", b"tool" * 3000),
+        file(b"usr/lib/big", b"".join(number.to_bytes(4, "big") * 250 for number in range(3000))),
+        directory(b"etc/", mode=0o751, uid=3, gid=4),
+        file(b"etc/inline", b"inline"),
+        directory(b"var/lib/"),
+        file(b"var/lib/state", b"state" * 1000),
+    )
+]
+EMBEDDED = VerityOptions(place="embedded", form="systemd")

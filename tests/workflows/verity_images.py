@@ -5,12 +5,12 @@ from pathlib import Path
 
 from oci2boot.formats import cpio
 from oci2boot.oci.reference import Reference
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Report, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
-from tests.boot.test_glue import SYSTEMD
+from tests.boot.initrds import SYSTEMD
 from tests.keys import make
 from tests.oci.layouts import Layout
 from tests.workflows.sealable import BUILTIN, CONFIG, KVER, add_image, base, tar

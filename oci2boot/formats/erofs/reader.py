@@ -130,19 +130,19 @@ class ErofsImage:
         ids_end = at + _AREA_HEADER.size + 4 * data[at + 4]
         if ids_end > end:
             raise FormatError(f"inode {inode.nid} has more shared xattrs than its xattr area holds")
-        found: dict[bytes, bytes] = {}
+        xattrs: dict[bytes, bytes] = {}
         for ids_at in range(at + _AREA_HEADER.size, ids_end, 4):
             name, value = self._shared_xattr(int.from_bytes(data[ids_at : ids_at + 4], "little"))
-            found[name] = value
+            xattrs[name] = value
         count = data[at + 4]
         at = ids_end
         while at < end:
             name, value, at = self._entry(at, end)
-            found[name] = value
+            xattrs[name] = value
             count += 1
-        if len(found) != count:
+        if len(xattrs) != count:
             raise FormatError(f"inode {inode.nid} has an xattr twice")
-        return found
+        return xattrs
 
     def _shared_xattr(self, number: int) -> tuple[bytes, bytes]:
         known = self._shared.get(number)
@@ -176,10 +176,10 @@ class ErofsImage:
         """Return a directory's (name, nid, file type), in order, with `.` and `..`."""
         if not stat.S_ISDIR(inode.mode) or inode.layout == CHUNK_BASED:
             raise FormatError(f"inode {inode.nid} should be a directory")
-        found = [entry for piece in self._pieces(inode) for entry in directory.unpack(piece)]
-        if any(a >= b for (a, _, _), (b, _, _) in pairwise(found)):
+        entries = [entry for piece in self._pieces(inode) for entry in directory.unpack(piece)]
+        if any(a >= b for (a, _, _), (b, _, _) in pairwise(entries)):
             raise FormatError(f"directory {inode.nid} is not sorted by name")
-        return found
+        return entries
 
     def directories(self) -> Iterator[tuple[Inode, list[tuple[bytes, int, int]]]]:
         """Yield each directory, parents first, with its entries except `.` and `..`; no directory has two names."""

@@ -148,22 +148,22 @@ class Policy:
         """Return the contexts of a directory's entries, each given by name and S_IFMT value."""
         path, key, state = place.path, place.key, place.state
         literals, places = self._literals, self._places
-        found = []
+        labels = []
         try:
             for name, kind in entries:
                 if (places and path + name in places) or key + name in literals or name[-1] == NEWLINE:
                     whole = path + name
-                    found.append(self._find(self._substitutions.apply(whole) if whole in places else key + name, kind))
+                    labels.append(self._find(self._substitutions.apply(whole) if whole in places else key + name, kind))
                     continue
                 reached = reduce(getitem, name, state)
                 try:
-                    found.append(reached.answers[kind])
+                    labels.append(reached.answers[kind])
                 except KeyError:
                     answer = reached.answers[kind] = self._strongest(reached.accepts, kind)
-                    found.append(answer)
+                    labels.append(answer)
         except CostLimitError as error:
             raise self._too_costly(error) from None
-        return found
+        return labels
 
     def _find(self, key: bytes, kind: int) -> bytes | None:
         for spec in self._literals.get(key, ()):
@@ -204,17 +204,17 @@ def literal_path(pattern: bytes) -> bytes | None:
 
 def fixed_components(pattern: bytes) -> tuple[bytes, ...]:
     """Return the leading directories that libselinux takes for fixed; it does not look at the first byte."""
-    found: list[bytes] = []
+    components: list[bytes] = []
     at = 0
-    while len(found) < NODE_DEPTH and (slash := pattern.find(b"/", at + 1)) != -1:
+    while len(components) < NODE_DEPTH and (slash := pattern.find(b"/", at + 1)) != -1:
         component = pattern[at + 1 : slash]
         at = slash
         if component:
             name = literal_path(component)
             if name is None:
                 break
-            found.append(name)
-    return tuple(found)
+            components.append(name)
+    return tuple(components)
 
 
 def _directories(path: bytes) -> tuple[bytes, ...]:

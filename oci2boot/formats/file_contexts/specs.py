@@ -75,15 +75,15 @@ def parse_specs(data: bytes, file: str, rules: Rules) -> list[Spec]:
 
 def parse_substitutions(data: bytes, file: str, rules: Rules) -> list[tuple[bytes, bytes]]:
     """Read a file_contexts.subs file: (path as it is in the tree, path to look up instead), in the file's order."""
-    found = []
+    substitutions = []
     for line, words in _lines(data, file, SUBSTITUTION_LINE if rules == "libselinux" else None):
         if rules == "composefs-rs" and len(words) != 2:
             raise FormatError(f"{file}, line {line}: {len(words)} words, and not two paths")
         if len(words) >= 2:
-            found.append((words[0], words[1]))
-        if len(found) > MAX_SUBSTITUTIONS:
+            substitutions.append((words[0], words[1]))
+        if len(substitutions) > MAX_SUBSTITUTIONS:
             raise LimitError(f"{file} has more than {MAX_SUBSTITUTIONS} substitutions")
-    return found
+    return substitutions
 
 
 def _lines(data: bytes, file: str, piece: int | None = None) -> Iterator[tuple[int, list[bytes]]]:

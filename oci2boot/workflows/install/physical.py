@@ -13,7 +13,7 @@ from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository, meta_json
 from oci2boot.sysroot.deployments import record_bytes
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
-from oci2boot.sysroot.layout import Recorded, physical_root
+from oci2boot.sysroot.physical import Recorded, physical_root
 from oci2boot.target.entries import FileSource, RootEntry
 from oci2boot.tree.model import Device, Directory, File, Inode, Sparse, Special, Symlink, walk
 from oci2boot.tree.selinux import load_policy

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final, Literal
 
 from oci2boot.boot.names import EXTRA, MAX_UKI, RECORD, TRIES
 from oci2boot.errors import TargetError
+from oci2boot.rootfs.dmverity import SIGNATURE_NAME
 from oci2boot.rootfs.reader import read_rootfs
-from oci2boot.rootfs.verity import SIGNATURE_NAME
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
 from oci2boot.system.files import (

@@ -8,7 +8,7 @@ from oci2boot.store.repository import Repository
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.sysroot.deployments import record_bytes
 from oci2boot.sysroot.first_boot import FirstBoot, upper_directories
-from oci2boot.sysroot.layout import Recorded, overlay_state
+from oci2boot.sysroot.physical import Recorded, overlay_state
 from oci2boot.target.entries import FileSource, RootEntry
 from oci2boot.target.images import Image, Part, VerityParts, plain_image, verity_images
 from oci2boot.target.plan import derive_uuid

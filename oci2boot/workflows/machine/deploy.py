@@ -26,7 +26,7 @@ from oci2boot.sysroot.etc import EtcPlan, EtcPolicy, plan_etc
 from oci2boot.sysroot.etc_merged import MergedEtc, fingerprint
 from oci2boot.sysroot.etc_upper import write_upper
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
-from oci2boot.sysroot.layout import RECORD, deployment_state, initial_var
+from oci2boot.sysroot.physical import RECORD, deployment_state, initial_var
 from oci2boot.sysroot.state import SysrootState
 from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.tree.lookup import look_up

@@ -14,8 +14,8 @@ from oci2boot.sysroot.deployments import DeployedState, read_deployments, record
 from oci2boot.sysroot.etc import EtcPlan, EtcPolicy, plan_etc
 from oci2boot.sysroot.etc_merged import MergedEtc, fingerprint, was_booted
 from oci2boot.sysroot.etc_upper import write_upper
-from oci2boot.sysroot.layout import deployment_state
 from oci2boot.sysroot.machine import Sysroot, booted_digest, changing
+from oci2boot.sysroot.physical import deployment_state
 from oci2boot.workflows.machine.etc import image_etc, read_upper
 from oci2boot.workflows.progress import Report, Warned
 

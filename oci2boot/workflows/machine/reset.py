@@ -12,8 +12,8 @@ from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.deployments import DeployedState, record_bytes
 from oci2boot.sysroot.etc_upper import write_upper
-from oci2boot.sysroot.layout import deployment_state, initial_var
 from oci2boot.sysroot.machine import Sysroot, changing
+from oci2boot.sysroot.physical import deployment_state, initial_var
 from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.system.files import exchange, plain_errors, sync_directory
 from oci2boot.tree.model import Directory

@@ -19,8 +19,8 @@ from oci2boot.sysroot.machine import Sysroot
 from oci2boot.sysroot.nextroot import NEXT, WORK, clean_argvs, mount_argvs, unmount_argv
 from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.system.files import plain_errors
+from oci2boot.system.fsverity import measured
 from oci2boot.system.run import run
-from oci2boot.system.verity import measured
 from oci2boot.workflows.make.canonical import reader
 
 SINCE: Final = 254

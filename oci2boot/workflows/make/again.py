@@ -11,7 +11,7 @@ from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.formats.x509 import to_pem
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.source import SourceOptions
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.tree.prepare import Xattrs
 from oci2boot.workflows.keys.signing import read_trusted

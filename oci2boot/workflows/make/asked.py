@@ -8,8 +8,8 @@ from oci2boot.boot.dracut import DracutOptions
 from oci2boot.boot.initrd import InitrdName
 from oci2boot.digest import Hash
 from oci2boot.errors import Error, FormatError
+from oci2boot.rootfs.dmverity import KargForm, Overlay, VerityOptions
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import KargForm, Overlay, VerityOptions
 from oci2boot.store.roots import Mode
 from oci2boot.workflows.options import Option, said
 from oci2boot.workflows.requests import SigningOptions

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from oci2boot.boot.dmverity import DmVerityPromise, signature_path
 from oci2boot.boot.roothash import pack_partition
-from oci2boot.boot.verity import DmVerityPromise, signature_path
 from oci2boot.errors import FormatError, SignatureError, ToolError
 from oci2boot.formats import cmdline
 from oci2boot.rootfs.composefs import build_rootfs
+from oci2boot.rootfs.dmverity import VerityOptions, VerityRootfs, check_sealed, merge_arguments, plain_word
 from oci2boot.rootfs.mkfs import PROGRAM, check_mkfs
-from oci2boot.rootfs.verity import VerityOptions, VerityRootfs, check_sealed, merge_arguments, plain_word
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
 from oci2boot.system.run import find_program, said_by

@@ -15,9 +15,9 @@ from oci2boot.formats.erofs.structs import BLOCK
 from oci2boot.formats.fsverity import Hasher
 from oci2boot.formats.tar_writer import write_tar
 from oci2boot.rootfs.composefs import Rootfs
+from oci2boot.rootfs.dmverity import VerityOptions, VerityRootfs
 from oci2boot.rootfs.mkfs import PROGRAM, check_mkfs, mkfs_argv
 from oci2boot.rootfs.plain import plan_plain
-from oci2boot.rootfs.verity import VerityOptions, VerityRootfs
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import STAGING, Repository
 from oci2boot.store.roots import DmVerityRoot

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from oci2boot.boot.dracut import VERITY_MODULES, DracutOptions, complaints, dracut_argv, plan_dracut
-from oci2boot.boot.files import Read
 from oci2boot.boot.payload import MAX_INITRAMFS
 from oci2boot.errors import ToolError
 from oci2boot.system.confine import Confined, choose_way, run_confined
 from oci2boot.system.files import plain_errors, read_all
+from oci2boot.tree.files import Read
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File, Inode, Symlink, walk
 from oci2boot.workflows.progress import Report, Told

@@ -42,7 +42,7 @@ class BootTestRequest:
     """Without, the firmware starts anything."""
     tamper: Annotated[bool, Option("--tamper", "boot tampered copies too: each must be refused")] = False
     tpm: Annotated[UseTpm, Option("--tpm", "compare what a TPM measures; auto: where swtpm is installed")] = "auto"
-    """auto: none the worse where the machine takes no notice of it."""
+    """auto: a machine that takes no notice of it does not fail for that."""
     timeout: Annotated[float, Option("--timeout", "seconds for one boot")] = 600
     junit: Annotated[Path | None, Option("--junit", "a report for build services")] = None
     screenshot: Annotated[Path | None, Option("--screenshot", "PNG of the screen when it is up, or given up on")] = None
@@ -121,7 +121,7 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             hint="leave out --keys",
         )
     if promised.verity and promised.verity.signed and not secure:
-        report(Warned("the kernel is to demand a signature of the root hash: it has the firmware's keys by --keys"))
+        report(Warned("the kernel will demand a signature of the root hash: --keys gives it the keys"))
     firmware = find_firmware(secure=secure)
     with ExitStack() as stack:
         folder, sockets = (
@@ -183,7 +183,7 @@ def _is_iso(disk: Path) -> bool:
 def _measured(request: BootTestRequest, promised: Promised, booted: Booted) -> Case:
     demanded = request.tpm == "yes"
     if promised.uki is None:
-        evidence = "nothing says what a type 1 entry gives: the boot loader measures it, each in its own way"
+        evidence = "nothing says what a type 1 entry gives: each boot loader measures it in its own way"
         return Case("measured", False, evidence, booted.seconds, skipped=not demanded)
     with open_disk(request.disk) as opened:
         esp = esp_of_fat(opened.esp())
@@ -208,7 +208,7 @@ def _tell(case: Case, report: Report) -> None:
 def _signer(keys: Path | None, subject: Subject, report: Report) -> Sign | None:
     """Return what signs as the disk's owner would, if there is something to sign and the key to do it."""
     if subject.addon_stub is None:
-        report(Warned("new addons are not tried: nothing here brings what it takes to make one"))
+        report(Warned("no new addon is tried: nothing here can make one"))
     if keys is None:
         return None
     if not subject.signed:

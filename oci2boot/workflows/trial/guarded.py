@@ -1,4 +1,4 @@
-"""Bytes that fs-verity or dm-verity guards, changed on the medium: past what a file system would let anyone write."""
+"""Bytes that fs-verity or dm-verity guards, changed on the medium: no file system would let anyone write them."""
 
 import re
 import stat
@@ -90,7 +90,7 @@ def _place(opened: OpenedDisk, digest: VerityDigest, position: int) -> int:
 
 
 def _place_of_init(opened: OpenedDisk, data: Partition, report: Report) -> int | None:
-    """Return where in the partition the content of a file begins that no boot goes without, by erofs-utils."""
+    """Return where in the partition the content of a file begins that every boot needs, by erofs-utils."""
     if missing := fsck_is_missing():
         report(Warned(f"no byte of a file is tried: {missing}"))
         return None

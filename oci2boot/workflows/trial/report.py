@@ -1,4 +1,4 @@
-"""One boot in a virtual machine, and what the machine said: its console, and a report that a unit made for it sends."""
+"""One boot in a virtual machine, and what the machine said: on its console, and in a report that a unit sends."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.trial.tamper import Tampering
 
 LOGIN: Final = r"\S login: ?"
-"""Not to the end of the line: systemd may have told of a unit after it."""
+"""Not to the end of the line: systemd may write about a unit behind it."""
 SECURE: Final = r"(?i:secure ?boot[^\n]*enabled)"
 END: Final = r"(?m:^oci2boot-end=)"
 UP: Final = f"{LOGIN}|{END}"
@@ -32,7 +32,7 @@ PATIENCE: Final = 120.0
 VERITY_DEVICE: Final = "/dev/mapper/root"
 
 SCREEN_SECONDS: Final = 180.0
-"""In which an empty screen may yet show something."""
+"""For which an empty screen is waited on."""
 TEXT_LINES: Final = 8
 """Lines of pixels that a word lights, and a cursor alone does not."""
 
@@ -248,7 +248,7 @@ class Bench:
 
     @contextmanager
     def _pictured(self, monitor: Path | None, target: Path | None, running: Running) -> Iterator[None]:
-        """Take a picture of the screen at the end, be it a good one."""
+        """Take a picture of the screen at the end, of a machine that failed too."""
         try:
             yield
         finally:

@@ -35,7 +35,7 @@ INIT: Final = b"/usr/lib/systemd/systemd"
 ADDON_STUB: Final = b"/usr/lib/systemd/boot/efi/addonx64.efi.stub"
 INTRUDER: Final = f"zz-intruder{ADDON}"
 INTRUSION: Final = "systemd.debug_shell=1"
-"""A shell of root's without a password. With it a machine still comes up, and so shows it."""
+"""A root shell without a password. A machine comes up with it, and then shows it."""
 STUB_OLDEST: Final = 254
 """The first that knows addons."""
 
@@ -54,7 +54,7 @@ class Tampering:
     evidence: tuple[str, ...]
     """A pattern for each line on the console that has to be there; the last refuses."""
     ignored: str | None = None
-    """The machine is to come up all the same, without this kernel argument."""
+    """Here the machine has to come up, and without this kernel argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def _addons(esp: Fat, uki: str) -> Iterator[EspAddon]:
 def tamperings(subject: Subject, *, secure_boot: bool, sign: Sign | None) -> Iterator[Tampering]:
     """Yield every change of the ESP that has to be caught: most of them only Secure Boot can catch.
 
-    `sign` makes what the firmware trusts; the one signed thing that must be caught all the same needs it.
+    `sign` makes what the firmware trusts: one addon is signed, and has to be caught too.
     """
     if secure_boot and subject.uki:
         for name, edit in (
@@ -143,7 +143,7 @@ def tamperings(subject: Subject, *, secure_boot: bool, sign: Sign | None) -> Ite
 
 
 def _with_addons(subject: Subject, secure_boot: bool, sign: Sign | None) -> Iterator[Tampering]:
-    """The stub drops what the firmware does not trust, and goes on: what is then missing has to be missed."""
+    """The stub drops what the firmware does not trust, and goes on: the machine has to notice what is missing."""
     if secure_boot and subject.addons:
         # One that brings the promise, if there is one: the machine must not come up without it.
         addon = max(subject.addons, key=lambda addon: addon.promises)

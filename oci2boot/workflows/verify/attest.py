@@ -102,7 +102,7 @@ def expected_pcrs(repository: Repository, bootable: Bootable) -> list[ExpectedPc
 
 
 def run_attest_hook(command: str, repository: Repository, bootable: Bootable, manifest: Manifest) -> None:
-    """Run a command with the paths of the manifest and of the expected PCRs behind it; where it fails, so do we."""
+    """Run a command with two more arguments, the paths of the manifest and of the expected PCRs; it has to succeed."""
     try:
         argv = shlex.split(command)
     except ValueError as error:

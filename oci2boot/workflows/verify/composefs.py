@@ -37,7 +37,7 @@ _STEP: Final = 4 << 20
 
 
 _Images = Mapping[VerityDigest, Directory | str]
-"""Rootfs images: the tree of each, or what is wrong with it, as what follows "it"."""
+"""Rootfs images: the tree of each, or what is wrong with it, as in `Root.problem`."""
 
 
 def _as_roots(images: _Images) -> Mapping[Digest, Root]:
@@ -172,7 +172,7 @@ def _read_image(
 
 
 def _check_streams(root: InstalledRoot, objects: Mapping[VerityDigest, int], checks: Checks) -> None:
-    """See that everything is there which the layers and records of the images name."""
+    """Check that every object is there that the layers and records of the images name."""
     failures, streams = [], root.streams()
     for name, digest in streams.items():
         try:
@@ -187,7 +187,7 @@ def _check_streams(root: InstalledRoot, objects: Mapping[VerityDigest, int], che
 def _check_objects(
     root: InstalledRoot, objects: Mapping[VerityDigest, int], images: _Images, checks: Checks, report: Report
 ) -> None:
-    """Read every object of the repository, needed or not, and see that all that are needed are there."""
+    """Read every object of the repository, needed or not, and check that all that are needed are there."""
     needed: dict[VerityDigest, tuple[int, bytes]] = {}
     trees = [tree for tree in images.values() if isinstance(tree, Directory)]
     for path, inode in (entry for tree in trees for entry in walk(tree)):

@@ -11,7 +11,7 @@ from oci2boot.errors import TargetError
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import Mode
 from oci2boot.sysroot.deployments import RECORD_MAX
-from oci2boot.sysroot.layout import RECORD
+from oci2boot.sysroot.physical import RECORD
 from oci2boot.system.files import plain_errors, read_limited
 from oci2boot.target.installed import InstalledRoot
 from oci2boot.tree.diff import Difference
@@ -30,7 +30,7 @@ class Root:
     intact: bool
     """It is what its digest stands for."""
     problem: str | None = None
-    """Why nothing could boot it, as what follows "it"."""
+    """Why nothing can boot it, as a sentence without its first word: it ..."""
     differences: Callable[[Manifest], Iterable[Difference]] | None
     """Compares every file with those of a manifest; None where the files cannot be read."""
 

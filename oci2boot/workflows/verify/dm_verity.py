@@ -55,7 +55,7 @@ def read_verity_disk(disk: OpenedDisk, kind: str, esp: EspFiles | None, checks: 
 
 
 def _read_root(disk: OpenedDisk, root_hash: RootHash, hash_offset: int, checks: Checks, report: Report) -> Root | None:
-    """Hold data and hash tree to the root hash; None where no partition is meant by it."""
+    """Hold data and hash tree to the root hash; None where no partition has its GUID."""
     name = f"root file system {root_hash}"
     data, size, intact = None, None, False
     with checks.attempt(name):
@@ -150,7 +150,7 @@ def _check_attributes(disk: OpenedDisk, promised: Collection[RootHash], checks: 
 
 
 def _signatures(disk: OpenedDisk, checks: Checks) -> Iterator[RootSignature]:
-    """Yield what partitions have for the kernel."""
+    """Yield the signatures that lie in partitions of their own."""
     for part in disk.of_types(SIGNATURE_TYPES):
         name = f"partition {part.number}"
         if part.name == EMPTY:

@@ -21,7 +21,7 @@ _OLDEST: Final = (1, 8)
 """The first that knows all compressions."""
 _COMPARED: Final = ("type", "size", PLAIN_HASH, "target")
 _DEVICES: Final = (TYPES[stat.S_IFCHR], TYPES[stat.S_IFBLK])
-"""They take root to make."""
+"""Only root can make them."""
 _Path = tuple[str, Mapping[str, object]]
 
 

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.dmverity import signature_path
 from oci2boot.boot.names import EXTRA, GLOBAL_ADDONS, MAX_ADDON, MAX_UKI, addons_folder, is_addon, is_program, uncounted
 from oci2boot.boot.sealed import Uki, find_sealable
-from oci2boot.boot.verity import signature_path
 from oci2boot.errors import Error, LimitError, TargetError
 from oci2boot.formats import bls
 from oci2boot.formats.fat import Fat

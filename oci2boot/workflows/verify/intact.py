@@ -6,9 +6,9 @@ What boot files promise is here, they are those that were installed, somebody si
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from oci2boot.boot.dmverity import signature_path
 from oci2boot.boot.names import is_program, uncounted
 from oci2boot.boot.roothash import check_root_hash
-from oci2boot.boot.verity import signature_path
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import Error, FormatError, SignatureError
 from oci2boot.formats import authenticode, pe
@@ -139,7 +139,7 @@ def _check_programs(files: EspFiles, trusted: Sequence[Certificate], checks: Che
             if any(signature.anchor for signature in signatures):
                 checks.ok(name, f"signed by {signers}")
             elif trusted:
-                raise SignatureError(f"signed by {signers}, whom no certificate of --db vouches for")
+                raise SignatureError(f"signed by {signers}: no certificate of --db vouches for that")
             else:
                 checks.unchecked(name, f"signed by {signers}; --db says whom to trust")
 

@@ -9,7 +9,7 @@ from oci2boot.workflows.verify.checks import Checks
 
 
 def check_iso(disk: OpenedDisk, checks: Checks) -> bool:
-    """Say whether the disk is an ISO 9660 volume too; then see that firmware starts the right thing of a DVD."""
+    """Say whether the disk is an ISO 9660 volume too; if it is, check what firmware starts of a DVD."""
     with checks.attempt("optical drives"):
         volume = read_volume(lambda offset, size: os.pread(disk.fd, size, offset))
         if volume is None:

@@ -61,7 +61,7 @@ class Manifest:
         return self.rootfs if mode == "composefs" else self.root_hash
 
     def differences(self, tree: Directory) -> Iterator[Difference]:
-        """Yield what a tree has otherwise. Contents are compared by their fs-verity digests, which say it all."""
+        """Yield how a tree differs. Contents are compared by their fs-verity digests, which stand for every byte."""
         expected = (
             (path, {name: value for name, value in fields.items() if name != PLAIN_HASH})
             for path, fields in self.paths.items()

@@ -7,13 +7,13 @@ from functools import cmp_to_key
 from pathlib import Path
 from typing import Final, Literal
 
+from oci2boot.boot.dmverity import VERITYTAB
 from oci2boot.boot.sealed import Addon, Uki, newer
-from oci2boot.boot.verity import VERITYTAB
 from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import Error, FormatError
 from oci2boot.formats import cmdline, cpio, pe
 from oci2boot.formats.bls import EntryName, MenuItem, Type1, menu_key
-from oci2boot.rootfs.verity import DEBUG_ONLY, REQUIRE_SIGNATURES, ROOT_HASH, plain_word
+from oci2boot.rootfs.dmverity import DEBUG_ONLY, REQUIRE_SIGNATURES, ROOT_HASH, plain_word
 from oci2boot.store.roots import Mode
 from oci2boot.target.opened import open_disk
 from oci2boot.workflows.verify.esp import EspFiles, esp_of_fat, find_ukis, is_entry
@@ -30,11 +30,11 @@ class Promise:
     """What one command line says of the root file system."""
 
     digests: tuple[Digest, ...]
-    """Each stands for it by another hash: one of them has to be here."""
+    """Of the same file system by different hashes: one of them has to be here."""
     words: tuple[str, ...]
-    """They say so; of a table in an initramfs, the words that would."""
+    """The words that say it; for a table in an initramfs, the words that would."""
     faults: tuple[str, ...] = ()
-    """By which more can be booted than that."""
+    """What lets it boot more than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Promised:
 
     @property
     def argument(self) -> str:
-        """The word of a command line that says it; of a table in an initramfs, the word that would."""
+        """The word of a command line that says it; for a table in an initramfs, the word that would."""
         return self.promise.words[0]
 
     @property

@@ -31,7 +31,7 @@ class UkiObjects:
 
 
 def list_objects(paths: Sequence[Path], repo: Path) -> list[UkiObjects]:
-    """Scan UKIs, or the directories of whole ESPs. Who prunes by it must know all: what cannot be read is an error."""
+    """Scan UKIs, or directories of whole ESPs. Stores are pruned by this, so what cannot be read is an error."""
     with Repository.open(repo) as repository:
         return [_objects(repository, name, uki) for path in paths for name, uki in _ukis(path)]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from oci2boot.errors import TargetError
-from oci2boot.rootfs.verity import Overlay, VerityOptions
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.store.images import save
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.first_boot import FirstBoot
@@ -103,7 +103,7 @@ def test_without_places_to_write_that_is_said(key: Pair, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({"size": 1 << 40}, "--size"),
+        ({"size": 1 << 40}, "a size"),
         ({"sector": 4096}, "512 bytes"),
         ({"secret": Secret(b"secret")}, "encrypted"),
         ({"first_boot": FirstBoot(hostname="a")}, "host name"),
@@ -121,4 +121,4 @@ def test_an_image_of_single_files_needs_the_other_mode(tmp_path: Path) -> None:
         save(repository, stored.bootable, stored.rootfs.image, {UKI: b"uki"}, None)
     with pytest.raises(TargetError, match="one piece") as caught:
         install(InstallRequest(repo=tmp_path / "repo", target=tmp_path / "live.iso"), silent)
-    assert "the mode verity" in str(caught.value.hint)
+    assert "--mode verity" in str(caught.value.hint)

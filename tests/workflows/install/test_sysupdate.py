@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oci2boot.errors import TargetError
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.workflows.install.sysupdate import Published, SysupdateRequest, publish
 from oci2boot.workflows.progress import silent
 from tests.boot import debian
@@ -18,7 +18,7 @@ from tests.keys import make
 from tests.store.stored import SKELETON, layer
 from tests.target.disks import said
 from tests.witness import program
-from tests.workflows.machine.test_slots import Factory, Menu
+from tests.workflows.slots import Factory, Menu
 from tests.workflows.verity_disks import Image, converted
 
 

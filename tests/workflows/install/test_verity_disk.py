@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from oci2boot.errors import DigestError, StoreError, TargetError
-from oci2boot.rootfs.verity import Overlay, VerityOptions
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.first_boot import FirstBoot
 from oci2boot.target.device import write_device
@@ -21,25 +21,11 @@ from tests.boot import debian
 from tests.flips import flip
 from tests.keys import Pair, make
 from tests.partitions import partition, table
-from tests.store.stored import SKELETON, layer
-from tests.tarballs import directory, file
 from tests.target.disks import said
 from tests.witness import program
-from tests.workflows.verity_disks import UKI, Image, converted
+from tests.workflows.verity_disks import EMBEDDED, TARS, UKI, Image, converted
 
 MIB = 1 << 20
-TARS = [
-    layer(
-        SKELETON,
-        file(b"usr/bin/tool", b"tool" * 3000),
-        file(b"usr/lib/big", b"".join(number.to_bytes(4, "big") * 250 for number in range(3000))),
-        directory(b"etc/", mode=0o751, uid=3, gid=4),
-        file(b"etc/inline", b"inline"),
-        directory(b"var/lib/"),
-        file(b"var/lib/state", b"state" * 1000),
-    )
-]
-EMBEDDED = VerityOptions(place="embedded", form="systemd")
 
 
 @pytest.fixture(scope="module")

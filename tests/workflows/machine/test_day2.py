@@ -14,7 +14,6 @@ from oci2boot.store.images import find_image, remove_image
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.machine import changing, open_sysroot
-from oci2boot.sysroot.state import read_state
 from oci2boot.workflows.machine import keep as choose
 from oci2boot.workflows.machine.collect import collect_garbage
 from oci2boot.workflows.machine.deploy import DeployOptions
@@ -23,11 +22,8 @@ from oci2boot.workflows.machine.rollback import rollback
 from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import UpgradeRequest, upgrade
 from oci2boot.workflows.progress import silent
-from tests.store.stored import everything, store_image, system
-from tests.witness import program
-from tests.workflows.machines import ANY_FILE_SYSTEM, FIRST, Machine, make_machine
-
-SECOND: dict[str, bytes | Path] = {"usr/bin/version": b"two" * 100, "etc/motd": b"image two\n"}
+from tests.store.stored import cfsctl, everything, store_image, system
+from tests.workflows.machines import ANY_FILE_SYSTEM, SECOND, Machine, digests, make_machine, upgraded
 
 
 @pytest.fixture
@@ -35,28 +31,8 @@ def machine(tmp_path: Path) -> Machine:
     return make_machine(tmp_path)
 
 
-def cfsctl(repo: Path, *words: str) -> str:
-    argv = [program("cfsctl"), "--repo", str(repo), *words]
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-
-
-def digests(machine: Machine) -> list[str]:
-    """Return the deployments, what boots first first."""
-    return [one.digest.hex for one in read_state(machine.sysroot).deployments]
-
-
 def upper(machine: Machine, digest: str) -> Path:
     return machine.root / "state/deploy" / digest / "etc/upper"
-
-
-def upgraded(machine: Machine) -> tuple[str, str]:
-    """Upgrade to a second image; return (first, second) digest."""
-    (first,) = digests(machine)
-    machine.release(SECOND)
-    assert machine.upgrade().outcome == "deployed"
-    second, again = digests(machine)
-    assert again == first
-    return first, second
 
 
 def test_an_installation_into_directories_is_whole(machine: Machine) -> None:
@@ -156,63 +132,6 @@ def test_a_download_is_deployed_later_and_planned_before(machine: Machine) -> No
     assert len(digests(machine)) == 2
 
 
-def test_rollback_goes_back_and_forth_and_an_upgrade_respects_it(machine: Machine) -> None:
-    """D.20: by names on the ESP alone."""
-    first, second = upgraded(machine)
-    assert digests(machine) == [second, first]
-    assert rollback(machine.sysroot)[0].id == first
-    assert digests(machine) == [first, second]
-    assert machine.upgrade().outcome == "rejected"
-    assert digests(machine) == [first, second]
-    assert rollback(machine.sysroot)[0].id == second
-    assert digests(machine) == [second, first]
-
-
-def test_an_image_that_its_publisher_takes_back_is_left(machine: Machine) -> None:
-    """The tag leads to the first image again: that is an upgrade, not a rollback of ours."""
-    first, second = upgraded(machine)
-    machine.release(FIRST)
-    assert machine.upgrade().outcome == "deployed"
-    assert digests(machine) == [first, second]
-
-
-@pytest.mark.parametrize("clock", [0, 1 << 33])
-def test_a_wrong_clock_does_not_confuse_the_order(
-    machine: Machine, clock: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In 1970 as in a far future, what came last is the latest."""
-    monkeypatch.setattr("time.time", lambda: float(clock))
-    first, second = upgraded(machine)
-    rollback(machine.sysroot)
-    assert machine.upgrade().outcome == "rejected"
-    monkeypatch.undo()
-    machine.release({"usr/bin/version": b"three" * 100})
-    assert machine.upgrade().outcome == "deployed"
-    third = digests(machine)[0]
-    rollback(machine.sysroot)
-    assert digests(machine)[0] in (first, second)
-    rollback(machine.sysroot)
-    assert digests(machine)[0] == third
-
-
-def test_only_so_many_are_kept_where_that_is_asked_for(machine: Machine) -> None:
-    """P.11, D.20: any number by default; what is pinned stays."""
-    (first,) = digests(machine)
-    choose.pin(machine.sysroot, first[:8], pinned=True)
-    made = []
-    for number in range(3):
-        machine.release({"usr/bin/version": b"%d" % number * 300})
-        upgrade(UpgradeRequest(machine.sysroot, options=DeployOptions(keep=3)), silent)
-        made.append(digests(machine)[0])
-    assert set(digests(machine)) == {first, made[1], made[2]}
-    assert digests(machine)[0] == made[2]
-    assert not (machine.root / "state/deploy" / made[0]).exists()
-    assert made[0] in {
-        digest.hex
-        for digest in collect_garbage(machine.sysroot.repository, dry_run=False, sysroot=machine.sysroot).objects
-    }
-
-
 def test_a_new_image_with_an_old_name_on_the_esp_gets_another(machine: Machine) -> None:
     """Images built reproducibly have the same time, and so the same version."""
     upgraded(machine)
@@ -310,20 +229,6 @@ def test_what_others_keep_in_the_store_stays(machine: Machine) -> None:
     assert not live & set(freed.objects)
     assert (repo / "images" / theirs.rootfs.digest.hex).read_bytes() == theirs.rootfs.image
     assert "status: ok" in cfsctl(repo, "fsck")
-
-
-def test_pins_and_what_runs_are_not_deleted(machine: Machine) -> None:
-    first, second = upgraded(machine)
-    choose.pin(machine.sysroot, first[:6], pinned=True)
-    with pytest.raises(TargetError, match="pinned"):
-        choose.delete(machine.sysroot, first[:6])
-    choose.pin(machine.sysroot, first[:6], pinned=False)
-    choose.delete(machine.sysroot, first[:6])
-    with pytest.raises(TargetError, match="last entry"):
-        choose.delete(machine.sysroot, second[:6])
-    assert digests(machine) == [second]
-    with pytest.raises(TargetError, match="no deployment begins"):
-        choose.pin(machine.sysroot, "ffff0000", pinned=True)
 
 
 def test_two_changes_at_once_are_one_sentence(machine: Machine) -> None:

@@ -11,9 +11,9 @@ from oci2boot.sysroot.state import read_state
 from oci2boot.workflows.machine.kargs import add_arguments, list_arguments, remove_arguments
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import SigningOptions
+from tests.keys import make
 from tests.witness import program
 from tests.workflows.machines import Machine, make_machine
-from tests.workflows.sealable import make_key, sbsigned
 
 
 @pytest.fixture
@@ -67,16 +67,16 @@ def test_what_could_weaken_the_chain_is_refused(machine: Machine, word: str) -> 
 
 
 def test_a_signed_uki_takes_a_signed_addon_only(machine: Machine, tmp_path: Path) -> None:
-    key, certificate = make_key(tmp_path, "db")
+    db = make(tmp_path, "db")
     (name,) = machine.entries()
     uki = machine.esp / "EFI/Linux" / name
-    uki.write_bytes(sbsigned(uki.read_bytes(), key, certificate))
+    uki.write_bytes(db.sbsign(uki.read_bytes()))
     with pytest.raises(TargetError, match="is signed"):
         add_arguments(machine.sysroot, ["quiet"], None, silent)
     assert addons(machine) == []
-    add_arguments(machine.sysroot, ["quiet"], SigningOptions(certificate=certificate, key=str(key)), silent)
+    add_arguments(machine.sysroot, ["quiet"], SigningOptions(certificate=db.path, key=str(db.key)), silent)
     (addon,) = addons(machine)
-    argv = [program("sbverify"), "--cert", str(certificate), str(addon)]
+    argv = [program("sbverify"), "--cert", str(db.path), str(addon)]
     assert "Signature verification OK" in subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
@@ -92,3 +92,11 @@ def test_a_dry_run_writes_nothing(machine: Machine) -> None:
 def test_an_argument_that_is_not_there_is_not_removed(machine: Machine) -> None:
     with pytest.raises(TargetError, match="not an argument"):
         remove_arguments(machine.sysroot, ["quiet"], None, silent)
+
+
+def test_a_deployment_of_another_tool_gets_no_arguments(machine: Machine) -> None:
+    (record,) = machine.root.glob("state/deploy/*/oci2boot.json")
+    record.unlink()
+    with pytest.raises(TargetError, match="by another program"):
+        add_arguments(machine.sysroot, ["quiet"], None, silent)
+    assert addons(machine) == []

@@ -1,6 +1,5 @@
 """A damaged store, made whole from the image's source. Witness: `cfsctl fsck`."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ from oci2boot.store.repository import Repository
 from oci2boot.workflows.machine.repair import repair, repair_machine
 from oci2boot.workflows.progress import Event, Warned, silent
 from oci2boot.workflows.requests import BootOptions
-from tests.store.stored import everything
-from tests.witness import program
+from tests.flips import flip
+from tests.store.stored import cfsctl, everything
 from tests.workflows.machines import Machine, make_machine
 
 CONTENT = b"one" * 100
@@ -44,7 +43,7 @@ def test_what_is_broken_is_fetched_again(machine: Machine, kind: str, how: str) 
     victim = victims(machine)[kind]
     content = victim.read_bytes()
     if how == "damaged":
-        victim.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
+        flip(victim, -1)
     else:
         victim.unlink()
     checked = repair_machine(machine.sysroot, BootOptions(), silent)
@@ -52,8 +51,7 @@ def test_what_is_broken_is_fetched_again(machine: Machine, kind: str, how: str) 
     assert victim.read_bytes() == content
     # The record of the image that was only fetched for its contents is garbage.
     assert before <= everything(machine.root)
-    argv = [program("cfsctl"), "--repo", str(machine.sysroot.repository), "fsck"]
-    assert "status: ok" in subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    assert "status: ok" in cfsctl(machine.sysroot.repository, "fsck")
 
 
 @pytest.mark.parametrize("why", ["moved", "gone"])

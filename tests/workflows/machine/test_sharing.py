@@ -1,6 +1,5 @@
 """What a machine need not have, and what else its one store may hold. Witness: `cfsctl`."""
 
-import subprocess
 from pathlib import Path
 
 from oci2boot.oci.reference import Reference
@@ -13,8 +12,7 @@ from oci2boot.workflows.machine.collect import collect_garbage
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import ConvertRequest
-from tests.store.stored import everything
-from tests.witness import program
+from tests.store.stored import cfsctl, everything
 from tests.workflows.machines import FIRST, make_machine
 from tests.workflows.sealable import add_image, tar
 
@@ -22,11 +20,6 @@ APPLICATION: dict[str, bytes | Path] = {
     "usr/bin/version": FIRST["usr/bin/version"],
     "usr/bin/application": b"an application" * 500,
 }
-
-
-def cfsctl(repo: Path, *words: str) -> str:
-    argv = [program("cfsctl"), "--repo", str(repo), *words]
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 def test_an_image_without_python_is_installed_and_upgraded_from_outside(tmp_path: Path) -> None:

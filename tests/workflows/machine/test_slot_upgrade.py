@@ -8,7 +8,7 @@ import pytest
 
 from oci2boot.digest import RootHash
 from oci2boot.oci.reference import Reference
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.workflows.install.disk import install
@@ -21,10 +21,10 @@ from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import ConvertRequest, DiskRequest, InstallRequest
 from tests.oci.layouts import Layout
+from tests.partitions import table
 from tests.status_schema import check_status
 from tests.store.stored import everything
 from tests.target.disks import said
-from tests.workflows.verity_disks import table
 from tests.workflows.verity_images import BUILTIN_OPTIONS, Publisher, convert_verity
 
 

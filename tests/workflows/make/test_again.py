@@ -13,8 +13,8 @@ from oci2boot.errors import FormatError, TargetError
 from oci2boot.formats.x509 import to_pem
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.source import SourceOptions
+from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import Overlay, VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import ComposefsRoot
 from oci2boot.workflows.make.again import remembered, request_again

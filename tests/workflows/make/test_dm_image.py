@@ -7,14 +7,14 @@ import pytest
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import DigestError, FormatError, ToolError
+from oci2boot.rootfs.dmverity import VerityOptions, VerityRootfs
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import VerityOptions, VerityRootfs
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.make.dm_image import build_verity
 from oci2boot.workflows.progress import Event, Told, silent
 from tests.boot import debian
-from tests.rootfs.test_plain import Contents, every_kind
+from tests.rootfs.plain import Contents, every_kind
 from tests.witness import program
 
 IDENTITY = VerityDigest("sha256", bytes(range(32)))

@@ -13,7 +13,7 @@ from oci2boot.boot.dracut import DracutOptions
 from oci2boot.errors import FormatError, ImageError, LimitError, ToolError
 from oci2boot.formats import pe
 from oci2boot.oci.reference import Reference
-from oci2boot.rootfs.verity import VerityOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.make.again import request_again
 from oci2boot.workflows.make.asked import AskedDracut

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from oci2boot.boot.roothash import sign_root_hash
-from oci2boot.boot.sign import KeySigner, load_key
 from oci2boot.errors import FormatError
-from oci2boot.rootfs.verity import SIGNATURE_NAME, VerityOptions
+from oci2boot.rootfs.dmverity import SIGNATURE_NAME, VerityOptions
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
 from oci2boot.workflows.trial.guarded import device_tamperings
@@ -22,13 +21,13 @@ from oci2boot.workflows.verify.promises import find_promise
 from tests import vm
 from tests.boot import debian
 from tests.keys import Pair, make
+from tests.partitions import partition, table
 from tests.store.stored import SKELETON, layer
 from tests.tarballs import file
 from tests.target.disks import said
 from tests.witness import program
-from tests.workflows.install.test_verity_disk import EMBEDDED, TARS
 from tests.workflows.sealable import kernel, uki
-from tests.workflows.verity_disks import UKI, Image, converted, partition, table
+from tests.workflows.verity_disks import EMBEDDED, TARS, UKI, Image, converted
 
 INIT = "usr/lib/systemd/systemd"
 CONTENT = random.Random(1).randbytes(3 << 20)
@@ -56,7 +55,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 def image(key: Pair, tmp_path_factory: pytest.TempPathFactory) -> Image:
     repo = tmp_path_factory.mktemp("store") / "repo"
     plain = converted(repo, [SYSTEMD], VerityOptions(), key)
-    signer = KeySigner(key.certificate, load_key(key.key.read_bytes()))
+    signer = key.signer
     files = {
         UKI: uki(f"quiet roothash={plain.root_hash} dm_verity.require_signatures=1"),
         f"{UKI}.extra.d/{SIGNATURE_NAME}": sign_root_hash(plain.root_hash, signer),

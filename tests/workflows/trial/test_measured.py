@@ -11,7 +11,7 @@ from oci2boot.formats import pe
 from oci2boot.workflows.trial.measured import compare
 from oci2boot.workflows.trial.report import Booted, Case
 from oci2boot.workflows.verify.esp import EspFiles
-from tests.boot.test_pcr import measured
+from tests.boot.pcrs import measured
 from tests.workflows.sealable import addon, uki
 
 LINE = f"rw composefs={'ab' * 32}"

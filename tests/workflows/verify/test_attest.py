@@ -11,8 +11,8 @@ import pytest
 from oci2boot.boot.pcr import beside_pcr
 from oci2boot.errors import Error, ToolError
 from oci2boot.oci.source import SourceOptions
+from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.rootfs.mkfs import Compression
-from oci2boot.rootfs.verity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.store.objects import ObjectBatch
 from oci2boot.store.repository import Repository
@@ -23,8 +23,9 @@ from oci2boot.workflows.verify.attest import ExpectedPcrs, expected_pcrs
 from oci2boot.workflows.verify.inspect import inspect, measured_manifest
 from oci2boot.workflows.verify.manifest import read_manifest
 from tests.boot import debian
+from tests.keys import make
 from tests.witness import program
-from tests.workflows.sealable import addon_stub, make_key, sbsigned, with_sections
+from tests.workflows.sealable import addon_stub, with_sections
 from tests.workflows.verity_images import BUILTIN_OPTIONS, CONTENT, convert_verity, make_image, make_signing
 
 
@@ -108,7 +109,7 @@ def test_an_addon_that_no_machine_takes_is_not_promised(repo: Path, signed: Boot
     """K0.7; systemd-stub(7): one for another kernel is passed over, and under Secure Boot one that nobody signed."""
     ukis = [path for path in signed.esp if path.endswith(".efi") and path.startswith("EFI/Linux/")]
     folder = f"{ukis[0]}.extra.d"
-    line, key = (b".cmdline", b"debug"), make_key(tmp_path, "db")
+    line, db = (b".cmdline", b"debug"), make(tmp_path, "db")
 
     def pcr_12(**addons: bytes) -> str:
         with Repository.open(repo) as repository:
@@ -122,8 +123,8 @@ def test_an_addon_that_no_machine_takes_is_not_promised(repo: Path, signed: Boot
     alone = pcr_12()
     assert pcr_12(unsigned=with_sections(addon_stub(), [line])) == alone
     foreign = with_sections(addon_stub(), [line, (b".uname", b"6.1.0-other")])
-    assert pcr_12(foreign=sbsigned(foreign, *key)) == alone
-    assert pcr_12(taken=sbsigned(with_sections(addon_stub(), [line]), *key)) != alone
+    assert pcr_12(foreign=db.sbsign(foreign)) == alone
+    assert pcr_12(taken=db.sbsign(with_sections(addon_stub(), [line]))) != alone
 
 
 def test_a_hook_gets_both_files_and_its_failure_is_ours(repo: Path, signed: Bootable, tmp_path: Path) -> None:

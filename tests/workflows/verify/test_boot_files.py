@@ -8,6 +8,7 @@ import pytest
 
 from oci2boot.errors import LimitError
 from tests import partitions
+from tests.flips import flip
 from tests.keys import Pair, make
 from tests.witness import program
 from tests.workflows.disks import UKI, Demo, boot_files, copied
@@ -138,32 +139,18 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pair, Pair]:
     return make(folder, "ours"), make(folder, "theirs")
 
 
-def sbsigned(pair: Pair, data: bytes, tmp_path: Path) -> bytes:
-    plain, signed = tmp_path / "plain.efi", tmp_path / "signed.efi"
-    plain.write_bytes(data)
-    words: list[str | Path] = ["--key", pair.key, "--cert", pair.path, "--output", signed, plain]
-    subprocess.run([program("sbsign"), *words], check=True, capture_output=True)
-    return signed.read_bytes()
-
-
 def test_signatures_are_held_to_the_certificates_given(
     demo: Demo, root: Path, keys: tuple[Pair, Pair], tmp_path: Path
 ) -> None:
     """A signature by sbsign; C.2"""
     ours, theirs = keys
-    files = {
-        path: sbsigned(ours, data, tmp_path)
-        for path, data in boot_files(demo.digest).items()
-        if path[-3:] in ("efi", "EFI")
-    }
+    files = {path: ours.sbsign(data) for path, data in boot_files(demo.digest).items() if path[-3:] in ("efi", "EFI")}
     esp = on_esp(tmp_path, files)
     assert states(seen(root, esp=esp, db=(ours.path,)))[f"signature {UKI}"] == "ok"
     assert states(seen(root, esp=esp))[f"signature {UKI}"] == "not checked"
     strangers = failures(seen(root, esp=esp, db=(theirs.path,)))
     assert strangers.keys() == {f"signature {UKI}", "signature EFI/BOOT/BOOTX64.EFI"}
-    data = bytearray(files[UKI])
-    data[data.index(b"quiet composefs")] ^= 1
-    (esp / UKI).write_bytes(data)
+    flip(esp / UKI, files[UKI].index(b"quiet composefs"))
     for options in ({}, {"db": (ours.path,)}):
         assert "changed after it was signed" in failures(seen(root, esp=esp, **options))[f"signature {UKI}"]
     unsigned = on_esp(tmp_path / "unsigned", boot_files(demo.digest))

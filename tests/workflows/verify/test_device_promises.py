@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.rootfs.verity import SIGNATURE_NAME, VerityOptions
+from oci2boot.rootfs.dmverity import SIGNATURE_NAME, VerityOptions
 from oci2boot.workflows.verify.disk import Verified
-from tests.workflows.install.test_verity_disk import TARS
 from tests.workflows.sealable import addon, kernel, uki
 from tests.workflows.verify.looking import failures, seen, states
-from tests.workflows.verity_disks import UKI, Image, converted
+from tests.workflows.verity_disks import TARS, UKI, Image, converted
 
 OPTIONS = "systemd.verity_root_options"
 LINES = {

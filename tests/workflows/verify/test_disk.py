@@ -24,6 +24,8 @@ from oci2boot.workflows.install.disk import install
 from oci2boot.workflows.progress import Event, Step, silent
 from oci2boot.workflows.requests import InstallRequest
 from oci2boot.workflows.verify.disk import VerifyRequest, verify
+from tests.flips import damaged
+from tests.partitions import table
 from tests.witness import program
 from tests.workflows.disks import (
     BIG,
@@ -33,7 +35,6 @@ from tests.workflows.disks import (
     copied,
     debugfs,
     find,
-    flipped,
     is_clean,
 )
 from tests.workflows.verify.looking import failures, physical_root, seen, states
@@ -96,10 +97,8 @@ def test_an_encrypted_disk_is_not_called_intact_unread(demo: Demo, encrypted: Pa
 
 def test_a_flipped_bit_under_encryption_is_found(demo: Demo, encrypted: Path) -> None:
     """D.24: encryption is no integrity; fs-verity finds what became noise. Both disks have the same layout inside."""
-    listed = subprocess.check_output([program("sfdisk"), "--json", encrypted])
-    part = json.loads(listed)["partitiontable"]["partitions"][1]
-    at = find(demo.disk, BIG[8192:12288]) - demo.root_start + part["start"] * 512 + LUKS_HEADER
-    with flipped(encrypted, at):
+    at = find(demo.disk, BIG[8192:12288]) - demo.root_start + table(encrypted)[1]["start"] + LUKS_HEADER
+    with damaged(encrypted, at):
         found = failures(seen(encrypted, secret=SECRET))
     assert list(found) == [f"object {measure(BIG)}"]
     assert seen(encrypted, secret=SECRET).ok
@@ -191,7 +190,7 @@ FLIPS: dict[str, tuple[Place, str, str]] = {
 def test_one_flipped_byte_is_caught_by_name(demo: Demo, place: Place, name: str, said: str, tmp_path: Path) -> None:
     """K0.10; the file system itself stays clean, only the content is not what was promised."""
     at = place(demo, tmp_path)
-    with flipped(demo.disk, at):
+    with damaged(demo.disk, at):
         assert is_clean(demo)
         found = {found: text for found, text in failures(seen(demo.disk)).items() if found.startswith(name)}
     assert len(found) == 1
@@ -199,7 +198,7 @@ def test_one_flipped_byte_is_caught_by_name(demo: Demo, place: Place, name: str,
 
 
 def test_a_broken_checksum_of_the_partition_table_is_what_sgdisk_sees(demo: Demo) -> None:
-    with flipped(demo.disk, 512 + 20):
+    with damaged(demo.disk, 512 + 20):
         assert set(failures(seen(demo.disk))) == {"partition table"}
         judged = subprocess.run(
             [program("sgdisk"), "-v", demo.disk], check=False, capture_output=True, text=True, input=""
@@ -209,7 +208,7 @@ def test_a_broken_checksum_of_the_partition_table_is_what_sgdisk_sees(demo: Demo
 
 
 def test_a_damaged_file_system_is_one_failed_check(demo: Demo) -> None:
-    with flipped(demo.disk, demo.root_start + 1024 + 0x78):
+    with damaged(demo.disk, demo.root_start + 1024 + 0x78):
         assert not is_clean(demo)
         found = failures(seen(demo.disk))
     assert "wrong checksum" in found["root file system"]
@@ -306,5 +305,5 @@ def test_targets_that_are_none_are_one_sentence(demo: Demo, tmp_path: Path) -> N
 def test_damage_anywhere_ends_in_checks_or_one_sentence(demo: Demo, data: st.DataObject) -> None:
     place = data.draw(st.sampled_from((0, 512, 1024, 1 << 20, demo.root_start + 1024, demo.root_start + 4096)))
     size = 90 if place < 1 << 20 else 3000
-    with flipped(demo.disk, place + data.draw(st.integers(0, size)), data.draw(st.integers(1, 255))), suppress(Error):
+    with damaged(demo.disk, place + data.draw(st.integers(0, size)), data.draw(st.integers(1, 255))), suppress(Error):
         seen(demo.disk)

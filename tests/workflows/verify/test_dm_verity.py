@@ -7,24 +7,23 @@ from pathlib import Path
 import pytest
 
 from oci2boot.boot.roothash import pack_partition, sign_root_hash
-from oci2boot.boot.sign import KeySigner, load_key
 from oci2boot.digest import RootHash
 from oci2boot.errors import FormatError
-from oci2boot.rootfs.verity import SIGNATURE_NAME, VerityOptions
+from oci2boot.rootfs.dmverity import SIGNATURE_NAME, VerityOptions
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.verify.disk import Verified, VerifyRequest, verify
 from oci2boot.workflows.verify.explain import ExplainRequest, explain
 from oci2boot.workflows.verify.inspect import measured_manifest
 from tests import vm
 from tests.boot import debian
+from tests.flips import damaged
 from tests.keys import Pair, make
+from tests.partitions import table
 from tests.store.stored import layer
 from tests.tarballs import file, symlink
 from tests.target.disks import said
-from tests.workflows.disks import flipped
-from tests.workflows.install.test_verity_disk import EMBEDDED, TARS
 from tests.workflows.sealable import kernel, profiles, uki
-from tests.workflows.verity_disks import UKI, Image, converted, table
+from tests.workflows.verity_disks import EMBEDDED, TARS, UKI, Image, converted
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +38,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 def signed_files(key: Pair, image: Image, words: str) -> Mapping[str, bytes]:
-    signer = KeySigner(key.certificate, load_key(key.key.read_bytes()))
+    signer = key.signer
     return {
         UKI: uki(words),
         f"{UKI}.extra.d/{SIGNATURE_NAME}": sign_root_hash(image.root_hash, signer),
@@ -116,7 +115,7 @@ def test_a_uki_that_counts_its_boots_keeps_its_signature(disk: Path, tmp_path: P
 def test_one_flipped_byte_is_found(name: str, image: Image, disk: Path) -> None:
     """K0.9, K0.10: in data and tree alike."""
     offset = image.record.data_size // 2 if name == "root" else 4096 + 40
-    with flipped(disk, start(disk, name) + offset):
+    with damaged(disk, start(disk, name) + offset):
         told = failures(disk)
     what = f"root file system {image.root_hash}"
     assert set(told) - {"EROFS"} == {what}
@@ -139,7 +138,7 @@ def test_other_places_are_looked_at_too(change: tuple[str, int, str, str], disk:
     """K1.10"""
     name, offset, check, words = change
     size = next(part["size"] for part in table(disk) if part["name"] == name)
-    with flipped(disk, start(disk, name) + offset % size, 0x40):
+    with damaged(disk, start(disk, name) + offset % size, 0x40):
         ((told, evidence),) = failures(disk).items()
     assert told.startswith(check)
     assert words in evidence
@@ -202,7 +201,7 @@ def test_what_no_uki_boots_is_named(disk: Path, tmp_path: Path) -> None:
 
 def test_a_signature_is_of_a_root_hash_that_is_promised(disk: Path, image: Image, key: Pair, tmp_path: Path) -> None:
     """K1.1"""
-    signer = KeySigner(key.certificate, load_key(key.key.read_bytes()))
+    signer = key.signer
     other = RootHash.parse("ab" * 32)
     for root_hash, said_of in ((other, "which no UKI promises"), (image.root_hash, "")):
         content = pack_partition(root_hash, sign_root_hash(other, signer), key.certificate)
@@ -228,9 +227,9 @@ def test_an_embedded_tree_is_checked(tmp_path: Path) -> None:
     disk = converted(tmp_path / "repo", TARS, EMBEDDED, words=words).install(tmp_path / "disk.raw").target
     assert failures(disk) == {}
     for at in (100, offset + 4096 + 40):
-        with flipped(disk, start(disk, "root") + at):
+        with damaged(disk, start(disk, "root") + at):
             assert f"root file system {image.root_hash}" in failures(disk)
-    with flipped(disk, start(disk, "root") + offset + image.record.hash_size + 5):
+    with damaged(disk, start(disk, "root") + offset + image.record.hash_size + 5):
         assert "behind the file system" in failures(disk)["partition 2"]
 
 
@@ -272,7 +271,7 @@ def test_a_disk_is_what_its_manifest_describes(image: Image, disk: Path, tmp_pat
     assert compared(disk, manifest) == {}
     verified = verify(VerifyRequest(disk, against=manifest), silent)
     assert [check.state for check in verified.checks if check.name == "manifest contents"] == ["ok"]
-    with flipped(disk, start(disk, "root") + image.erofs.index(b"inline")):
+    with damaged(disk, start(disk, "root") + image.erofs.index(b"inline")):
         assert {"manifest digest", "manifest /etc/inline"} <= compared(disk, manifest).keys()
 
 

@@ -16,7 +16,7 @@ from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import ConvertRequest, parse_source
 from oci2boot.workflows.verify.explain import Explained, ExplainRequest, explain
 from tests.tarballs import file
-from tests.tree.test_prepare_vectors import CASES, FORMS, NINE, NO_IMAGE, THREE, is_refused, load
+from tests.tree.vectors import CASES, FORMS, NINE, NO_IMAGE, THREE, is_refused, load
 from tests.witness import VECTORS, program
 from tests.workflows.disks import Demo, installed, layers
 from tests.workflows.sealable import uki

@@ -9,9 +9,10 @@ import pytest
 
 from oci2boot.errors import FormatError
 from oci2boot.workflows.verify.inspect import measured_manifest
+from tests.flips import damaged
 from tests.tarballs import file
 from tests.witness import program
-from tests.workflows.disks import BIG, SMALL, Demo, find, flipped, installed, layers
+from tests.workflows.disks import BIG, SMALL, Demo, find, installed, layers
 from tests.workflows.verify.looking import failures, seen, states
 
 
@@ -84,7 +85,7 @@ def test_many_differences_are_counted(demo: Demo, manifest: Path, tmp_path: Path
 
 def test_a_damaged_image_is_not_what_the_manifest_describes(demo: Demo, manifest: Path) -> None:
     """K0.10"""
-    with flipped(demo.disk, find(demo.disk, demo.stored.rootfs.image[:1152]) + 1030):
+    with damaged(demo.disk, find(demo.disk, demo.stored.rootfs.image[:1152]) + 1030):
         found = failures(seen(demo.disk, against=manifest))
     assert found["manifest digest"] == f"what is here is not what {demo.digest} stands for"
     assert "it is damaged" in found["manifest contents"]

@@ -10,8 +10,10 @@ import pytest
 from oci2boot.boot.names import MAX_UKI
 from oci2boot.formats.fsverity import measure
 from oci2boot.sysroot.deployments import RECORD_MAX
+from tests.flips import damaged
+from tests.partitions import table
 from tests.witness import program
-from tests.workflows.disks import BIG, SMALL, UKI, Demo, copied, debugfs, flipped
+from tests.workflows.disks import BIG, SMALL, UKI, Demo, copied, debugfs
 from tests.workflows.sealable import uki
 from tests.workflows.verify.looking import failures, on_esp, physical_root, seen, states
 
@@ -150,14 +152,9 @@ def test_records_of_a_mounted_root_are_held_to_its_esp(demo: Demo, tmp_path: Pat
 # The EFI system partition: Microsoft, FAT: General Overview of On-Disk Format, 1.03
 
 
-def esp_start(demo: Demo) -> int:
-    said = subprocess.check_output([program("sfdisk"), "--list", "-o", "start", "--quiet", demo.disk], text=True)
-    return int(said.split()[1]) * 512
-
-
 def esp_bytes(demo: Demo) -> bytes:
     with demo.disk.open("rb") as file:
-        file.seek(esp_start(demo))
+        file.seek(table(demo.disk)[0]["start"])
         return file.read(512)
 
 
@@ -165,10 +162,10 @@ def test_allocation_tables_that_differ_are_told(demo: Demo) -> None:
     boot = esp_bytes(demo)
     sector, reserved = (int.from_bytes(boot[offset : offset + 2], "little") for offset in (11, 14))
     size = int.from_bytes(boot[36:40], "little") * sector
-    with flipped(demo.disk, esp_start(demo) + reserved * sector + size + size - 4):
+    with damaged(demo.disk, table(demo.disk)[0]["start"] + reserved * sector + size + size - 4):
         assert failures(seen(demo.disk)) == {"EFI system partition": "its two allocation tables differ"}
 
 
 def test_an_esp_that_is_none_is_one_failed_check(demo: Demo) -> None:
-    with flipped(demo.disk, esp_start(demo) + 11):
+    with damaged(demo.disk, table(demo.disk)[0]["start"] + 11):
         assert failures(seen(demo.disk)).keys() == {"EFI system partition"}

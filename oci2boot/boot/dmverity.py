@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from oci2boot.boot.files import Read
 from oci2boot.boot.glue import Archive, Glue, add_modules, add_own, add_programs, wire_systemd
 from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, BootMode, overlays_file
 from oci2boot.boot.kernel import KernelSupport, check_verity_kernel
 from oci2boot.boot.names import EXTRA
 from oci2boot.errors import FormatError, ImageError, InitramfsError, ReadOnlyError
 from oci2boot.formats import cmdline, cpio
-from oci2boot.rootfs.verity import (
+from oci2boot.rootfs.dmverity import (
     SIGNATURE_NAME,
     VerityOptions,
     VerityRootfs,
@@ -25,6 +24,7 @@ from oci2boot.rootfs.verity import (
     verity_arguments,
     veritytab,
 )
+from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 
 _SYSTEMD: Final = b"usr/lib/systemd/"

@@ -46,7 +46,7 @@ class PlacedFile:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class Placement:
     files: Sequence[PlacedFile]
     writes: Sequence[Write]
 
@@ -98,15 +98,15 @@ class _Allocator:
 
 def by_group(runs: Iterable[Run], per_group: int) -> dict[int, int]:
     """Return for each block group the runs' blocks in it, as the bits of its bitmap."""
-    found: dict[int, int] = {}
+    counts: dict[int, int] = {}
     for start, length in runs:
         end = start + length
         while start < end:
             group = start // per_group
             stop = min(end, (group + 1) * per_group)
-            found[group] = found.get(group, 0) | ((1 << stop - start) - 1) << start % per_group
+            counts[group] = counts.get(group, 0) | ((1 << stop - start) - 1) << start % per_group
             start = stop
-    return found
+    return counts
 
 
 def _join(runs: list[Run], run: Run) -> None:
@@ -359,7 +359,7 @@ def _device(rdev: int) -> bytes:
     return (bytes(4) + rdev.to_bytes(4, "little")).ljust(60, b"\0")
 
 
-def lay_out(empty: Ext4, nodes: Sequence[Node], epoch: int, *, blank: bool) -> Layout:
+def place(empty: Ext4, nodes: Sequence[Node], epoch: int, *, blank: bool) -> Placement:
     """Place the inodes on a file system that mke2fs has just made; `epoch` becomes every time but mtime.
 
     `blank` says that whatever is not written is zero; else only inode tables with an inode in use have to be written.
@@ -374,4 +374,4 @@ def lay_out(empty: Ext4, nodes: Sequence[Node], epoch: int, *, blank: bool) -> L
         builder.add(node)
     builder.write_inodes()
     builder.write_groups(nodes)
-    return Layout(builder.files, [write for write in builder.writes if write.data])
+    return Placement(builder.files, [write for write in builder.writes if write.data])

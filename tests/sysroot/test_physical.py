@@ -4,7 +4,7 @@ import pytest
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import TargetError
-from oci2boot.sysroot.layout import Recorded, overlay_state
+from oci2boot.sysroot.physical import Recorded, overlay_state
 from oci2boot.tree.model import SELINUX_XATTR, Directory, File, Metadata, find
 
 DEPLOYMENT = Recorded(VerityDigest("sha256", bytes(32)), b"{}")

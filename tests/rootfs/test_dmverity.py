@@ -8,7 +8,7 @@ import pytest
 from oci2boot.digest import External, RootHash, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.formats.dmverity import Parameters, plan_area
-from oci2boot.rootfs.verity import (
+from oci2boot.rootfs.dmverity import (
     KargForm,
     Overlay,
     VerityOptions,
@@ -130,8 +130,8 @@ def test_a_contradiction_is_an_error(word: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"verity": False, "options": ("panic-on-corruption",)}, "--no-verity"),
-        ({"verity": False, "blocks": 5}, "--no-verity"),
+        ({"verity": False, "options": ("panic-on-corruption",)}, "it is not wanted"),
+        ({"verity": False, "blocks": 5}, "it is not wanted"),
         ({"blocks": 0}, "one block is the least"),
         ({"salt": bytes(257)}, "salt of 257"),
         ({"options": ("panic",)}, "not an option"),

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self, get_args
 from uuid import UUID
 
 from oci2boot.digest import External, Hash, RootHash
-from oci2boot.errors import FormatError, KargFormError
+from oci2boot.errors import FormatError, KargFormError, NoVerityError
 from oci2boot.formats.dmverity import SALT_MAX, Area
 from oci2boot.rootfs.mkfs import Compression
 
@@ -97,7 +97,7 @@ class VerityOptions:
             if value not in get_args(words):
                 raise FormatError(f"not known to dm-verity here: {str(value)[:80]!r}")
         if not self.verity and (self.options or self.blocks is not None or self.salt is not None):
-            raise FormatError("options of dm-verity are given, and it is not wanted", hint="leave out one or the other")
+            raise NoVerityError("options of dm-verity are given, and it is not wanted")
         if self.salt is not None and len(self.salt) > SALT_MAX:
             raise FormatError(f"a salt of {len(self.salt)} bytes, dm-verity takes {SALT_MAX}")
         if self.blocks is not None and self.blocks < 1:
@@ -136,9 +136,9 @@ class VerityOptions:
 
 def check_sealed(options: Iterable[str]) -> None:
     """Refuse what only a debugging machine may have."""
-    if found := DEBUG_ONLY.intersection(options):
+    if loose := DEBUG_ONLY.intersection(options):
         raise FormatError(
-            f"{', '.join(sorted(found))} switches verification off: not in what is signed",
+            f"{', '.join(sorted(loose))} switches verification off: not in what is signed",
             hint="leave it out, or sign nothing",
         )
 

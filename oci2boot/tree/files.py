@@ -18,10 +18,10 @@ def find_file(root: Directory, path: bytes) -> File | None:
 def read_file(root: Directory, read: Read, path: bytes, limit: int) -> bytes | None:
     """Return the content of the file at `path`, of at most `limit` bytes; None where no file is."""
     file = find_file(root, path)
-    return None if file is None else read_limited(file, read, path, limit)
+    return None if file is None else read_content(file, read, path, limit)
 
 
-def read_limited(file: File, read: Read, path: bytes, limit: int) -> bytes:
+def read_content(file: File, read: Read, path: bytes, limit: int) -> bytes:
     if file.size > limit:
         raise LimitError(f"/{show(path)} has {file.size} bytes, at most {limit} are read")
     return read(file)
