@@ -185,7 +185,7 @@ def _show(installed: Installed) -> None:
         case DmVerityRoot(root_hash=root_hash):
             verified = f"the root partition by dm-verity, {root_hash}"
         case _:
-            verified = f"{plan.as_json()['verity_files']} files by fs-verity"
+            verified = f"{plan.to_json()['verity_files']} files by fs-verity"
     device, done = installed.device, "written" if installed.written else "not written"
     print_facts(
         [
