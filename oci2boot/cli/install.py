@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,14 @@ import typer
 from oci2boot.cli.groups import Only
 from oci2boot.cli.machine_text import plan_facts
 from oci2boot.cli.options import DryRun, TlsVerify
-from oci2boot.cli.output import Output, out, print_facts, print_json, print_table, size
+from oci2boot.cli.output import Output, out, print_facts, print_table, size
 from oci2boot.errors import Error
 from oci2boot.workflows.images import DmVerityRoot, default_repo, image_names, list_images
 from oci2boot.workflows.install.disk import Installed
 from oci2boot.workflows.install.disk import install as run_install
 from oci2boot.workflows.machine.deploy import DeployOptions
-from oci2boot.workflows.machine.directories import install_boot_directory, install_directories
+from oci2boot.workflows.machine.directories import BootDirectoryPlan, install_boot_directory, install_directories
+from oci2boot.workflows.machine.model import DeployPlan
 from oci2boot.workflows.make.convert import convert as run_convert
 from oci2boot.workflows.make.first_boot import AskedFirstBoot, AskedSecret
 from oci2boot.workflows.options import Option, said
@@ -145,18 +147,23 @@ def _install_directories(
     output: Output,
 ) -> None:
     dry_run = writing.dry_run
+    place = "no" if dry_run else str(root or esp)
+    if root is None:
+        with output.reporting() as report:
+            files = install_boot_directory(repo, name, esp, report, dry_run=dry_run)
+        output.show(files, partial(_show_boot_files, place=place), written=not dry_run)
+        return
     with output.reporting() as report:
-        if root is None:
-            bootable, boot = install_boot_directory(repo, name, esp, report, dry_run=dry_run)
-            found = {"image": bootable.to_json(), "boot": boot.to_json()}
-            facts = [("image", bootable.name), ("first entry", boot.first)]
-        else:
-            plan = install_directories(repo, name, root, esp, options, report, nvram=writing.nvram, dry_run=dry_run)
-            found, facts = plan.to_json(), plan_facts(plan)
-    if output.as_json:
-        print_json(found | {"written": not dry_run})
-    else:
-        print_facts([*facts, ("written", "no" if dry_run else str(root or esp))])
+        plan = install_directories(repo, name, root, esp, options, report, nvram=writing.nvram, dry_run=dry_run)
+    output.show(plan, partial(_show_plan, place=place), written=not dry_run)
+
+
+def _show_boot_files(files: BootDirectoryPlan, place: str) -> None:
+    print_facts([("image", files.bootable.name), ("first entry", files.boot.first), ("written", place)])
+
+
+def _show_plan(plan: DeployPlan, place: str) -> None:
+    print_facts([*plan_facts(plan), ("written", place)])
 
 
 def _confirm(request: InstallRequest, *, as_json: bool) -> None:
