@@ -58,7 +58,7 @@ def _top(
             "--config", envvar="OCI2BOOT_CONFIG", help="a file with options: oci2boot.toml", show_default=False
         ),
     ] = None,
-    version: Annotated[
+    _version: Annotated[
         bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
