@@ -8,7 +8,7 @@ from oci2boot.cli.machine_text import show_status, show_upgraded, warn
 from oci2boot.cli.options import DryRun, JustJson, Mounted, SigningNow, TlsVerify
 from oci2boot.cli.output import Output, out, print_json
 from oci2boot.errors import Error
-from oci2boot.workflows.machine import keep as choose
+from oci2boot.workflows.machine import keep
 from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.place import AskedPlace
 from oci2boot.workflows.machine.rollback import rollback as run_rollback
@@ -133,7 +133,7 @@ def unpin(*, deployment: Id, asked: Mounted, output: JustJson) -> None:
 
 
 def _pinned(deployment: str, asked: AskedPlace, output: Output, *, pinned: bool) -> None:
-    chosen = choose.pin(asked.open(), deployment, pinned=pinned)
+    chosen = keep.pin(asked.open(), deployment, pinned=pinned)
     output.say(
         {"digest": chosen.digest.hex, "pinned": pinned}, f"{chosen.digest} is {'pinned' if pinned else 'not pinned'}"
     )
@@ -141,7 +141,7 @@ def _pinned(deployment: str, asked: AskedPlace, output: Output, *, pinned: bool)
 
 def delete(*, deployment: Id, dry_run: DryRun = False, asked: Mounted, output: JustJson) -> None:
     """Remove a deployment with its /etc; `gc` frees its space."""
-    chosen = choose.delete(asked.open(), deployment, dry_run=dry_run)
+    chosen = keep.delete(asked.open(), deployment, dry_run=dry_run)
     output.say(
         {"digest": chosen.digest.hex, "deleted": not dry_run},
         f"{chosen.digest} {'would be' if dry_run else 'is'} deleted",

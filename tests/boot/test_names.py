@@ -4,7 +4,7 @@ import pytest
 
 from oci2boot.boot.names import addons_folder, is_addon, is_program, uncounted
 
-# systemd-stub(7): "the boot counting suffix is stripped"; facts measured with systemd 257 in a virtual machine.
+# As systemd 257 does it: the suffix is taken off before companions are looked for.
 COUNTED = {
     "EFI/Linux/o2b_7+3-0.efi": "EFI/Linux/o2b_7.efi",
     "EFI/Linux/o2b_7+3.efi": "EFI/Linux/o2b_7.efi",

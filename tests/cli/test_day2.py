@@ -16,10 +16,8 @@ from tests.cli.conftest import Run
 from tests.status_schema import check_status
 from tests.store.stored import everything
 from tests.witness import program
-from tests.workflows.machines import Machine, make_machine
+from tests.workflows.machines import SECOND, Machine, make_machine
 from tests.workflows.sealable import add_image, tar
-
-SECOND: dict[str, bytes | Path] = {"usr/bin/version": b"two" * 100, "etc/motd": b"image two\n"}
 
 
 @pytest.fixture

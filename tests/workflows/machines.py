@@ -22,10 +22,10 @@ FIRST: dict[str, bytes | Path] = {
     "etc/motd": b"image one\n",
     "usr/bin/gone": b"only in one" * 100,
 }
+SECOND: dict[str, bytes | Path] = {"usr/bin/version": b"two" * 100, "etc/motd": b"image two\n"}
 ANY_FILE_SYSTEM = DeployOptions(allow_missing_verity=True)
 """The file systems that tests run on rarely have fs-verity; machines in QEMU do."""
 ANY_BOOT = BootOptions(allow_missing_verity=True, ukify="builtin")
-SECOND: dict[str, bytes | Path] = {"usr/bin/version": b"two" * 100, "etc/motd": b"image two\n"}
 
 
 @dataclass(frozen=True, slots=True)

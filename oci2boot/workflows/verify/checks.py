@@ -1,8 +1,8 @@
 """What a verification finds: one line for each claim, with what it was seen by."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, Literal
 
 from oci2boot.errors import Error
@@ -59,27 +59,12 @@ class Checks:
         if not failures:
             self.ok(name, evidence)
 
-    def attempt(self, name: str) -> "_Attempt":
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
         """Turn an `Error` within into a failed check; `NotCheckedError` into one that is not checked."""
-        return _Attempt(self, name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """A class and no generator, so that the type checker knows that what comes after the block may be reached."""
-
-    checks: Checks
-    name: str
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        match error:
-            case NotCheckedError():
-                self.checks.unchecked(self.name, error.message)
-            case Error():
-                self.checks.failed(self.name, error.message)
-        return isinstance(error, Error)
+        try:
+            yield
+        except NotCheckedError as error:
+            self.unchecked(name, error.message)
+        except Error as error:
+            self.failed(name, error.message)

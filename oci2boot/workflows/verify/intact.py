@@ -175,11 +175,12 @@ def _beside(uki: str, promises: Sequence[DevicePromise], files: EspFiles, checks
                 f"signature {signature_path(uncounted(uki))}", "the kernel is to demand it, and it is not there"
             )
         return []
+    found = []
     with checks.attempt(f"signature {path}"):
         data = files[path]()
         hashes = dict.fromkeys(one for promise in promises for one in promise.root_hashes)
-        return [RootSignature(path, root_hash, data) for root_hash in hashes]
-    return []
+        found += [RootSignature(path, root_hash, data) for root_hash in hashes]
+    return found
 
 
 # What it was made from

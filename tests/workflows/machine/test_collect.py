@@ -110,17 +110,3 @@ def test_what_others_keep_in_the_store_stays(machine: Machine) -> None:
     assert not live & set(freed.objects)
     assert (repo / "images" / theirs.rootfs.digest.hex).read_bytes() == theirs.rootfs.image
     assert "status: ok" in cfsctl(repo, "fsck")
-
-
-def test_pins_and_what_runs_are_not_deleted(machine: Machine) -> None:
-    first, second = upgraded(machine)
-    choose.pin(machine.sysroot, first[:6], pinned=True)
-    with pytest.raises(TargetError, match="pinned"):
-        choose.delete(machine.sysroot, first[:6])
-    choose.pin(machine.sysroot, first[:6], pinned=False)
-    choose.delete(machine.sysroot, first[:6])
-    with pytest.raises(TargetError, match="last entry"):
-        choose.delete(machine.sysroot, second[:6])
-    assert digests(machine) == [second]
-    with pytest.raises(TargetError, match="no deployment begins"):
-        choose.pin(machine.sysroot, "ffff0000", pinned=True)

@@ -21,7 +21,7 @@ from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import UpgradeRequest, upgrade
 from oci2boot.workflows.progress import silent
 from tests.store.stored import cfsctl, everything
-from tests.workflows.machines import FIRST, SECOND, Machine, digests, upgraded, upper
+from tests.workflows.machines import SECOND, Machine, digests, upgraded, upper
 
 
 def test_an_installation_into_directories_is_whole(machine: Machine) -> None:
@@ -119,63 +119,6 @@ def test_a_download_is_deployed_later_and_planned_before(machine: Machine) -> No
     assert (everything(machine.root), everything(machine.esp)) == before
     assert machine.upgrade().outcome == "deployed"
     assert len(digests(machine)) == 2
-
-
-def test_rollback_goes_back_and_forth_and_an_upgrade_respects_it(machine: Machine) -> None:
-    """D.20: by names on the ESP alone."""
-    first, second = upgraded(machine)
-    assert digests(machine) == [second, first]
-    assert rollback(machine.sysroot)[0].id == first
-    assert digests(machine) == [first, second]
-    assert machine.upgrade().outcome == "rejected"
-    assert digests(machine) == [first, second]
-    assert rollback(machine.sysroot)[0].id == second
-    assert digests(machine) == [second, first]
-
-
-def test_an_image_that_its_publisher_takes_back_is_left(machine: Machine) -> None:
-    """The tag leads to the first image again: that is an upgrade, not a rollback of ours."""
-    first, second = upgraded(machine)
-    machine.release(FIRST)
-    assert machine.upgrade().outcome == "deployed"
-    assert digests(machine) == [first, second]
-
-
-@pytest.mark.parametrize("clock", [0, 1 << 33])
-def test_a_wrong_clock_does_not_confuse_the_order(
-    machine: Machine, clock: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In 1970 as in a far future, what came last is the latest."""
-    monkeypatch.setattr("time.time", lambda: float(clock))
-    first, second = upgraded(machine)
-    rollback(machine.sysroot)
-    assert machine.upgrade().outcome == "rejected"
-    monkeypatch.undo()
-    machine.release({"usr/bin/version": b"three" * 100})
-    assert machine.upgrade().outcome == "deployed"
-    third = digests(machine)[0]
-    rollback(machine.sysroot)
-    assert digests(machine)[0] in (first, second)
-    rollback(machine.sysroot)
-    assert digests(machine)[0] == third
-
-
-def test_only_so_many_are_kept_where_that_is_asked_for(machine: Machine) -> None:
-    """P.11, D.20: any number by default; what is pinned stays."""
-    (first,) = digests(machine)
-    choose.pin(machine.sysroot, first[:8], pinned=True)
-    made = []
-    for number in range(3):
-        machine.release({"usr/bin/version": b"%d" % number * 300})
-        upgrade(UpgradeRequest(machine.sysroot, options=DeployOptions(keep=3)), silent)
-        made.append(digests(machine)[0])
-    assert set(digests(machine)) == {first, made[1], made[2]}
-    assert digests(machine)[0] == made[2]
-    assert not (machine.root / "state/deploy" / made[0]).exists()
-    assert made[0] in {
-        digest.hex
-        for digest in collect_garbage(machine.sysroot.repository, dry_run=False, sysroot=machine.sysroot).objects
-    }
 
 
 def test_a_new_image_with_an_old_name_on_the_esp_gets_another(machine: Machine) -> None:

@@ -87,3 +87,11 @@ def test_a_dry_run_writes_nothing(machine: Machine) -> None:
 def test_an_argument_that_is_not_there_is_not_removed(machine: Machine) -> None:
     with pytest.raises(TargetError, match="not an argument"):
         remove_arguments(machine.sysroot, ["quiet"], None, silent)
+
+
+def test_a_deployment_of_another_tool_gets_no_arguments(machine: Machine) -> None:
+    (record,) = machine.root.glob("state/deploy/*/oci2boot.json")
+    record.unlink()
+    with pytest.raises(TargetError, match="by another program"):
+        add_arguments(machine.sysroot, ["quiet"], None, silent)
+    assert addons(machine) == []
