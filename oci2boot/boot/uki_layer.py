@@ -98,7 +98,7 @@ def _directory(tree: Directory, path: bytes) -> Entry:
     found, usr = find(tree, path), find(tree, b"usr")
     if found is not None and not isinstance(found, Directory):
         raise ImageError(f"/{show(path)} of the image is not a directory")
-    meta = found.meta if found else Metadata(0o755, mtime=usr.meta.mtime if usr else 0)
+    meta = found.meta if found else Metadata(mode=0o755, mtime=usr.meta.mtime if usr else 0)
     return Entry(
         path, stat.S_IFDIR, meta.mode, meta.uid, meta.gid, meta.mtime, meta.mtime_nsec, meta.xattrs, b"", b"", 0
     )

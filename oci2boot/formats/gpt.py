@@ -55,7 +55,7 @@ class Entry(Record):
     name: Annotated[bytes, "72s"]  # UTF-16LE, padded with zeros
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
     """A partition within the disk: `start` and `size` are in bytes."""
 

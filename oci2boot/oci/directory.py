@@ -85,7 +85,7 @@ class _Scanner:
         if len(self._stack) > MAX_DEPTH:
             os.close(fd)
             raise LimitError(f"{_shown(path)} is more than {MAX_DEPTH} directories deep")
-        here = _Open(fd, path, Metadata(0))
+        here = _Open(fd, path, Metadata(mode=0))
         self._stack.append(here)
         here.meta = _metadata(os.fstat(fd), fd)
         with os.scandir(fd) as entries:
@@ -159,7 +159,12 @@ def _pieces(fd: int, expected: os.stat_result, path: bytes) -> Iterator[bytes]:
 def _metadata(status: os.stat_result, place: int | bytes) -> Metadata:
     seconds, nanoseconds = divmod(status.st_mtime_ns, 1_000_000_000)
     return Metadata(
-        status.st_mode & 0o7777, status.st_uid, status.st_gid, seconds, nanoseconds, _xattrs(place) or NO_XATTRS
+        mode=status.st_mode & 0o7777,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mtime=seconds,
+        mtime_nsec=nanoseconds,
+        xattrs=_xattrs(place) or NO_XATTRS,
     )
 
 

@@ -25,7 +25,7 @@ from oci2boot.oci.manifest import (
 from oci2boot.oci.reference import Reference
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """One platform's image: its documents as they are in the source, byte for byte, and what they say."""
 

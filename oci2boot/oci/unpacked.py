@@ -63,7 +63,7 @@ class UnpackedView:
         return result
 
     def _with_metadata(self, inode: Inode, path: bytes, changed: dict[int, Inode]) -> Inode:
-        meta = self._metadata.get(path, Metadata(0o755))
+        meta = self._metadata.get(path, Metadata(mode=0o755))
         match inode:
             case Directory():
                 prefix = path + b"/" if path else b""
@@ -198,7 +198,14 @@ def _metadata(member: tarfile.TarInfo) -> Metadata:
         for name, value in member.pax_headers.items()
         if name.startswith(_XATTR)
     }
-    return Metadata(member.mode & 0o7777, member.uid, member.gid, seconds, nanoseconds, xattrs or NO_XATTRS)
+    return Metadata(
+        mode=member.mode & 0o7777,
+        uid=member.uid,
+        gid=member.gid,
+        mtime=seconds,
+        mtime_nsec=nanoseconds,
+        xattrs=xattrs or NO_XATTRS,
+    )
 
 
 def _node(member: tarfile.TarInfo, meta: Metadata) -> Device | Special:

@@ -58,7 +58,7 @@ Pair = tuple[bytes, bytes]
 Pairs = tuple[Pair, ...]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Area:
     """The xattr area of one inode, or of all inodes with the same xattrs."""
 
@@ -183,7 +183,7 @@ def _stubs(root: Directory) -> dict[bytes, Inode]:
     meta = root.meta
     label = meta.xattrs.get(SELINUX_XATTR)
     xattrs = NO_XATTRS if label is None else {SELINUX_XATTR: label}
-    stub = Metadata(0o644, meta.uid, meta.gid, meta.mtime, meta.mtime_nsec, xattrs)
+    stub = Metadata(mode=0o644, uid=meta.uid, gid=meta.gid, mtime=meta.mtime, mtime_nsec=meta.mtime_nsec, xattrs=xattrs)
     return {name: _Stub(stub, stat.S_IFCHR, 0) for name in overlay.STUB_NAMES}
 
 

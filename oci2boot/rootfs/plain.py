@@ -66,7 +66,7 @@ class PlainImage:
             yield bytes(-size % BLOCK)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class _Node:
     inode: Inode
     nlink: int = 1
@@ -135,7 +135,7 @@ def plan_plain(tree: Directory, uuid: UUID, volume: str = "") -> PlainImage:
 
 def _collect(tree: Directory) -> list[_Node]:
     """Return the inodes, breadth first: each directory before what is in it."""
-    top = _Node(tree, nlink=2)
+    top = _Node(inode=tree, nlink=2)
     nodes = [top]
     leaves: dict[int, _Node] = {}
     level: list[tuple[_Node, _Node, Directory]] = [(top, top, tree)]
@@ -149,7 +149,7 @@ def _collect(tree: Directory) -> list[_Node]:
                 if child is not None:
                     child.nlink += 1
                 else:
-                    child = _Node(entry)
+                    child = _Node(inode=entry)
                     nodes.append(child)
                     if isinstance(entry, Directory):
                         child.nlink = 2

@@ -129,8 +129,14 @@ class _Reader:
                 raise FormatError(f"inode {inode.nid} has the xattr {name!r}, which means something to overlayfs")
             native[overlay.unescape(name)] = value
         native = self._interned.setdefault(tuple(native.items()), native)
-        meta = (inode.mode & 0o7777, inode.uid, inode.gid, inode.mtime, inode.mtime_nsec)
-        return Metadata(*meta, native or NO_XATTRS)
+        return Metadata(
+            mode=inode.mode & 0o7777,
+            uid=inode.uid,
+            gid=inode.gid,
+            mtime=inode.mtime,
+            mtime_nsec=inode.mtime_nsec,
+            xattrs=native or NO_XATTRS,
+        )
 
 
 def _wrong_type(nid: int) -> FormatError:

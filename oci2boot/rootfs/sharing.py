@@ -78,7 +78,7 @@ class Sharing:
 
     def _plan(self, pairs: Pairs, *, template: bool) -> Area:
         if not pairs:
-            return Area(template, pairs, [], [], 0, 0)
+            return Area(template=template, pairs=pairs, shared=[], inline=[], size=0, icount=0)
         limit = LIMITS[self._version].xattrs
         total = 12
         for name, value in pairs:
@@ -98,7 +98,7 @@ class Sharing:
             raise LimitError(f"the xattrs of an inode are {total} bytes, format V{self._version} has {limit}")
         if len(shared) > xattrs.SHARED_COUNT_MAX:
             raise LimitError(f"an inode has {len(shared)} shared xattrs, format V2 can count {xattrs.SHARED_COUNT_MAX}")
-        return Area(template, pairs, shared, inline, size, xattrs.icount(size))
+        return Area(template=template, pairs=pairs, shared=shared, inline=inline, size=size, icount=xattrs.icount(size))
 
     def _split_name(self, name: bytes) -> tuple[int, bytes]:
         known = self._split.get(name)

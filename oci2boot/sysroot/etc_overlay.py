@@ -78,7 +78,7 @@ def upper_of(base: Directory, shown: Directory) -> Directory:
     for name in base.entries.keys() | shown.entries.keys():
         lower, wanted = base.entries.get(name), shown.entries.get(name)
         if wanted is None:
-            entries[name] = Device(Metadata(0), stat.S_IFCHR, 0)
+            entries[name] = Device(Metadata(mode=0), stat.S_IFCHR, 0)
         elif isinstance(lower, Directory) and isinstance(wanted, Directory):
             upper = upper_of(lower, wanted)
             if upper.entries or not same_metadata(lower.meta, wanted.meta) or label(lower) != label(wanted):

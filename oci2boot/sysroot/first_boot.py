@@ -161,7 +161,7 @@ def _with_file(
 
 def _meta(mode: int, path: bytes, kind: int, policy: Policy | None) -> Metadata:
     label = policy.label(path, kind) if policy else None
-    return Metadata(mode, xattrs={SELINUX_XATTR: label} if label else {})
+    return Metadata(mode=mode, xattrs={SELINUX_XATTR: label} if label else {})
 
 
 def upper_directories(

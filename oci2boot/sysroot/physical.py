@@ -125,7 +125,7 @@ def _like(inode: Inode | None, mode: int, label: bytes | None) -> Metadata:
 
 
 def _meta(mode: int, label: bytes | None) -> Metadata:
-    return Metadata(mode, xattrs={SELINUX_XATTR: label} if label else {})
+    return Metadata(mode=mode, xattrs={SELINUX_XATTR: label} if label else {})
 
 
 @dataclass(frozen=True, slots=True)

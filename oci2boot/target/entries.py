@@ -29,7 +29,7 @@ def source_size(source: Source) -> int:
     return len(source) if isinstance(source, bytes) else source.size
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class RootEntry:
     """One inode of the root partition, as the target machine shall see it."""
 

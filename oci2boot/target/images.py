@@ -29,7 +29,7 @@ class Part:
         return self.offset + source_size(self.source)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """A partition that is only read; behind its parts there are zeros."""
 
@@ -64,7 +64,7 @@ class VerityParts:
 
 def plain_image(root: Part, architecture: str, guid: str) -> Image:
     """Return the root partition with a file system that nothing guards."""
-    return Image("root", types_of(architecture).root, guid, "erofs", [root])
+    return Image(label="root", type=types_of(architecture).root, guid=guid, content="erofs", parts=[root])
 
 
 def verity_images(
@@ -90,16 +90,23 @@ def verity_images(
                 f"a partition of {verity_size} bytes is too small for the hash tree: {needed} bytes are needed",
                 hint=f"give {in_mib(needed)} or more, or leave the size out",
             )
-        tree = Image("root-verity", types.verity, str(root_hash.hash_uuid), "DM_verity_hash", [given.area], verity_size)
+        tree = Image(
+            label="root-verity",
+            type=types.verity,
+            guid=str(root_hash.hash_uuid),
+            content="DM_verity_hash",
+            parts=[given.area],
+            size=verity_size,
+        )
         images = [root, tree]
     if given.signature:
         # As systemd-repart makes it: no file system, so without the attribute; and small, which it is known by.
         signature = Image(
-            "root-verity-sig",
-            types.signature,
-            signature_guid,
-            "verity_signature",
-            [given.signature],
+            label="root-verity-sig",
+            type=types.signature,
+            guid=signature_guid,
+            content="verity_signature",
+            parts=[given.signature],
             attributes=0,
             unit=BLOCK,
         )

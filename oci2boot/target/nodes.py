@@ -35,7 +35,7 @@ _KINDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Node:
     """An inode with everything that is known before blocks are given out."""
 
@@ -68,8 +68,8 @@ def number_entries(entries: Sequence[RootEntry]) -> tuple[Node, ...]:
     by_path = {entry.path: entry for entry in entries}
     if len(by_path) != len(entries):
         raise TargetError("two entries of the root partition have the same path")
-    by_path.setdefault(b"/", RootEntry(b"/", stat.S_IFDIR, Metadata(0o755)))
-    by_path.setdefault(LOST_FOUND, RootEntry(LOST_FOUND, stat.S_IFDIR, Metadata(0o700)))
+    by_path.setdefault(b"/", RootEntry(path=b"/", kind=stat.S_IFDIR, meta=Metadata(mode=0o755)))
+    by_path.setdefault(LOST_FOUND, RootEntry(path=LOST_FOUND, kind=stat.S_IFDIR, meta=Metadata(mode=0o700)))
     paths = sorted(by_path)
     numbers = {b"/": ext4.ROOT_INODE, LOST_FOUND: LOST_FOUND_INODE}
     ordinary = (path for path in paths if path not in numbers)
@@ -156,4 +156,13 @@ def _node(entry: RootEntry, number: int, parent: int, names: Mapping[bytes, tupl
     if entry.verity:
         verity_blocks = verity_tree_blocks(entry.size, len(entry.verity.raw)) + 1
     in_inode, xattr_block = split(entry)
-    return Node(number, parent, entry, listing, in_inode, xattr_block, data_blocks, verity_blocks)
+    return Node(
+        number=number,
+        parent=parent,
+        entry=entry,
+        names=listing,
+        in_inode=in_inode,
+        xattr_block=xattr_block,
+        data_blocks=data_blocks,
+        verity_blocks=verity_blocks,
+    )

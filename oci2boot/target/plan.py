@@ -68,7 +68,7 @@ class DiskOptions:
     ext4_label: str = "root"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
     """One entry of the partition table, and the file system on it; offsets and sizes in bytes."""
 

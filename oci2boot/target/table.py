@@ -9,7 +9,15 @@ from oci2boot.target.volume import pwrite_all
 def write_table(plan: DiskPlan, fd: int) -> None:
     """Write the backup, then the primary one: it is the one that a firmware looks at first."""
     partitions = [
-        GptPartition(part.number, part.type, part.guid, part.start, part.size, part.attributes, part.label)
+        GptPartition(
+            number=part.number,
+            type=part.type,
+            guid=part.guid,
+            start=part.start,
+            size=part.size,
+            attributes=part.attributes,
+            name=part.label,
+        )
         for part in plan.partitions
     ]
     head, tail = pack_gpt(plan.guid, partitions, plan.size, plan.sector)

@@ -160,12 +160,12 @@ class _Parser:
         if not dot:
             raise FormatError(f"the time {_show(mtime)} has no dot")
         meta = Metadata(
-            mode & 0o7777,
-            _number(uid, _U32),
-            _number(gid, _U32),
-            _seconds(seconds),
-            _number(nanoseconds, 999_999_999),
-            self._parse_xattrs(rest[0]) if rest else NO_XATTRS,
+            mode=mode & 0o7777,
+            uid=_number(uid, _U32),
+            gid=_number(gid, _U32),
+            mtime=_seconds(seconds),
+            mtime_nsec=_number(nanoseconds, 999_999_999),
+            xattrs=self._parse_xattrs(rest[0]) if rest else NO_XATTRS,
         )
         leaf: Leaf
         if kind == stat.S_IFREG:

@@ -61,7 +61,7 @@ class _Tree:
     """A tree under construction, of frozen inodes: new metadata makes a new directory around the same entries."""
 
     def __init__(self) -> None:
-        self.root = Metadata(0o755)
+        self.root = Metadata(mode=0o755)
         self.entries: _Entries = {}
         self.budget = MAX_ENTRIES
         self.start_layer()
@@ -146,7 +146,7 @@ class _Tree:
             if not isinstance(inode, Directory):
                 self.spend()
                 self.implied.add(at)
-                inode = entries[name] = Directory(Metadata(0o755), {})
+                inode = entries[name] = Directory(Metadata(mode=0o755), {})
             entries = _children(inode)
         return entries
 
@@ -154,7 +154,14 @@ class _Tree:
         path, kind, mode, uid, gid, mtime, mtime_nsec, xattrs, content, linkname, rdev = entry
         if kind == HARD_LINK:
             return self.find_link_target(path, linkname)
-        meta = Metadata(mode, uid, gid, mtime, mtime_nsec, self.check_xattrs(path, xattrs) if xattrs else NO_XATTRS)
+        meta = Metadata(
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            mtime=mtime,
+            mtime_nsec=mtime_nsec,
+            xattrs=self.check_xattrs(path, xattrs) if xattrs else NO_XATTRS,
+        )
         match kind:
             case stat.S_IFREG:
                 return File(meta, content)

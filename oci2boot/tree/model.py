@@ -19,7 +19,7 @@ NO_XATTRS: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 SELINUX_XATTR: Final = b"security.selinux"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Metadata:
     """What an inode has besides its content. `mode` is the permission bits alone, 07777."""
 

@@ -97,7 +97,7 @@ def _usr(tree: Directory) -> Metadata:
 
 
 def _mount_point(usr: Metadata) -> Metadata:
-    return Metadata(0o755, mtime=usr.mtime, mtime_nsec=usr.mtime_nsec)
+    return Metadata(mode=0o755, mtime=usr.mtime, mtime_nsec=usr.mtime_nsec)
 
 
 def _emptied(inode: Inode, name: bytes, usr: Metadata) -> Directory:

@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Final
 
@@ -172,12 +173,15 @@ class _Relabelling:
             changed = {name: xattrs[name] for name in xattrs if name != SELINUX_XATTR}
             if wanted is not None:
                 changed[SELINUX_XATTR] = wanted
-            return Metadata(meta.mode, meta.uid, meta.gid, meta.mtime, meta.mtime_nsec, changed)
+            return Metadata(
+                mode=meta.mode, uid=meta.uid, gid=meta.gid, mtime=meta.mtime, mtime_nsec=meta.mtime_nsec, xattrs=changed
+            )
         # Most files of a package differ in content alone: one object for all of them halves what a tree takes.
         key = meta.mode, meta.uid, meta.gid, meta.mtime, meta.mtime_nsec, wanted
         plain = self._plain.get(key)
         if plain is None:
-            plain = self._plain[key] = Metadata(*key[:5], {SELINUX_XATTR: wanted} if wanted is not None else NO_XATTRS)
+            own = {SELINUX_XATTR: wanted} if wanted is not None else NO_XATTRS
+            plain = self._plain[key] = replace(meta, xattrs=own)
         return plain
 
     @staticmethod

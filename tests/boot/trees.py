@@ -17,7 +17,7 @@ def scan(root: Path) -> tuple[Directory, Read]:
 
     def look(path: str) -> Inode | None:
         status = os.lstat(path)
-        meta = Metadata(stat.S_IMODE(status.st_mode))
+        meta = Metadata(mode=stat.S_IMODE(status.st_mode))
         if stat.S_ISDIR(status.st_mode):
             found = {os.fsencode(entry.name): look(entry.path) for entry in os.scandir(path)}
             return Directory(meta, {name: inode for name, inode in found.items() if inode})
@@ -51,11 +51,11 @@ def tree_of(files: Mapping[str, bytes | Path]) -> Directory:
         if slash:
             below.setdefault(first, {})[rest] = content
         elif isinstance(content, Path):
-            entries[first.encode()] = Symlink(Metadata(0o777), bytes(content))
+            entries[first.encode()] = Symlink(Metadata(mode=0o777), bytes(content))
         else:
-            entries[first.encode()] = File(Metadata(0o644), content)
+            entries[first.encode()] = File(Metadata(mode=0o644), content)
     entries |= {name.encode(): tree_of(inside) for name, inside in below.items()}
-    return Directory(Metadata(0o755), entries)
+    return Directory(Metadata(mode=0o755), entries)
 
 
 def read_inline(file: File) -> bytes:

@@ -25,7 +25,7 @@ def test_structs_have_the_kernels_sizes() -> None:
 
 def test_the_root_of_an_empty_v2_image_is_these_bytes() -> None:
     """As composefs-rs 0.3 writes it."""
-    image = build_rootfs(Directory(Metadata(0o755, mtime=1000), {}), 2).image
+    image = build_rootfs(Directory(Metadata(mode=0o755, mtime=1000), {}), 2).image
     inode = "0500 0000 ed41 0000 1b00000000000000 00000000 24000000 00000000 00000000 e80300000000000000000000 02000000"
     entries = "2400000000000000 1800 02 00  2400000000000000 1900 02 00  2e 2e2e"
     assert image[1152:1243] == bytes.fromhex(inode) + bytes(16) + bytes.fromhex(entries)
@@ -86,8 +86,8 @@ def test_only_v2_knows_lustre() -> None:
 
 
 def test_inodes_may_not_claim_more_bytes_than_the_image_has() -> None:
-    entries: dict[bytes, Inode] = {b"%04d" % number: File(Metadata(0), b"") for number in range(2000)}
-    image = bytearray(build_rootfs(Directory(Metadata(0o755), entries), 2).image)
+    entries: dict[bytes, Inode] = {b"%04d" % number: File(Metadata(mode=0), b"") for number in range(2000)}
+    image = bytearray(build_rootfs(Directory(Metadata(mode=0o755), entries), 2).image)
     nids = [nid for inode, found in ErofsImage(bytes(image)).directories() for _, nid, _ in found]
     for nid in nids[:1000]:
         image[nid * 32 + 2 : nid * 32 + 4] = (10000).to_bytes(2, "little")  # xattr_icount: 40000 bytes each

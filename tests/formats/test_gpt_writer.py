@@ -18,8 +18,24 @@ MIB = 1 << 20
 SIZE = 64 * MIB + 512
 DISK = "00112233-4455-8677-8899-aabbccddeeff"
 PARTITIONS = [
-    Partition(1, "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", str(uuid.UUID(int=1)), MIB, 16 * MIB, 0, "ESP"),
-    Partition(2, "4f68bce3-e8cd-4db1-96e7-fbcaf984b709", str(uuid.UUID(int=2)), 17 * MIB, 46 * MIB, 1 << 59, "größe"),
+    Partition(
+        number=1,
+        type="c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+        guid=str(uuid.UUID(int=1)),
+        start=MIB,
+        size=16 * MIB,
+        attributes=0,
+        name="ESP",
+    ),
+    Partition(
+        number=2,
+        type="4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+        guid=str(uuid.UUID(int=2)),
+        start=17 * MIB,
+        size=46 * MIB,
+        attributes=1 << 59,
+        name="größe",
+    ),
 ]
 
 

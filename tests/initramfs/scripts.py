@@ -43,7 +43,7 @@ def needed_by(name: str) -> set[str]:
 def witness_template(algorithm: Hash) -> str:
     """Return the writer's image of one file as words for printf, with `digest` and `path` for those of its object."""
     digest = VerityDigest(algorithm, b"Z" * (32 if algorithm == "sha256" else 64))
-    tree = Directory(Metadata(0o755), {b"image": File(Metadata(0o444), External(digest, 1))})
+    tree = Directory(Metadata(mode=0o755), {b"image": File(Metadata(mode=0o444), External(digest, 1))})
     image = build_rootfs(tree, 2, algorithm).image
     before, after = image.split(digest.raw)
     middle, end = after.split(redirect(digest))

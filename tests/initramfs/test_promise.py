@@ -93,7 +93,7 @@ def test_the_witness_is_an_erofs_image_under_each_shell(digest: VerityDigest, tm
 @pytest.mark.parametrize("digest", [VerityDigest.parse(A), VerityDigest.parse(B)], ids=["sha256", "sha512"])
 def test_the_witness_is_the_image_that_the_rootfs_writer_writes(digest: VerityDigest) -> None:
     """The writer is held to composefs-rs's bytes by the vectors."""
-    tree = Directory(Metadata(0o755), {b"image": File(Metadata(0o444), External(digest, 1))})
+    tree = Directory(Metadata(mode=0o755), {b"image": File(Metadata(mode=0o444), External(digest, 1))})
     assert witness("dash", digest) == build_rootfs(tree, 2, digest.algorithm).image
 
 

@@ -20,7 +20,7 @@ def stored(contents: Contents, data: bytes) -> External:
 def every_kind(contents: Contents) -> Directory:
     """Return a tree with all that an image can hold, the same each time."""
     random = Random(1)
-    shared = Metadata(0o644, 1000, 70000, 1_700_000_000, 123_456_789, LABEL)
+    shared = Metadata(mode=0o644, uid=1000, gid=70000, mtime=1_700_000_000, mtime_nsec=123_456_789, xattrs=LABEL)
     linked = File(shared, stored(contents, random.randbytes(10_000)))
     big = {b"user.big": b"v" * 2000, b"user.small": b"s", **LABEL}
     files: dict[bytes, Inode] = {
@@ -28,14 +28,14 @@ def every_kind(contents: Contents) -> Directory:
         for size in (65, 4095, 4096, 4097, 5 << 20)
     }
     files |= {
-        b"empty": File(Metadata(0), b""),
+        b"empty": File(Metadata(mode=0), b""),
         b"inline": File(shared, b"i" * 64),
-        b"set-id": File(Metadata(0o6755, xattrs={b"security.capability": b"\1\0\0\2" + bytes(16)}), b"x"),
+        b"set-id": File(Metadata(mode=0o6755, xattrs={b"security.capability": b"\1\0\0\2" + bytes(16)}), b"x"),
         b"same-1": File(shared, stored(contents, b"twice" * 3000)),
-        b"same-2": File(Metadata(0o600), stored(contents, b"twice" * 3000)),
+        b"same-2": File(Metadata(mode=0o600), stored(contents, b"twice" * 3000)),
         b"link-1": linked,
         b"link-2": linked,
-        b"xattrs": File(Metadata(0o644, xattrs=big), stored(contents, b"b" * 5000)),
+        b"xattrs": File(Metadata(mode=0o644, xattrs=big), stored(contents, b"b" * 5000)),
         b"short": Symlink(shared, b"inline"),
         b"long": Symlink(shared, b"t" * 4000),
         b"pipe": Special(shared, stat.S_IFIFO),
@@ -45,20 +45,20 @@ def every_kind(contents: Contents) -> Directory:
         b"whiteout": Device(shared, stat.S_IFCHR, 0),
         b"latin1-\xe4 \n": File(shared, b"name"),
         b"n" * 255: File(shared, b"name"),
-        b"old": File(Metadata(0o644, mtime=-5), b"before 1970"),
+        b"old": File(Metadata(mode=0o644, mtime=-5), b"before 1970"),
     }
     many: dict[bytes, Inode] = {
-        b"%05d-" % number + b"x" * 60: File(Metadata(0o644), b"%d" % number) for number in range(700)
+        b"%05d-" % number + b"x" * 60: File(Metadata(mode=0o644), b"%d" % number) for number in range(700)
     }
     deep: Directory = Directory(shared, {b"bottom": File(shared, b"deep")})
     for _ in range(60):
         deep = Directory(shared, {b"d": deep})
     return Directory(
-        Metadata(0o755, xattrs=LABEL),
+        Metadata(mode=0o755, xattrs=LABEL),
         {
             b"files": Directory(shared, files),
-            b"many": Directory(Metadata(0o1777, xattrs=LABEL), many),
+            b"many": Directory(Metadata(mode=0o1777, xattrs=LABEL), many),
             b"deep": deep,
-            b"nothing": Directory(Metadata(0o700), {}),
+            b"nothing": Directory(Metadata(mode=0o700), {}),
         },
     )

@@ -19,7 +19,7 @@ from tests.rootfs.trees import trees
 from tests.witness import program
 
 VERSIONS: tuple[Version, ...] = (0, 1, 2)
-META = Metadata(0o755)
+META = Metadata(mode=0o755)
 DIGEST = VerityDigest("sha256", bytes(range(32)))
 witnessed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -84,11 +84,11 @@ def test_v2_of_a_directory_is_that_of_cfsctl(tmp_path: Path) -> None:
         path = root / f"{number:03}"
         path.write_bytes(content)
         os.utime(path, (1000, 1000))
-        entries[path.name.encode()] = File(Metadata(0o644, os.getuid(), os.getgid(), 1000), content)
+        entries[path.name.encode()] = File(Metadata(mode=0o644, uid=os.getuid(), gid=os.getgid(), mtime=1000), content)
         path.chmod(0o644)
     root.chmod(0o755)
     os.utime(root, (2000, 2000))
-    ours = build_rootfs(Directory(Metadata(0o755, os.getuid(), os.getgid(), 2000), entries), 2)
+    ours = build_rootfs(Directory(Metadata(mode=0o755, uid=os.getuid(), gid=os.getgid(), mtime=2000), entries), 2)
     words = ("--hash", "sha256", "--erofs-version", "2", "compute-id", "--no-propagate-usr-to-root", str(root))
     said = subprocess.run([program("cfsctl"), *words], check=True, capture_output=True, text=True).stdout
     assert said.strip() == str(ours.digest)
@@ -119,7 +119,7 @@ def test_fsck_erofs_finds_no_fault(tree: Directory, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_dump_erofs_agrees(version: Version, tmp_path: Path) -> None:
-    file = File(Metadata(0o640, 70000, 5, 1_700_000_000), b"hello")
+    file = File(Metadata(mode=0o640, uid=70000, gid=5, mtime=1_700_000_000), b"hello")
     rootfs = build_rootfs(tree(d=tree(first=file, second=file)), version)
     image = tmp_path / "image"
     image.write_bytes(rootfs.image)
@@ -167,11 +167,11 @@ BAD: dict[str, tuple[Directory, type[Error], str]] = {
     "dots": (tree(d=tree(**{"..": File(META, b"")})), FormatError, "^/d: a name"),
     "long name": (tree(**{"n" * 256: File(META, b"")}), LimitError, "longer than 255"),
     "depth": (DEEP, LimitError, "2048 deep"),
-    "mode": (tree(f=File(Metadata(0o100644), b"")), FormatError, "^/f: mode"),
-    "uid": (tree(f=File(Metadata(0, uid=2**32), b"")), FormatError, "uid 4294967296"),
-    "negative gid": (tree(f=File(Metadata(0, gid=-1), b"")), FormatError, "gid -1"),
-    "nanoseconds": (tree(f=File(Metadata(0, mtime_nsec=10**9), b"")), FormatError, "ns is out of range"),
-    "seconds": (tree(f=File(Metadata(0, mtime=2**63), b"")), FormatError, "out of range"),
+    "mode": (tree(f=File(Metadata(mode=0o100644), b"")), FormatError, "^/f: mode"),
+    "uid": (tree(f=File(Metadata(mode=0, uid=2**32), b"")), FormatError, "uid 4294967296"),
+    "negative gid": (tree(f=File(Metadata(mode=0, gid=-1), b"")), FormatError, "gid -1"),
+    "nanoseconds": (tree(f=File(Metadata(mode=0, mtime_nsec=10**9), b"")), FormatError, "ns is out of range"),
+    "seconds": (tree(f=File(Metadata(mode=0, mtime=2**63), b"")), FormatError, "out of range"),
     "inline": (tree(f=File(META, bytes(5001))), LimitError, "5001 bytes"),
     "file size": (tree(f=File(META, Sparse(2**53 + 1))), LimitError, "9007199254740993 bytes"),
     "empty target": (tree(s=Symlink(META, b"")), FormatError, "^/s: a symlink's target"),
@@ -183,14 +183,18 @@ BAD: dict[str, tuple[Directory, type[Error], str]] = {
         FormatError,
         "has a sha512 digest, the image is for sha256",
     ),
-    "xattr name": (tree(p=Special(Metadata(0, xattrs={b"user." + b"x" * 251: b""}), 0o010000)), FormatError, "xattr"),
+    "xattr name": (
+        tree(p=Special(Metadata(mode=0, xattrs={b"user." + b"x" * 251: b""}), 0o010000)),
+        FormatError,
+        "xattr",
+    ),
     "xattr value": (
-        tree(p=Special(Metadata(0, xattrs={b"user.x": bytes(65536)}), 0o010000)),
+        tree(p=Special(Metadata(mode=0, xattrs={b"user.x": bytes(65536)}), 0o010000)),
         FormatError,
         "65536 bytes",
     ),
     "xattrs": (
-        tree(p=Special(Metadata(0, xattrs={b"user.x": bytes(20000), b"user.y": bytes(20000)}), 0o010000)),
+        tree(p=Special(Metadata(mode=0, xattrs={b"user.x": bytes(20000), b"user.y": bytes(20000)}), 0o010000)),
         LimitError,
         "has 32767",
     ),

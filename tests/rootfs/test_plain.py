@@ -102,9 +102,10 @@ def test_an_older_checker_takes_it_too(image: Path) -> None:
 
 def test_equal_files_lie_in_it_once(contents: Contents) -> None:
     same = stored(contents, b"same" * 100_000)
-    once = plan_plain(Directory(Metadata(0o755), {b"a": File(Metadata(0), same)}), IMAGE_UUID)
+    once = plan_plain(Directory(Metadata(mode=0o755), {b"a": File(Metadata(mode=0), same)}), IMAGE_UUID)
     twice = plan_plain(
-        Directory(Metadata(0o755), {b"a": File(Metadata(0), same), b"b": File(Metadata(0), same)}), IMAGE_UUID
+        Directory(Metadata(mode=0o755), {b"a": File(Metadata(mode=0), same), b"b": File(Metadata(mode=0), same)}),
+        IMAGE_UUID,
     )
     assert twice.size == once.size
 
@@ -112,25 +113,25 @@ def test_equal_files_lie_in_it_once(contents: Contents) -> None:
 @pytest.mark.parametrize(
     ("inode", "words"),
     [
-        (File(Metadata(0o644), Sparse(5)), "no content"),
-        (File(Metadata(0o10644), b""), "out of range"),
-        (File(Metadata(0o644, xattrs={b"user.x": bytes(70000)}), b""), "cannot be stored"),
-        (File(Metadata(0o644, xattrs={b"user.x": bytes(5000)}), b""), "at most 4096"),
+        (File(Metadata(mode=0o644), Sparse(5)), "no content"),
+        (File(Metadata(mode=0o10644), b""), "out of range"),
+        (File(Metadata(mode=0o644, xattrs={b"user.x": bytes(70000)}), b""), "cannot be stored"),
+        (File(Metadata(mode=0o644, xattrs={b"user.x": bytes(5000)}), b""), "at most 4096"),
     ],
 )
 def test_what_it_cannot_hold_is_refused(inode: Inode, words: str) -> None:
     with pytest.raises(Error, match=words):
-        plan_plain(Directory(Metadata(0o755), {b"f": inode}), IMAGE_UUID)
+        plan_plain(Directory(Metadata(mode=0o755), {b"f": inode}), IMAGE_UUID)
 
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"a\0b", b"x" * 256])
 def test_a_name_that_is_none_is_refused(name: bytes) -> None:
     with pytest.raises(FormatError, match="not a file name"):
-        plan_plain(Directory(Metadata(0o755), {name: File(Metadata(0o644), b"")}), IMAGE_UUID)
+        plan_plain(Directory(Metadata(mode=0o755), {name: File(Metadata(mode=0o644), b"")}), IMAGE_UUID)
 
 
 def test_content_of_another_size_is_refused(contents: Contents) -> None:
     external = stored(contents, b"a" * 5000)
-    image = plan_plain(Directory(Metadata(0o755), {b"f": File(Metadata(0o644), external)}), IMAGE_UUID)
+    image = plan_plain(Directory(Metadata(mode=0o755), {b"f": File(Metadata(mode=0o644), external)}), IMAGE_UUID)
     with pytest.raises(FormatError, match="has 4999 bytes, the tree says 5000"):
         list(image.pieces(lambda _: [b"a" * 4999]))

@@ -22,7 +22,7 @@ from tests.rootfs.dumps import CASES, build
 from tests.rootfs.trees import trees
 from tests.witness import VECTORS
 
-META = Metadata(0o755)
+META = Metadata(mode=0o755)
 ROOT_AT = 1152
 
 
@@ -59,7 +59,7 @@ def test_referenced_objects_are_the_digests_of_the_tree(version: Version) -> Non
 def small(version: Version) -> bytes:
     """An image with one of everything, and little else to hit."""
     shared = External(VerityDigest("sha256", b"s" * 32), 100)
-    linked = File(Metadata(0o600, xattrs={b"user.big": b"v" * 300}), b"inline")
+    linked = File(Metadata(mode=0o600, xattrs={b"user.big": b"v" * 300}), b"inline")
     text = b"".join(
         [
             b"/ 0 40755 3 0 0 0 5.0 - - - security.selinux=root_t\n",
@@ -203,7 +203,9 @@ def test_a_file_whose_object_is_in_doubt_is_refused(at: int, byte: int, words: s
 
 
 def test_an_xattr_that_is_there_twice_is_refused() -> None:
-    image = build_rootfs(Directory(META, {b"f": File(Metadata(0, xattrs={b"user.a": b"", b"user.b": b""}), b"")})).image
+    image = build_rootfs(
+        Directory(META, {b"f": File(Metadata(mode=0, xattrs={b"user.a": b"", b"user.b": b""}), b"")})
+    ).image
     with pytest.raises(FormatError, match="twice"):
         read_rootfs(image.replace(b"\x01\x01\x00\x00b", b"\x01\x01\x00\x00a"))
 
@@ -230,6 +232,8 @@ def test_directories_nested_without_end_are_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_xattr_that_overlayfs_would_act_on_is_refused() -> None:
-    image = build_rootfs(Directory(META, {b"f": File(Metadata(0, xattrs={b"trusted.0verlay.origin": b""}), b"")})).image
+    image = build_rootfs(
+        Directory(META, {b"f": File(Metadata(mode=0, xattrs={b"trusted.0verlay.origin": b""}), b"")})
+    ).image
     with pytest.raises(FormatError, match="means something to overlayfs"):
         read_rootfs(image.replace(b"0verlay.origin", b"overlay.origin"))

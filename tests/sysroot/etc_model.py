@@ -103,7 +103,14 @@ def random_meta(chance: random.Random, mode: int = 0o644) -> Metadata:
         xattrs[b"security.capability"] = bytes.fromhex("0100000200200000000000000000000000000000")
     if chance.random() < 0.15:
         mode |= stat.S_IWGRP
-    return Metadata(mode, chance.choice((0, 0, 0, 7)), chance.choice((0, 0, 0, 8)), 1000, 5, xattrs)
+    return Metadata(
+        mode=mode,
+        uid=chance.choice((0, 0, 0, 7)),
+        gid=chance.choice((0, 0, 0, 8)),
+        mtime=1000,
+        mtime_nsec=5,
+        xattrs=xattrs,
+    )
 
 
 def random_inode(chance: random.Random, depth: int, *, devices: bool) -> Inode:
@@ -111,11 +118,11 @@ def random_inode(chance: random.Random, depth: int, *, devices: bool) -> Inode:
     if kind < 0.35 and depth > 0:
         return random_tree(chance, depth, devices=devices)
     if kind < 0.45:
-        return Symlink(Metadata(0o777), chance.choice((b"a", b"b")))
+        return Symlink(Metadata(mode=0o777), chance.choice((b"a", b"b")))
     if kind < 0.5 and devices:
-        return Device(Metadata(0o600), stat.S_IFCHR, 0x103)
+        return Device(Metadata(mode=0o600), stat.S_IFCHR, 0x103)
     if kind < 0.55 and devices:
-        return Special(Metadata(0o600), stat.S_IFIFO)
+        return Special(Metadata(mode=0o600), stat.S_IFIFO)
     return File(random_meta(chance), chance.choice((b"", b"x", b"y")))
 
 
@@ -142,8 +149,8 @@ def some_upper(chance: random.Random, base: Directory, ours: Directory) -> Direc
     for name in base.entries.keys() | ours.entries.keys():
         lower, wanted = base.entries.get(name), ours.entries.get(name)
         if wanted is None:
-            file = File(Metadata(0o600, xattrs={b"trusted.overlay.whiteout": b"y"}), b"")
-            entries[name] = chance.choice((file, Device(Metadata(0), stat.S_IFCHR, 0)))
+            file = File(Metadata(mode=0o600, xattrs={b"trusted.overlay.whiteout": b"y"}), b"")
+            entries[name] = chance.choice((file, Device(Metadata(mode=0), stat.S_IFCHR, 0)))
         elif lower is wanted and chance.random() < 0.8:
             pass
         elif isinstance(wanted, Directory):
@@ -152,10 +159,12 @@ def some_upper(chance: random.Random, base: Directory, ours: Directory) -> Direc
                 entries[name] = some_upper(chance, lower, wanted)
             else:
                 opaque = {**meta.xattrs, b"trusted.overlay.opaque": b"y"}
-                entries[name] = Directory(Metadata(meta.mode, meta.uid, meta.gid, xattrs=opaque), wanted.entries)
+                entries[name] = Directory(
+                    Metadata(mode=meta.mode, uid=meta.uid, gid=meta.gid, xattrs=opaque), wanted.entries
+                )
         else:
             entries[name] = wanted
     if chance.random() < 0.5:
         return Directory(ours.meta, entries)
     books = {**ours.meta.xattrs, b"trusted.overlay.impure": b"y", b"trusted.overlay.origin": b"\0\xfb"}
-    return Directory(Metadata(ours.meta.mode, ours.meta.uid, ours.meta.gid, xattrs=books), entries)
+    return Directory(Metadata(mode=ours.meta.mode, uid=ours.meta.uid, gid=ours.meta.gid, xattrs=books), entries)

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from oci2boot.tree.model import Directory, File, Inode, Metadata
 
 SSHD = b"Port 22\nInclude /etc/ssh/sshd_config.d/*.conf\n"
-ETC = Metadata(0o755, 0, 0, 1234)
-SSH = Metadata(0o750, 0, 7, 5678)
+ETC = Metadata(mode=0o755, uid=0, gid=0, mtime=1234)
+SSH = Metadata(mode=0o750, uid=0, gid=7, mtime=5678)
 
 
 def file(content: bytes) -> File:
-    return File(Metadata(0o644), content)
+    return File(Metadata(mode=0o644), content)
 
 
 def directory(entries: Mapping[bytes, Inode], meta: Metadata = ETC) -> Directory:

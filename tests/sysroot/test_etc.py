@@ -14,12 +14,12 @@ from oci2boot.sysroot.etc_overlay import view
 from oci2boot.tree.model import SELINUX_XATTR, Device, Directory, File, Inode, Metadata, Symlink
 from tests.sysroot.etc_model import changed, flat, merge, random_tree, some_upper
 
-WHITEOUT = Device(Metadata(0), stat.S_IFCHR, 0)
-DIRECTORY = Metadata(0o755)
+WHITEOUT = Device(Metadata(mode=0), stat.S_IFCHR, 0)
+DIRECTORY = Metadata(mode=0o755)
 
 
 def file(content: str = "", mode: int = 0o644, label: bytes | None = None) -> File:
-    return File(Metadata(mode, xattrs={SELINUX_XATTR: label} if label else {}), content.encode())
+    return File(Metadata(mode=mode, xattrs={SELINUX_XATTR: label} if label else {}), content.encode())
 
 
 def folder(meta: Metadata = DIRECTORY, /, **entries: Inode) -> Directory:
@@ -27,7 +27,7 @@ def folder(meta: Metadata = DIRECTORY, /, **entries: Inode) -> Directory:
 
 
 def opaque(**entries: Inode) -> Directory:
-    return folder(Metadata(0o755, xattrs={b"trusted.overlay.opaque": b"y"}), **entries)
+    return folder(Metadata(mode=0o755, xattrs={b"trusted.overlay.opaque": b"y"}), **entries)
 
 
 def rows(plan: EtcPlan) -> list[tuple[str, str, str]]:
@@ -166,7 +166,7 @@ def test_hard_links_stay_links() -> None:
 def test_an_immutable_file_stays_so() -> None:
     """chattr +i on an overlay is an attribute of overlayfs's own."""
     immutable = File(
-        Metadata(0o644, xattrs={b"trusted.overlay.protattr": b"i", b"trusted.overlay.origin": b"\0"}), b"x"
+        Metadata(mode=0o644, xattrs={b"trusted.overlay.protattr": b"i", b"trusted.overlay.origin": b"\0"}), b"x"
     )
     plan = plan_etc(folder(a=file("x")), folder(a=file("x")), folder(a=immutable))
     assert dict(plan.upper.entries[b"a"].meta.xattrs) == {b"trusted.overlay.protattr": b"i"}
@@ -175,20 +175,20 @@ def test_an_immutable_file_stays_so() -> None:
 def test_files_that_were_only_copied_up_in_part_have_the_images_content() -> None:
     """Linux, overlayfs.rst, "Metadata only copy up" and "renaming directories"."""
     content = External(VerityDigest.parse("ab" * 32), 100)
-    base = folder(a=File(Metadata(0o644), content), d=folder(f=file("f")))
+    base = folder(a=File(Metadata(mode=0o644), content), d=folder(f=file("f")))
     metacopy = {b"trusted.overlay.metacopy": b""}
     upper = folder(
         b=File(
-            Metadata(0o600, xattrs={**metacopy, b"trusted.overlay.redirect": b"a"}),
+            Metadata(mode=0o600, xattrs={**metacopy, b"trusted.overlay.redirect": b"a"}),
             External(VerityDigest.parse("00" * 32), 100),
         ),
         a=WHITEOUT,
         d=WHITEOUT,
-        e=folder(Metadata(0o755, xattrs={b"trusted.overlay.redirect": b"/d"}), g=file("g")),
+        e=folder(Metadata(mode=0o755, xattrs={b"trusted.overlay.redirect": b"/d"}), g=file("g")),
     )
     shown = view(base, upper)
-    assert flat(shown) == flat(folder(b=File(Metadata(0o600), content), e=folder(f=file("f"), g=file("g"))))
-    lost = folder(b=File(Metadata(0o600, xattrs=metacopy), b"123"))
+    assert flat(shown) == flat(folder(b=File(Metadata(mode=0o600), content), e=folder(f=file("f"), g=file("g"))))
+    lost = folder(b=File(Metadata(mode=0o600, xattrs=metacopy), b"123"))
     with pytest.raises(TargetError, match="not there"):
         view(base, lost)
 
@@ -200,7 +200,7 @@ def test_differences_are_those_of_config_diff() -> None:
         gone=WHITEOUT,
         edited=file("x", 0o600),
         d=opaque(three=file()),
-        e=Symlink(Metadata(0o777), b"d"),
+        e=Symlink(Metadata(mode=0o777), b"d"),
         moved=file("x"),
     )
     assert [(one.path, one.change) for one in diff_etc(BASE, upper)] == [
@@ -215,7 +215,7 @@ def test_differences_are_those_of_config_diff() -> None:
 
 
 def test_digests_of_two_kinds_are_not_compared() -> None:
-    a, b = (folder(a=File(Metadata(0o644), External(VerityDigest.parse("ab" * size), 100))) for size in (32, 64))
+    a, b = (folder(a=File(Metadata(mode=0o644), External(VerityDigest.parse("ab" * size), 100))) for size in (32, 64))
     with pytest.raises(TargetError, match="sha512"):
         diff_etc(a, b)
 

@@ -61,7 +61,9 @@ write_upper(plan.upper, Path("/mnt/new/upper"), nowhere)'
 def test_an_unfinished_upper_directory_is_replaced(tmp_path: Path) -> None:
     content = os.urandom(5000)
     (tmp_path / "content").write_bytes(content)
-    tree = Directory(Metadata(0o755), {b"a": File(Metadata(0o640, 1, 2), External(measure(content), len(content)))})
+    tree = Directory(
+        Metadata(mode=0o755), {b"a": File(Metadata(mode=0o640, uid=1, gid=2), External(measure(content), len(content)))}
+    )
     upper = tmp_path / "etc/upper"
     (upper / "old").mkdir(parents=True)
     (tmp_path / "etc/.upper.new/half").mkdir(parents=True)

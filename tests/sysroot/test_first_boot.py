@@ -61,8 +61,8 @@ def test_keys_go_where_a_drop_in_sends_sshd(key: Path) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_keys_go_into_a_home_in_var(key: Path, there: bool) -> None:
-    tree = image(sshd=None, root=Symlink(Metadata(0o777), b"var/roothome"))
-    home = Metadata(0o700, mtime=99)
+    tree = image(sshd=None, root=Symlink(Metadata(mode=0o777), b"var/roothome"))
+    home = Metadata(mode=0o700, mtime=99)
     if there:
         var = tree.entries[b"var"]
         assert isinstance(var, Directory)

@@ -11,20 +11,20 @@ DEPLOYMENT = Recorded(VerityDigest("sha256", bytes(32)), b"{}")
 
 
 def labelled(label: str, **entries: Directory | File) -> Directory:
-    meta = Metadata(0o755, uid=len(label), xattrs={SELINUX_XATTR: label.encode() + b"\0"})
+    meta = Metadata(mode=0o755, uid=len(label), xattrs={SELINUX_XATTR: label.encode() + b"\0"})
     return Directory(meta, {name.encode(): inode for name, inode in entries.items()})
 
 
 TREE = labelled(
     "root_t",
-    etc=labelled("etc_t", passwd=File(Metadata(0o644), b"root")),
-    srv=labelled("var_t", www=labelled("httpd_t"), file=File(Metadata(0o644), b"")),
+    etc=labelled("etc_t", passwd=File(Metadata(mode=0o644), b"root")),
+    srv=labelled("var_t", www=labelled("httpd_t"), file=File(Metadata(mode=0o644), b"")),
 )
 
 
 def test_upper_directories_have_the_labels_of_what_they_stand_for() -> None:
     """K0.4: with SELinux enforced, /etc and a place further down can be used as before."""
-    written = labelled("etc_t", hostname=File(Metadata(0o644), b"box"))
+    written = labelled("etc_t", hostname=File(Metadata(mode=0o644), b"box"))
     state = overlay_state(DEPLOYMENT, TREE, ["/etc", "/srv/www"], {"/etc": written})
     assert find(state, b"/state/overlays/etc/upper") is written
     upper, lower = find(state, b"/state/overlays/srv/www/upper"), find(TREE, b"/srv/www")

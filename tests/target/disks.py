@@ -73,11 +73,11 @@ def write(plan: DiskPlan, target: Path, *, overwrite: bool = False) -> None:
 
 
 def directory(path: bytes, mode: int = 0o755, xattrs: Mapping[bytes, bytes] = NO_XATTRS) -> RootEntry:
-    return RootEntry(path, stat.S_IFDIR, Metadata(mode, xattrs=xattrs))
+    return RootEntry(path=path, kind=stat.S_IFDIR, meta=Metadata(mode=mode, xattrs=xattrs))
 
 
 def regular(path: bytes, source: Source = b"", meta: Metadata | None = None) -> RootEntry:
-    return RootEntry(path, stat.S_IFREG, meta or Metadata(0o644), source)
+    return RootEntry(path=path, kind=stat.S_IFREG, meta=meta or Metadata(mode=0o644), source=source)
 
 
 def verified(path: bytes, source: Source, algorithm: Hash = "sha256") -> RootEntry:
@@ -89,7 +89,7 @@ def verified(path: bytes, source: Source, algorithm: Hash = "sha256") -> RootEnt
                 hasher.update(piece)
     else:
         hasher.update(source)
-    return RootEntry(path, stat.S_IFREG, Metadata(0o444), source, hasher.digest())
+    return RootEntry(path=path, kind=stat.S_IFREG, meta=Metadata(mode=0o444), source=source, verity=hasher.digest())
 
 
 def plan_of(root: list[RootEntry], esp: list[EspFile] | None = None, **options: Any) -> DiskPlan:

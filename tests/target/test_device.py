@@ -111,7 +111,9 @@ def test_the_kernel_is_to_clear_the_inode_tables_that_were_not_written(device: t
 def test_a_device_that_was_interrupted_has_no_partitions(tmp_path: Path) -> None:
     """The table comes last: half a system never boots."""
     honest = verified(b"/broken", b"right" * 9000)
-    broken = RootEntry(honest.path, honest.kind, honest.meta, b"wrong" * 9000, honest.verity)
+    broken = RootEntry(
+        path=honest.path, kind=honest.kind, meta=honest.meta, source=b"wrong" * 9000, verity=honest.verity
+    )
     plan = plan_of([*ENTRIES, broken], ESP, **SIZES)
     path = used_device(tmp_path / "device", plan.size)
     assert "gpt" in signatures(path)

@@ -69,29 +69,37 @@ class Rich:
         self.big = FileSource.of(big)
         label = {b"security.selinux": LABEL}
         self.entries = [
-            RootEntry(b"/", stat.S_IFDIR, Metadata(0o755, xattrs=label)),
-            RootEntry(b"/lost+found", stat.S_IFDIR, Metadata(0o700, 0, 0, 77, xattrs=label)),
+            RootEntry(path=b"/", kind=stat.S_IFDIR, meta=Metadata(mode=0o755, xattrs=label)),
+            RootEntry(path=b"/lost+found", kind=stat.S_IFDIR, meta=Metadata(mode=0o700, mtime=77, xattrs=label)),
             directory(b"/v", xattrs=label),
             *(verified(b"/v/%d-256" % size, content(size), "sha256") for size in SIZES),
             *(verified(b"/v/%d-512" % size, content(size), "sha512") for size in SIZES),
             verified(b"/v/big", self.big),
             *(regular(b"/plain-%d" % size, content(size)) for size in SIZES),
-            regular(b"/owned", b"x", Metadata(0o6755, 70000, 2_000_000_000, 1_600_000_000, 123_456_789)),
-            regular(b"/past", b"", Metadata(0o600, mtime=-5)),
-            regular(b"/future", b"", Metadata(0o600, mtime=6_000_000_000)),
-            regular(b"/labelled", b"x", Metadata(0o644, xattrs=label)),
-            regular(b"/full", b"x", Metadata(0o644, xattrs={
+            regular(b"/owned", b"x", Metadata(
+                mode=0o6755, uid=70000, gid=2_000_000_000, mtime=1_600_000_000, mtime_nsec=123_456_789
+            )),
+            regular(b"/past", b"", Metadata(mode=0o600, mtime=-5)),
+            regular(b"/future", b"", Metadata(mode=0o600, mtime=6_000_000_000)),
+            regular(b"/labelled", b"x", Metadata(mode=0o644, xattrs=label)),
+            regular(b"/full", b"x", Metadata(mode=0o644, xattrs={
                 b"security.selinux": LABEL, b"security.capability": CAPABILITY, b"user.long": b"v" * 500,
                 b"user.empty": b"", b"trusted.overlay.opaque": b"y", b"system.posix_acl_access": ACL,
             })),
-            RootEntry(b"/short", stat.S_IFLNK, Metadata(0o777), b"s" * 59),
-            RootEntry(b"/middle", stat.S_IFLNK, Metadata(0o777), b"m" * 60),
-            RootEntry(b"/long", stat.S_IFLNK, Metadata(0o777), b"l" * 4000),
-            RootEntry(b"/null", stat.S_IFCHR, Metadata(0o666), rdev=0x103),
-            RootEntry(b"/disk", stat.S_IFBLK, Metadata(0o660, 0, 6), rdev=0x12310345),
-            RootEntry(b"/pipe", stat.S_IFIFO, Metadata(0o600)),
-            RootEntry(b"/socket", stat.S_IFSOCK, Metadata(0o600)),
-            RootEntry(b"/linked", stat.S_IFREG, Metadata(0o644), b"one inode", links=[b"/v/also", b"/again"]),
+            RootEntry(path=b"/short", kind=stat.S_IFLNK, meta=Metadata(mode=0o777), source=b"s" * 59),
+            RootEntry(path=b"/middle", kind=stat.S_IFLNK, meta=Metadata(mode=0o777), source=b"m" * 60),
+            RootEntry(path=b"/long", kind=stat.S_IFLNK, meta=Metadata(mode=0o777), source=b"l" * 4000),
+            RootEntry(path=b"/null", kind=stat.S_IFCHR, meta=Metadata(mode=0o666), rdev=0x103),
+            RootEntry(path=b"/disk", kind=stat.S_IFBLK, meta=Metadata(mode=0o660, uid=0, gid=6), rdev=0x12310345),
+            RootEntry(path=b"/pipe", kind=stat.S_IFIFO, meta=Metadata(mode=0o600)),
+            RootEntry(path=b"/socket", kind=stat.S_IFSOCK, meta=Metadata(mode=0o600)),
+            RootEntry(
+                path=b"/linked",
+                kind=stat.S_IFREG,
+                meta=Metadata(mode=0o644),
+                source=b"one inode",
+                links=[b"/v/also", b"/again"],
+            ),
             directory(b"/many"),
             *(regular(b"/many/%05d" % number, b"%d" % number) for number in range(5000)),
             directory(b"/odd"),
@@ -337,16 +345,16 @@ def trees(draw: st.DrawFn) -> list[RootEntry]:
     for name in draw(st.lists(NAME, max_size=25, unique=True)):
         path = draw(st.sampled_from(folders)).rstrip(b"/") + b"/" + name
         meta = Metadata(
-            draw(st.integers(0, 0o7777)),
-            draw(st.integers(0, 2**32 - 1)),
-            draw(st.integers(0, 2**32 - 1)),
-            draw(st.integers(-(2**31), 2**34 - 2**31 - 1)),
-            draw(st.integers(0, 999_999_999)),
-            draw(st.dictionaries(ATTRIBUTE, st.binary(max_size=200), max_size=3)),
+            mode=draw(st.integers(0, 0o7777)),
+            uid=draw(st.integers(0, 2**32 - 1)),
+            gid=draw(st.integers(0, 2**32 - 1)),
+            mtime=draw(st.integers(-(2**31), 2**34 - 2**31 - 1)),
+            mtime_nsec=draw(st.integers(0, 999_999_999)),
+            xattrs=draw(st.dictionaries(ATTRIBUTE, st.binary(max_size=200), max_size=3)),
         )
         kind = draw(st.sampled_from([stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO]))
         source = draw(st.binary(min_size=1, max_size=100).filter(lambda target: b"\0" not in target))
-        entries.append(RootEntry(path, kind, meta, source, rdev=draw(st.integers(0, 2**32 - 1))))
+        entries.append(RootEntry(path=path, kind=kind, meta=meta, source=source, rdev=draw(st.integers(0, 2**32 - 1))))
         if kind == stat.S_IFDIR:
             folders.append(path)
     return entries

@@ -44,7 +44,9 @@ def leaves_nothing(place: Path, kind: type[Error], match: str, plan: DiskPlan, t
 
 def test_an_object_with_another_content_is_refused(place: Path) -> None:
     honest = verified(b"/object", content(5000))
-    broken = RootEntry(honest.path, honest.kind, honest.meta, content(5000)[::-1], honest.verity)
+    broken = RootEntry(
+        path=honest.path, kind=honest.kind, meta=honest.meta, source=content(5000)[::-1], verity=honest.verity
+    )
     leaves_nothing(place, DigestError, "should measure", plan_of([broken]))
 
 

@@ -118,34 +118,49 @@ def test_defaults_leave_room_for_more() -> None:
 
 LONG = b"n" * 256
 FILE, FOLDER, LINK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
-PLAIN = Metadata(0o644)
+PLAIN = Metadata(mode=0o644)
 
 
 @pytest.mark.parametrize(
     ("entries", "match"),
     [
-        ([RootEntry(b"/a/b", FILE, PLAIN)], "no directory to lie in"),
-        ([RootEntry(b"/a", FILE, PLAIN), RootEntry(b"/a/b", FILE, PLAIN)], "no directory to lie in"),
-        ([RootEntry(b"/lost+found/b", FILE, PLAIN)], "no directory to lie in"),
-        ([RootEntry(b"/a", FILE, PLAIN), RootEntry(b"/a", FOLDER, PLAIN)], "same path"),
-        ([RootEntry(b"/a", FILE, PLAIN, links=[b"/b"]), RootEntry(b"/b", FILE, PLAIN)], "the path b'/b'"),
-        ([RootEntry(b"a", FILE, PLAIN)], "not a path"),
-        ([RootEntry(b"/..", FILE, PLAIN)], "not a path"),
-        ([RootEntry(b"/a/", FILE, PLAIN)], "not a path"),
-        ([RootEntry(b"", FILE, PLAIN)], "not a path"),
-        ([RootEntry(b"/a\0", FILE, PLAIN)], "not a path"),
-        ([RootEntry(b"/" + LONG, FILE, PLAIN)], "not a path"),
-        ([RootEntry(b"/", FILE, PLAIN)], "must be a directory"),
-        ([RootEntry(b"/a", FOLDER, PLAIN, links=[b"/b"])], "hard links"),
-        ([RootEntry(b"/a", LINK, PLAIN, b"")], "symbolic link"),
-        ([RootEntry(b"/a", LINK, PLAIN, b"l" * 4096)], "symbolic link"),
-        ([RootEntry(b"/a", 0o170000, PLAIN)], "unknown kind"),
-        ([RootEntry(b"/a", FILE, Metadata(0o10000))], "a mode or an owner"),
-        ([RootEntry(b"/a", FILE, Metadata(0, 1 << 32))], "a mode or an owner"),
-        ([RootEntry(b"/a", FILE, Metadata(0, xattrs={b"btrfs.compression": b"x"}))], "extended attribute"),
-        ([RootEntry(b"/a", FILE, Metadata(0, xattrs={b"user.a": b"x" * 4096}))], "ext4 has room for"),
-        ([RootEntry(b"/a", FILE, Metadata(0, xattrs={b"system.posix_acl_access": b"x"}))], "POSIX ACL"),
-        ([RootEntry(b"/a", FILE, PLAIN, FileSource(Path("a"), 1 << 50))], "at most"),
+        ([RootEntry(path=b"/a/b", kind=FILE, meta=PLAIN)], "no directory to lie in"),
+        (
+            [RootEntry(path=b"/a", kind=FILE, meta=PLAIN), RootEntry(path=b"/a/b", kind=FILE, meta=PLAIN)],
+            "no directory to lie in",
+        ),
+        ([RootEntry(path=b"/lost+found/b", kind=FILE, meta=PLAIN)], "no directory to lie in"),
+        ([RootEntry(path=b"/a", kind=FILE, meta=PLAIN), RootEntry(path=b"/a", kind=FOLDER, meta=PLAIN)], "same path"),
+        (
+            [RootEntry(path=b"/a", kind=FILE, meta=PLAIN, links=[b"/b"]), RootEntry(path=b"/b", kind=FILE, meta=PLAIN)],
+            "the path b'/b'",
+        ),
+        ([RootEntry(path=b"a", kind=FILE, meta=PLAIN)], "not a path"),
+        ([RootEntry(path=b"/..", kind=FILE, meta=PLAIN)], "not a path"),
+        ([RootEntry(path=b"/a/", kind=FILE, meta=PLAIN)], "not a path"),
+        ([RootEntry(path=b"", kind=FILE, meta=PLAIN)], "not a path"),
+        ([RootEntry(path=b"/a\0", kind=FILE, meta=PLAIN)], "not a path"),
+        ([RootEntry(path=b"/" + LONG, kind=FILE, meta=PLAIN)], "not a path"),
+        ([RootEntry(path=b"/", kind=FILE, meta=PLAIN)], "must be a directory"),
+        ([RootEntry(path=b"/a", kind=FOLDER, meta=PLAIN, links=[b"/b"])], "hard links"),
+        ([RootEntry(path=b"/a", kind=LINK, meta=PLAIN, source=b"")], "symbolic link"),
+        ([RootEntry(path=b"/a", kind=LINK, meta=PLAIN, source=b"l" * 4096)], "symbolic link"),
+        ([RootEntry(path=b"/a", kind=0o170000, meta=PLAIN)], "unknown kind"),
+        ([RootEntry(path=b"/a", kind=FILE, meta=Metadata(mode=0o10000))], "a mode or an owner"),
+        ([RootEntry(path=b"/a", kind=FILE, meta=Metadata(mode=0, uid=1 << 32))], "a mode or an owner"),
+        (
+            [RootEntry(path=b"/a", kind=FILE, meta=Metadata(mode=0, xattrs={b"btrfs.compression": b"x"}))],
+            "extended attribute",
+        ),
+        (
+            [RootEntry(path=b"/a", kind=FILE, meta=Metadata(mode=0, xattrs={b"user.a": b"x" * 4096}))],
+            "ext4 has room for",
+        ),
+        (
+            [RootEntry(path=b"/a", kind=FILE, meta=Metadata(mode=0, xattrs={b"system.posix_acl_access": b"x"}))],
+            "POSIX ACL",
+        ),
+        ([RootEntry(path=b"/a", kind=FILE, meta=PLAIN, source=FileSource(Path("a"), 1 << 50))], "at most"),
     ],
 )
 def test_what_ext4_cannot_hold_is_refused(entries: list[RootEntry], match: str) -> None:

@@ -81,9 +81,9 @@ def test_seconds_are_signed(text: str, seconds: int) -> None:
 
 def test_the_writer_escapes_as_composefs_rs() -> None:
     """composefs-rs 0.9, dumpfile.rs: a lone dash in a field but not in an xattr, `=` in an xattr but not in a field."""
-    meta = Metadata(0o777, xattrs={b"user.=\x7f": b"-", b"user.a b": b""})
-    entries: dict[bytes, Inode] = {b"a=\\ \xc3": Symlink(meta, b"-"), b"-": File(Metadata(0), b"-")}
-    assert dump(Directory(Metadata(0o755), entries)).splitlines()[1:] == [
+    meta = Metadata(mode=0o777, xattrs={b"user.=\x7f": b"-", b"user.a b": b""})
+    entries: dict[bytes, Inode] = {b"a=\\ \xc3": Symlink(meta, b"-"), b"-": File(Metadata(mode=0), b"-")}
+    assert dump(Directory(Metadata(mode=0o755), entries)).splitlines()[1:] == [
         b"/- 1 100000 1 0 0 0 0.0 - \\x2d -",
         b"/a=\\\\\\x20\\xc3 1 120777 1 0 0 0 0.0 \\x2d - - user.\\x3d\\x7f=- user.a\\x20b=",
     ]

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 from oci2boot.tree.model import Directory, File, Inode, Metadata, Symlink, rewrite, walk
 
-LINKED = File(Metadata(0o644), b"linked")
-UNCHANGED = Directory(Metadata(0o755), {b"a": File(Metadata(0o600), b"a"), b"b": Symlink(Metadata(0o777), b"a")})
+LINKED = File(Metadata(mode=0o644), b"linked")
+UNCHANGED = Directory(
+    Metadata(mode=0o755), {b"a": File(Metadata(mode=0o600), b"a"), b"b": Symlink(Metadata(mode=0o777), b"a")}
+)
 TREE = Directory(
-    Metadata(0o755),
-    {b"one": LINKED, b"below": Directory(Metadata(0o700), {b"two": LINKED}), b"unchanged": UNCHANGED},
+    Metadata(mode=0o755),
+    {b"one": LINKED, b"below": Directory(Metadata(mode=0o700), {b"two": LINKED}), b"unchanged": UNCHANGED},
 )
 
 

@@ -19,12 +19,12 @@ from oci2boot.tree.selinux import MAX_POLICY_FILE, disagreements, label, load_po
 from tests.formats.policies import PolicyMaker
 from tests.witness import program
 
-META = Metadata(0o755)
+META = Metadata(mode=0o755)
 CAPABILITY = b"security.capability"
 
 
 def file(content: bytes = b"", **xattrs: bytes) -> File:
-    return File(Metadata(0o644, xattrs={b"security." + name.encode(): xattrs[name] for name in xattrs}), content)
+    return File(Metadata(mode=0o644, xattrs={b"security." + name.encode(): xattrs[name] for name in xattrs}), content)
 
 
 def tree(paths: Mapping[str, Inode]) -> Directory:
@@ -68,7 +68,9 @@ def test_every_kind_of_inode_is_labelled_by_its_path_and_kind() -> None:
     specs = (
         b"/.* ANY\n/.* -d DIR\n/x/.* -- REG\n/x/.* -l LNK\n/x/.* -c CHR\n/x/.* -b BLK\n/x/.* -p FIFO\n/x/.* -s SOCK\n"
     )
-    meta = Metadata(0o4711, 1, 2, -3, 4, {CAPABILITY: b"\1", SELINUX_XATTR: b"build_host\0"})
+    meta = Metadata(
+        mode=0o4711, uid=1, gid=2, mtime=-3, mtime_nsec=4, xattrs={CAPABILITY: b"\1", SELINUX_XATTR: b"build_host\0"}
+    )
     root = with_policy(
         specs,
         {

@@ -46,7 +46,7 @@ _AREA_HEADER: Final = XattrAreaHeader.layout()
 _ENTRY: Final = XattrEntry.layout()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inode:
     nid: int
     mode: int
@@ -114,7 +114,20 @@ class ErofsImage:
         if end > len(data):
             raise FormatError(f"the xattrs of inode {nid} are outside of the image")
         self._claim(end - nid * SLOT)
-        return Inode(nid, mode, nlink, size, u, uid, gid, mtime, nsec, layout, at, end)
+        return Inode(
+            nid=nid,
+            mode=mode,
+            nlink=nlink,
+            size=size,
+            u=u,
+            uid=uid,
+            gid=gid,
+            mtime=mtime,
+            mtime_nsec=nsec,
+            layout=layout,
+            xattrs_at=at,
+            xattrs_end=end,
+        )
 
     def _claim(self, size: int) -> None:
         self._unclaimed -= size

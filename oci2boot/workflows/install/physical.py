@@ -55,20 +55,20 @@ def entries_of(repository: Repository, root: Directory) -> Iterator[RootEntry]:
 def _entry(repository: Repository, path: bytes, inode: Inode, links: list[bytes]) -> RootEntry:
     match inode:
         case Directory():
-            return RootEntry(path, stat.S_IFDIR, inode.meta)
+            return RootEntry(path=path, kind=stat.S_IFDIR, meta=inode.meta)
         case File(content=External() as content):
             verity = content.digest if path.startswith(VERIFIED) else None
             source = FileSource(repository.object_path(content.digest), content.size)
-            return RootEntry(path, stat.S_IFREG, inode.meta, source, verity, links=links)
+            return RootEntry(path=path, kind=stat.S_IFREG, meta=inode.meta, source=source, verity=verity, links=links)
         case File(content=Sparse()):
             raise StoreError(f"{path!r} has no content in the store")
         case File(content=bytes() as data):
             verity = fsverity.measure(data, repository.algorithm) if path.startswith(VERIFIED) else None
-            return RootEntry(path, stat.S_IFREG, inode.meta, data, verity, links=links)
+            return RootEntry(path=path, kind=stat.S_IFREG, meta=inode.meta, source=data, verity=verity, links=links)
         case Symlink():
-            return RootEntry(path, stat.S_IFLNK, inode.meta, inode.target, links=links)
+            return RootEntry(path=path, kind=stat.S_IFLNK, meta=inode.meta, source=inode.target, links=links)
         case Device():
-            return RootEntry(path, inode.kind, inode.meta, rdev=inode.rdev, links=links)
+            return RootEntry(path=path, kind=inode.kind, meta=inode.meta, rdev=inode.rdev, links=links)
         case Special():
-            return RootEntry(path, inode.kind, inode.meta, links=links)
+            return RootEntry(path=path, kind=inode.kind, meta=inode.meta, links=links)
     raise TypeError(inode)

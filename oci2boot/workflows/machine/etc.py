@@ -74,7 +74,7 @@ def read_upper(path: Path, algorithm: Hash) -> Upper:
 def image_etc(repository: Repository, digest: VerityDigest) -> Directory:
     """Return /etc as an image has it; the image is checked against its digest."""
     found = find(read_rootfs(repository.read_object(digest)), b"/etc")
-    return found if isinstance(found, Directory) else Directory(Metadata(0o755), {})
+    return found if isinstance(found, Directory) else Directory(Metadata(mode=0o755), {})
 
 
 def changed_etc(root: Path | None, wanted: str | None = None) -> EtcDiff:

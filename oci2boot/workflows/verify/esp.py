@@ -89,11 +89,11 @@ def _as_image(files: EspFiles, path: str) -> Directory:
 
 
 def _file(read: Callable[[], bytes]) -> File:
-    return File(Metadata(0o644), read())
+    return File(Metadata(mode=0o644), read())
 
 
 def _directory(entries: Mapping[bytes, Inode]) -> Directory:
-    return Directory(Metadata(0o755), entries)
+    return Directory(Metadata(mode=0o755), entries)
 
 
 def _read(file: File) -> bytes:
