@@ -68,7 +68,7 @@ Repo = Annotated[Path, replace(_REPO, default=default_repo)]
 NewRepo = Annotated[Path, replace(_REPO, default=writable_repo)]
 """To write to; it is made where there is none."""
 ChosenRepo = Annotated[Path | None, _REPO]
-"""Where it depends on more than that which one is taken."""
+"""None where it is not named, and the command finds the right one."""
 _HASH: Final = Option("--hash", "of objects and digest (sha256)", shown=False)
 HashName = Annotated[Hash, _HASH]
 NewHash = Annotated[Hash | None, _HASH]
