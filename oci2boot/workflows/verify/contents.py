@@ -52,7 +52,7 @@ class RootSignature:
 
     place: str
     root_hash: RootHash
-    data: bytes
+    read: Callable[[], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

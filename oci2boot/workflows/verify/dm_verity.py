@@ -158,7 +158,8 @@ def _signatures(disk: OpenedDisk, checks: Checks) -> Iterator[RootSignature]:
             checks.unchecked(name, f"{EMPTY}: it waits for a signature")
             continue
         with checks.attempt(name):
-            yield RootSignature(name, *parse_partition(disk.reader(part)(0, PARTITION_SIZE)))
+            root_hash, signature = parse_partition(disk.reader(part)(0, PARTITION_SIZE))
+            yield RootSignature(name, root_hash, partial(bytes, signature))
 
 
 def _read_state(disk: OpenedDisk, checks: Checks) -> State:

@@ -159,7 +159,7 @@ def _check_root_hashes(contents: Contents, trusted: Sequence[Certificate], check
         with checks.attempt(name):
             if signature.root_hash not in promised:
                 raise SignatureError(f"it is of the root hash {signature.root_hash}, which no UKI promises")
-            signer = check_root_hash(signature.root_hash, signature.data, trusted)
+            signer = check_root_hash(signature.root_hash, signature.read(), trusted)
             said = f"the root hash {signature.root_hash} is signed by {signer.subject}"
             checks.ok(name, said) if trusted else checks.unchecked(name, f"{said}; --db says whom to trust")
     if not found and not demanded:
@@ -175,12 +175,8 @@ def _beside(uki: str, promises: Sequence[DevicePromise], files: EspFiles, checks
                 f"signature {signature_path(uncounted(uki))}", "the kernel is to demand it, and it is not there"
             )
         return []
-    found = []
-    with checks.attempt(f"signature {path}"):
-        data = files[path]()
-        hashes = dict.fromkeys(one for promise in promises for one in promise.root_hashes)
-        found += [RootSignature(path, root_hash, data) for root_hash in hashes]
-    return found
+    hashes = dict.fromkeys(one for promise in promises for one in promise.root_hashes)
+    return [RootSignature(path, root_hash, files[path]) for root_hash in hashes]
 
 
 # What it was made from

@@ -92,7 +92,9 @@ def test_an_encrypted_disk_is_not_called_intact_unread(demo: Demo, encrypted: Pa
     found = states(verified)
     assert (found["partition table"], found["EFI system partition"]) == ("ok", "ok")
     assert {found["root file system"], found[f"UKI {UKI}"], found["boot files"]} == {"not checked"}
-    assert demo.digest in {check.name: check.evidence for check in verified.checks}[f"UKI {UKI}"]
+    evidence = {check.name: check.evidence for check in verified.checks}
+    assert demo.digest in evidence[f"UKI {UKI}"]
+    assert "is encrypted" in evidence["boot files"]
 
 
 def test_a_flipped_bit_under_encryption_is_found(demo: Demo, encrypted: Path) -> None:

@@ -104,6 +104,7 @@ GOOD = {"format": "oci2boot-manifest-1", "image": None, "rootfs": {"fs-verity": 
         '{"format": "other"}',
         '{"format": "oci2boot-manifest-1", "rootfs": 1, "paths": {}}',
         "[" * 100_000,
+        json.dumps({**GOOD, "format": "oci2boot-manifest-2"}),
         json.dumps({**GOOD, "image": 1}),
         json.dumps({**GOOD, "rules": 1}),
         json.dumps({**GOOD, "paths": {"/": 1}}),
