@@ -47,13 +47,14 @@ LOCAL: Final = f"local{ADDON}"
 class DeployOptions:
     etc: Policy = field(default_factory=EtcPolicy)
     allow_missing_verity: Annotated[
-        bool, Option("--allow-missing-verity", "take a directory on a file system without fs-verity")
+        bool, Option("--allow-missing-verity", "accept a directory on a file system without fs-verity")
     ] = False
     """The image has to be made for it."""
     first_boot: FirstBoot | None = None
     """What a new machine is told; one that is there knows."""
     keep: Annotated[
-        int | None, Option("--keep", "delete older deployments that are not pinned, but for so many in all", least=2)
+        int | None,
+        Option("--keep", "delete the oldest deployments until this many are left; pinned ones stay", least=2),
     ] = None
     """None keeps all that there is room for."""
 

@@ -25,7 +25,10 @@ MAX_BYTES: Final = 1 << 30
 """Of all files in it over 64 bytes."""
 
 _POLICY: Final = Option(
-    "--etc", "who wins in /etc: ours, theirs or stop, or /etc/GLOB=theirs", parse=EtcPolicy.parse, many=True
+    "--etc",
+    "who wins if machine and new image both changed a file in /etc: ours, theirs or stop, or /etc/GLOB=theirs",
+    parse=EtcPolicy.parse,
+    many=True,
 )
 Policy = Annotated[EtcPolicy, _POLICY]
 OtherPolicy = Annotated[EtcPolicy | None, _POLICY]

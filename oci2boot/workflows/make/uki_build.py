@@ -32,9 +32,9 @@ UKI_DIRECTORY: Final = f"boot/{LINUX}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    rootfs: Annotated[Path, Option("--rootfs", "the root file system, with kernel and initramfs")]
+    rootfs: Annotated[Path, Option("--rootfs", "directory of the root file system, with kernel and initramfs")]
     output: Annotated[
-        Path | None, Option("--output", "a file or directory; boot/EFI/Linux of the root", short="-o")
+        Path | None, Option("--output", "file or directory to write; by default boot/EFI/Linux of the root", short="-o")
     ] = None
     """A directory has to be there; `UKI_DIRECTORY` is made."""
     hash: HashName = "sha256"
