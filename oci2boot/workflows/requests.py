@@ -36,7 +36,7 @@ def parse_source(text: str) -> Reference:
     if text.startswith(("/", "./", "../", "~/")) or text in (".", ".."):
         path = Path(text).expanduser()
         if not path.is_dir():
-            raise FormatError(f"not a directory: {text}", hint=f"an archive is oci-archive:{text}")
+            raise FormatError(f"not a directory: {text}", hint=f"for an archive, write oci-archive:{text}")
         return DirectoryReference(path)
     return Reference.parse(text)
 

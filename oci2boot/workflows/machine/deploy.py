@@ -93,7 +93,7 @@ class SysrootPlan:
 def plan_deployment(
     state: SysrootState, source: Repository, target: Repository, bootable: Bootable, options: DeployOptions
 ) -> SysrootPlan:
-    """Find out everything that is to be done; nothing is written."""
+    """Find out everything that must be done; nothing is written."""
     if not bootable.esp:
         raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
     rootfs = bootable.composefs.image

@@ -69,7 +69,7 @@ def find_place(
 
 @contextmanager
 def open_machine(place: Place, options: DeployOptions | None = None, *, writing: bool) -> Iterator[Machine]:
-    """Open a machine; whoever writes is the only one of us who does. `options` are of deployments in directories."""
+    """Open a machine; a writer locks out all other commands. `options` are of deployments in directories."""
     match place:
         case Sysroot():
             with changing(place) if writing else nullcontext():

@@ -60,7 +60,7 @@ class AskedDracut:
     def options(self, initrd: InitrdName) -> DracutOptions:
         """Raise `FormatError` for words that no dracut would hear."""
         if initrd != "dracut" and self != AskedDracut():
-            raise FormatError("--dracut-… says what dracut is to do, and it is not run", hint="add --initrd dracut")
+            raise FormatError("--dracut-… says what dracut must do, but dracut is not run", hint="add --initrd dracut")
         return DracutOptions.parse(
             install=self.install,
             add_drivers=self.add_drivers,
@@ -169,14 +169,12 @@ class AskedVerity:
             signature=self.signature or None,
         )
         if named := said(apart):
-            raise FormatError(
-                f"{named[0]} and --no-verity: there is no hash tree", hint="leave the one or the other out"
-            )
+            raise FormatError(f"{named[0]} and --no-verity: there is no hash tree", hint="leave one of the two out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootSigner:
-    """Who signs the root hash, where it is not who signs for Secure Boot."""
+    """The signer of the root hash, if it is another than that for Secure Boot."""
 
     PANEL: ClassVar = VERITY
 

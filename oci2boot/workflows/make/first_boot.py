@@ -115,5 +115,5 @@ def read_secret(path: Path | None, pbkdf_memory: int | None = None) -> Secret | 
     if not passphrase or b"\n" in passphrase or b"\0" in passphrase or len(passphrase) > PASSPHRASE_MAX:
         raise FormatError(f"{path} does not hold one line with a passphrase of 1 to {PASSPHRASE_MAX} bytes")
     if pbkdf_memory is not None and not PBKDF_MEMORY_MIN <= pbkdf_memory <= PBKDF_MEMORY_MAX:
-        raise FormatError(f"{pbkdf_memory} bytes of memory for a passphrase: from 32K to 4G can be asked for")
+        raise FormatError(f"{pbkdf_memory} bytes of memory for a passphrase: it must be from 32K to 4G")
     return Secret(passphrase, pbkdf_memory // 1024 if pbkdf_memory else None)

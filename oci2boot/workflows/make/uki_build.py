@@ -122,7 +122,7 @@ def write_addon(
     if decisive and not force:
         raise ImageError(
             f"an addon with {decisive[0]} would change what every UKI of this kernel boots",
-            hint="the UKI's own command line is the place for it; --force takes it all the same",
+            hint="the UKI's own command line is the place for it; --force takes it anyway",
         )
     if not line or not uname.isascii() or not uname.isprintable() or not uname:
         raise FormatError("an addon needs kernel arguments, and the version of the kernel that it is for")

@@ -121,7 +121,7 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
     secure = request.keys is not None
     if secure and promised.uki is None:
         raise FormatError(
-            f"{promised.path} is a type 1 entry: Secure Boot has nothing to say of its initramfs and command line",
+            f"{promised.path} is a type 1 entry: Secure Boot does not cover its initramfs and command line",
             hint="leave out --keys",
         )
     if promised.verity and promised.verity.signed and not secure:
