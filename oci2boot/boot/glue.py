@@ -132,7 +132,7 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
         if not archive.has(b"usr/lib/systemd/system-generators/systemd-gpt-auto-generator"):
             arguments.append(f"root=LABEL={ROOT_LABEL}")
     else:
-        _wire_initramfs_tools(archive, bool(modules))
+        _wire_initramfs_tools(archive, modules=bool(modules))
     return Glue(
         brought=None,
         archive=archive.pack(),
@@ -178,7 +178,7 @@ def wire_systemd(archive: Archive, unit: bytes | None, modules: Sequence[str]) -
         archive.add(cpio.symlink(_UNIT + b"sysinit.target.wants/" + name, b"../" + name))
 
 
-def _wire_initramfs_tools(archive: Archive, modules: bool) -> None:
+def _wire_initramfs_tools(archive: Archive, *, modules: bool) -> None:
     archive.add(cpio.file(b"scripts/local-bottom/oci2boot", script("initramfs-tools/local-bottom/oci2boot"), 0o755))
     archive.add(cpio.file(b"conf/conf.d/oci2boot", f"ROOT=LABEL={ROOT_LABEL}\n".encode()))
     lines = {b"scripts/local-bottom/ORDER": b'/scripts/local-bottom/oci2boot "$@"\n' + _PARAM}

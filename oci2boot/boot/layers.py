@@ -115,11 +115,12 @@ def needs_boot_tree(layers: Sequence[Sequence[Entry]], found: UkiLayers) -> bool
 def boot_layers(layers: Sequence[Sequence[Entry]], marked: Mapping[int, Mark]) -> list[list[Entry]]:
     """Return the layers with the UKIs where they are looked for."""
     return [
-        [entry for each in layer for entry in _placed(each, number in marked)] for number, layer in enumerate(layers, 1)
+        [entry for each in layer for entry in _placed(each, marked=number in marked)]
+        for number, layer in enumerate(layers, 1)
     ]
 
 
-def _placed(entry: Entry, marked: bool) -> Iterator[Entry]:
+def _placed(entry: Entry, *, marked: bool) -> Iterator[Entry]:
     below = _beneath_hidden(entry.path)
     if below is not None:
         # Also the whiteout that hides them: for what boots they are to stay.

@@ -14,7 +14,7 @@ from oci2boot.tree.model import Directory
 
 
 class RootPromise(Protocol):
-    """One for each mode: `ComposefsPromise` here, `DmVerityPromise` in `verity`."""
+    """One for each mode: `ComposefsPromise` here, `DmVerityPromise` in `dmverity`."""
 
     @property
     def mode(self) -> BootMode:

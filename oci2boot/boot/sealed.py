@@ -282,7 +282,7 @@ def choose_sealed(
             hint="`oci2boot seal` makes one for this image",
         )
     for uki in sealed:
-        _check_strict(uki, allow_insecure)
+        _check_strict(uki, allow_insecure=allow_insecure)
     good = [uki for uki in sealed if all(argument in variants for argument in uki.about_composefs)]
     if not good:
         changed = [said for uki in sealed[:MAX_NAMED] if (said := above(uki.path))]
@@ -315,7 +315,7 @@ def named_ukis(ukis: Sequence[Uki], name: str | None) -> list[Uki]:
     return named
 
 
-def _check_strict(uki: Uki, allow_insecure: bool) -> None:
+def _check_strict(uki: Uki, *, allow_insecure: bool) -> None:
     if not all(uki.promises()):
         raise ImageError(
             f"/{show(uki.path)} has a profile without a composefs argument: it would boot any root file system"

@@ -87,11 +87,11 @@ def show_bootable(bootable: Bootable) -> None:
 
 
 def pull(
-    *, source: Source, name: Name = None, repo: NewRepo, hash: NewHash = None, fetching: Fetching, output: Output
+    *, source: Source, name: Name = None, repo: NewRepo, algorithm: NewHash = None, fetching: Fetching, output: Output
 ) -> None:
     """Fetch an image's layers into the store, and stop there: no rootfs image, no UKI. `convert` makes them later."""
     with output.reporting() as report:
-        pulled = run_pull(source, repo, report, name=name, algorithm=hash, options=fetching.options())
+        pulled = run_pull(source, repo, report, name=name, algorithm=algorithm, options=fetching.options())
     output.show(pulled, _show_pulled)
 
 

@@ -1,16 +1,18 @@
 """A machine that lives on: status, upgrade, switch, rollback, pin, delete."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 from oci2boot.cli.groups import Only
 from oci2boot.cli.machine_text import show_status, show_upgraded, warn
 from oci2boot.cli.options import DryRun, JustJson, Mounted, SigningNow, TlsVerify
-from oci2boot.cli.output import Output, out, print_json
+from oci2boot.cli.output import Output, out
 from oci2boot.errors import Error
-from oci2boot.workflows.machine import keep as choose
+from oci2boot.workflows.machine import keep
 from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.place import AskedPlace
+from oci2boot.workflows.machine.rollback import RolledBack
 from oci2boot.workflows.machine.rollback import rollback as run_rollback
 from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import Goal, UpgradeRequest, reboot_into
@@ -113,13 +115,13 @@ def rollback(
     output: JustJson,
 ) -> None:
     """Make the previous deployment boot next, or the one that you name."""
-    chosen, plan = run_rollback(asked.find(), deployment, dry_run=dry_run)
-    if output.as_json:
-        named = "digest" if "digest" in chosen.facts else "root_hash"
-        print_json({"id": chosen.id, named: chosen.id, "boot": plan.to_json(), "written": not dry_run})
-        return
-    warn(plan.problems)
-    out.print(f"{chosen.id} {'would boot' if dry_run else 'boots'} next")
+    done = run_rollback(asked.find(), deployment, dry_run=dry_run)
+    output.show(done, partial(_show_rolled_back, dry_run=dry_run), written=not dry_run)
+
+
+def _show_rolled_back(done: RolledBack, *, dry_run: bool) -> None:
+    warn(done.boot.problems)
+    out.print(f"{done.chosen.id} {'would boot' if dry_run else 'boots'} next")
 
 
 def pin(*, deployment: Id, asked: Mounted, output: JustJson) -> None:
@@ -133,7 +135,7 @@ def unpin(*, deployment: Id, asked: Mounted, output: JustJson) -> None:
 
 
 def _pinned(deployment: str, asked: AskedPlace, output: Output, *, pinned: bool) -> None:
-    chosen = choose.pin(asked.open(), deployment, pinned=pinned)
+    chosen = keep.pin(asked.open(), deployment, pinned=pinned)
     output.say(
         {"digest": chosen.digest.hex, "pinned": pinned}, f"{chosen.digest} is {'pinned' if pinned else 'not pinned'}"
     )
@@ -141,7 +143,7 @@ def _pinned(deployment: str, asked: AskedPlace, output: Output, *, pinned: bool)
 
 def delete(*, deployment: Id, dry_run: DryRun = False, asked: Mounted, output: JustJson) -> None:
     """Remove a deployment with its /etc; `gc` frees its space."""
-    chosen = choose.delete(asked.open(), deployment, dry_run=dry_run)
+    chosen = keep.delete(asked.open(), deployment, dry_run=dry_run)
     output.say(
         {"digest": chosen.digest.hex, "deleted": not dry_run},
         f"{chosen.digest} {'would be' if dry_run else 'is'} deleted",

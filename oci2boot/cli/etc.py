@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from oci2boot.cli.options import DryRun, JustJson, MountedRoot, Shown
 from oci2boot.cli.output import err, out, print_etc, print_json, print_table
-from oci2boot.workflows.machine.etc import EtcDiff, OtherPolicy, changed_etc
+from oci2boot.workflows.machine.etc import EtcDiff, Policy, changed_etc
 from oci2boot.workflows.machine.finalize import check_finalized
 from oci2boot.workflows.machine.finalize import finalize as run_finalize
 from oci2boot.workflows.options import Option
@@ -40,7 +40,7 @@ def _show_diff(found: EtcDiff) -> None:
         out.print("/etc is the image's")
 
 
-def finalize(*, etc: OtherPolicy = None, dry_run: DryRun = False, place: MountedRoot, output: Shown) -> None:
+def finalize(*, etc: Policy = None, dry_run: DryRun = False, place: MountedRoot, output: Shown) -> None:
     """Take what changed in /etc since the upgrade into the deployment that boots next.
 
     oci2boot-finalize.service does it at every shutdown. --etc replaces the policy that was given to the upgrade.

@@ -153,13 +153,14 @@ def _expanded(function: Callable[..., None]) -> Callable[..., None]:
 
 def _members(group: type, extras: Sequence[Any]) -> Iterator[Parameter]:
     hints = get_type_hints(group, include_extras=True)
-    wanted = next((one.names for one in extras if isinstance(one, Only)), None)
-    assert wanted is None or set(wanted) <= set(hints), wanted
+    found: dict[str, Parameter] = {}
     for field in fields(group):
         default = None if field.default_factory is not MISSING else field.default
-        member = _parameter(field.name, hints[field.name], default, getattr(group, "PANEL", None))
-        if member and (wanted is None or field.name in wanted):
-            yield member
+        if member := _parameter(field.name, hints[field.name], default, getattr(group, "PANEL", None)):
+            found[field.name] = member
+    wanted = next((one.names for one in extras if isinstance(one, Only)), found)
+    assert set(wanted) <= set(found), wanted
+    yield from (member for name, member in found.items() if name in wanted)
 
 
 def _parameter(name: str, hint: Any, default: Any, panel: str | None) -> Parameter | None:

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,14 @@ import typer
 from oci2boot.cli.groups import Only
 from oci2boot.cli.machine_text import plan_facts
 from oci2boot.cli.options import DryRun, TlsVerify
-from oci2boot.cli.output import Output, out, print_facts, print_json, print_table, size
+from oci2boot.cli.output import Output, out, print_facts, print_table, size
 from oci2boot.errors import Error
 from oci2boot.workflows.images import DmVerityRoot, default_repo, image_names, list_images
 from oci2boot.workflows.install.disk import Installed
 from oci2boot.workflows.install.disk import install as run_install
 from oci2boot.workflows.machine.deploy import DeployOptions
-from oci2boot.workflows.machine.directories import install_boot_directory, install_directories
+from oci2boot.workflows.machine.directories import BootDirectoryPlan, install_boot_directory, install_directories
+from oci2boot.workflows.machine.model import DeployPlan
 from oci2boot.workflows.make.convert import convert as run_convert
 from oci2boot.workflows.make.first_boot import AskedFirstBoot, AskedSecret
 from oci2boot.workflows.options import Option, said
@@ -75,20 +77,27 @@ class Where:
             raise Error("--root-size is of the slots that --ab makes", hint="give --ab too, or leave it out")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """How it is written, and what besides."""
+
+    wipe: Annotated[bool, Option("--wipe", "replace the disk image, or everything on the disk")] = False
+    yes: Annotated[bool, Option("--yes", "do not ask before a disk is overwritten")] = False
+    nvram: Annotated[bool, Option("--nvram/--no-nvram", "add a disk of this machine to the firmware's boot menu")] = (
+        True
+    )
+    dry_run: DryRun = False
+
+
 def install(
     *,
     image: Image = None,
     where: Where,
     options: Annotated[DeployOptions, Only("etc", "allow_missing_verity")],
     disk: DiskRequest,
-    wipe: Annotated[bool, Option("--wipe", "replace the disk image, or everything on the disk")] = False,
-    yes: Annotated[bool, Option("--yes", "do not ask before a disk is overwritten")] = False,
     first_boot: AskedFirstBoot,
     secret: AskedSecret,
-    nvram: Annotated[
-        bool, Option("--nvram/--no-nvram", "add a disk of this machine to the firmware's boot menu")
-    ] = True,
-    dry_run: DryRun = False,
+    writing: Writing,
     repo: ChosenRepo = None,
     fetching: TlsVerify,
     output: Output,
@@ -96,12 +105,12 @@ def install(
     """Write a converted image to a disk: partitions, boot loader, UKI, and every object under fs-verity."""
     where.check(disk, secret, first_boot)
     repo = repo or default_repo(writing=image is not None and is_source(image))
-    told = first_boot.read()
+    told, passphrase = first_boot.read(), secret.read()
     with output.reporting() as report:
         name = _converted(image, repo, fetching, report)
     if where.esp is not None:
         options = replace(options, first_boot=told)
-        _install_directories(repo, name, where.target, where.esp, options, output, nvram=nvram, dry_run=dry_run)
+        _install_directories(repo, name, where.target, where.esp, options, writing, output)
         return
     assert where.target
     request = InstallRequest(
@@ -109,15 +118,15 @@ def install(
         target=where.target,
         name=name,
         disk=disk,
-        wipe=wipe,
-        secret=secret.read(),
+        wipe=writing.wipe,
+        secret=passphrase,
         first_boot=told,
-        nvram=nvram,
+        nvram=writing.nvram,
     )
-    if not dry_run and request.target.is_block_device() and not yes:
+    if not writing.dry_run and request.target.is_block_device() and not writing.yes:
         _confirm(request, as_json=output.as_json)
     with output.reporting() as report:
-        installed = run_install(request, report, dry_run=dry_run)
+        installed = run_install(request, report, dry_run=writing.dry_run)
     output.show(installed, _show)
 
 
@@ -134,23 +143,27 @@ def _install_directories(
     root: Path | None,
     esp: Path,
     options: DeployOptions,
+    writing: Writing,
     output: Output,
-    *,
-    nvram: bool,
-    dry_run: bool,
 ) -> None:
+    dry_run = writing.dry_run
+    place = "no" if dry_run else str(root or esp)
+    if root is None:
+        with output.reporting() as report:
+            files = install_boot_directory(repo, name, esp, report, dry_run=dry_run)
+        output.show(files, partial(_show_boot_files, place=place), written=not dry_run)
+        return
     with output.reporting() as report:
-        if root is None:
-            bootable, boot = install_boot_directory(repo, name, esp, report, dry_run=dry_run)
-            found = {"image": bootable.to_json(), "boot": boot.to_json()}
-            facts = [("image", bootable.name), ("first entry", boot.first)]
-        else:
-            plan = install_directories(repo, name, root, esp, options, report, nvram=nvram, dry_run=dry_run)
-            found, facts = plan.to_json(), plan_facts(plan)
-    if output.as_json:
-        print_json(found | {"written": not dry_run})
-    else:
-        print_facts([*facts, ("written", "no" if dry_run else str(root or esp))])
+        plan = install_directories(repo, name, root, esp, options, report, nvram=writing.nvram, dry_run=dry_run)
+    output.show(plan, partial(_show_plan, place=place), written=not dry_run)
+
+
+def _show_boot_files(files: BootDirectoryPlan, place: str) -> None:
+    print_facts([("image", files.bootable.name), ("first entry", files.boot.first), ("written", place)])
+
+
+def _show_plan(plan: DeployPlan, place: str) -> None:
+    print_facts([*plan_facts(plan), ("written", place)])
 
 
 def _confirm(request: InstallRequest, *, as_json: bool) -> None:
@@ -179,7 +192,7 @@ def _show(installed: Installed) -> None:
         case DmVerityRoot(root_hash=root_hash):
             verified = f"the root partition by dm-verity, {root_hash}"
         case _:
-            verified = f"{plan.as_json()['verity_files']} files by fs-verity"
+            verified = f"{plan.to_json()['verity_files']} files by fs-verity"
     device, done = installed.device, "written" if installed.written else "not written"
     print_facts(
         [

@@ -43,7 +43,7 @@ COMMANDS: Final[Mapping[str, tuple[Callable[..., None] | typer.Typer, ...]]] = {
 """As `--help` shows them: the order in which a newcomer meets them."""
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 Typer calls it
     if wanted:
         out.print(f"oci2boot {__version__} (experimental; digest rules {RULES}, EROFS formats 0, 1 and 2)")
         raise typer.Exit
@@ -51,12 +51,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
+    *,
     context: typer.Context,
     config: Annotated[
         Path | None,
         typer.Option("--config", envvar="OCI2BOOT_CONFIG", help="file with options: oci2boot.toml", show_default=False),
     ] = None,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 its callback prints it
         bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:

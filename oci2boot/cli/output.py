@@ -109,9 +109,10 @@ class Output:
         """Give a place for events: bars on a terminal, lines elsewhere, JSON lines on request; all on stderr."""
         return _reporting(progress_json=self.progress_json, quiet=self.quiet)
 
-    def show(self, result: R, in_words: Callable[[R], None]) -> None:
+    def show(self, result: R, in_words: Callable[[R], None], **more: object) -> None:
+        """Show a result; `more` is told to programs alone."""
         if self.as_json:
-            print_json(result.to_json())
+            print_json({**result.to_json(), **more})
         else:
             in_words(result)
 

@@ -9,13 +9,14 @@ import typer
 from rich.markup import escape
 
 from oci2boot.cli.options import DryRun, JustJson, Mounted, MountedRoot, Shown
-from oci2boot.cli.output import out, print_json, size
+from oci2boot.cli.output import out, size
 from oci2boot.errors import Error
 from oci2boot.workflows.images import Checked, GarbagePlan, check_store
 from oci2boot.workflows.machine.collect import collect_garbage
 from oci2boot.workflows.machine.place import machine_of, store_of
 from oci2boot.workflows.machine.repair import repair as repair_store
 from oci2boot.workflows.machine.repair import repair_machine
+from oci2boot.workflows.machine.reset import Reset
 from oci2boot.workflows.machine.reset import reset as run_reset
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.requests import BootOptions, ChosenRepo
@@ -68,10 +69,11 @@ def reset(
             raise Error("nothing was changed")
     with output.reporting() as report:
         made = run_reset(machine, BootOptions(), report, full=full, dry_run=dry_run)
-    if output.as_json:
-        print_json(made.to_json() | {"written": not dry_run})
-    else:
-        out.print(f"{len(made.deployments)} deployments {'would get' if dry_run else 'have'} a new state")
+    output.show(made, partial(_show_reset, dry_run=dry_run), written=not dry_run)
+
+
+def _show_reset(made: Reset, *, dry_run: bool) -> None:
+    out.print(f"{len(made.deployments)} deployments {'would get' if dry_run else 'have'} a new state")
 
 
 def _show_checked(checked: Checked) -> None:

@@ -88,7 +88,7 @@ def _hash(attribute: _Attribute) -> int:
     return number
 
 
-def _pack_entries(attributes: list[_Attribute], size: int, origin: int, with_hashes: bool) -> bytes:
+def _pack_entries(attributes: list[_Attribute], size: int, origin: int, *, with_hashes: bool) -> bytes:
     """Return `size` bytes, entries from the front and values from the back; offsets count from `origin` before."""
     body = bytearray(size)
     at, end = 0, size

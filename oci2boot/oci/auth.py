@@ -42,7 +42,7 @@ def find_credentials(
 ) -> Credentials | None:
     """Return what the first file that knows the registry has for it, the most specific namespace first."""
     for path, required in _auth_files(authfile, env):
-        config = _read_config(path, required)
+        config = _read_config(path, required=required)
         if config is None:
             continue
         credentials = _from_config(config, registry, repository, path)
@@ -63,7 +63,7 @@ def _auth_files(authfile: Path | None, env: Mapping[str, str]) -> Iterator[tuple
     yield Path(env.get("DOCKER_CONFIG") or home / ".docker") / "config.json", False
 
 
-def _read_config(path: Path, required: bool) -> dict[str, Any] | None:
+def _read_config(path: Path, *, required: bool) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file:
             data = read_all(file, MAX_AUTH_FILE, path)

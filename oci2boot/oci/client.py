@@ -124,7 +124,7 @@ class RegistryClient(Registry):  # type: ignore[misc]
         data: Any = None,
         headers: Mapping[str, str] | None = None,
         json: Any = None,
-        stream: bool = True,  # noqa: ARG002 oras asks for it; here every body is streamed
+        stream: bool = True,  # noqa: ARG002, FBT001, FBT002 oras asks for it; here every body is streamed
     ) -> requests.Response:
         """Send a request, logged in where the registry asks for it; the response's body is not read yet.
 

@@ -70,7 +70,7 @@ class _Reader:
                     continue
                 leaf = self._leaves.get(nid)
                 if leaf is None:
-                    leaf = self._leaves[nid] = self._leaf(nid, file_type, marked)
+                    leaf = self._leaves[nid] = self._leaf(nid, file_type, marked=marked)
                     whiteouts |= marked and isinstance(leaf, Device) and file_type == _REGULAR
                 elif FILE_TYPES[model.file_type(leaf)] != file_type:
                     raise _wrong_type(nid)
@@ -88,7 +88,7 @@ class _Reader:
             return False
         return isinstance(leaf, Device) and leaf.rdev == 0
 
-    def _leaf(self, nid: int, file_type: int, marked: bool) -> Leaf:
+    def _leaf(self, nid: int, file_type: int, *, marked: bool) -> Leaf:
         inode = self._erofs.inode(nid)
         kind = stat.S_IFMT(inode.mode)
         if FILE_TYPES.get(kind) != file_type:

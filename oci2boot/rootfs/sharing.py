@@ -76,7 +76,7 @@ class Sharing:
         content = _content_pairs(digest) if digest else ()
         return content + pairs if self._version == 2 else tuple(sorted(content + pairs))
 
-    def _plan(self, pairs: Pairs, template: bool) -> Area:
+    def _plan(self, pairs: Pairs, *, template: bool) -> Area:
         if not pairs:
             return Area(template, pairs, [], [], 0, 0)
         limit = LIMITS[self._version].xattrs

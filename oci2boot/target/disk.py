@@ -37,7 +37,7 @@ def write_disk(
     `plan.content_size`. Raises `TargetError`; `DigestError` where an object's content is not what its name says.
     """
     with plain_errors(TargetError, f"write the disk image {target}"):
-        check_target(plan, target, overwrite)
+        check_target(plan, target, overwrite=overwrite)
         temporary = temporary_name(target)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
@@ -51,7 +51,7 @@ def write_disk(
             os.close(fd)
 
 
-def check_target(plan: DiskPlan, target: Path, overwrite: bool) -> None:
+def check_target(plan: DiskPlan, target: Path, *, overwrite: bool) -> None:
     """Refuse what is there already and may not be replaced, and a place without enough room."""
     if not overwrite and os.path.lexists(target):
         raise OccupiedError(f"{target} exists already")

@@ -60,7 +60,7 @@ def write_disk_as(
     if plan.sector != 512:
         raise TargetError(f"a disk image in the format {disk_format} has sectors of 512 bytes", hint="take raw")
     with plain_errors(TargetError, f"write the disk image {target}"):
-        check_target(plan, target, overwrite)
+        check_target(plan, target, overwrite=overwrite)
         with TemporaryDirectory(prefix=f".{target.name[:200]}.", dir=target.parent) as folder:
             raw, converted = Path(folder, "raw"), Path(folder, "converted")
             write_disk(plan, raw, secret=secret, progress=progress)

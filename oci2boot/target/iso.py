@@ -78,7 +78,7 @@ def write_iso(
     Raises `TargetError`; `DigestError` where an object's content is not what its name says.
     """
     with plain_errors(TargetError, f"write the live ISO {target}"):
-        check_target(plan, target, overwrite)
+        check_target(plan, target, overwrite=overwrite)
         with TemporaryDirectory(prefix=f".{target.name[:200]}.", dir=target.parent) as name:
             folder = Path(name)
             iso, esp = folder / "iso", folder / "esp"

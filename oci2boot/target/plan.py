@@ -95,7 +95,7 @@ class Partition:
     def data_size(self) -> int:
         return self.size - self.header
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         return {
             "number": self.number,
             "label": self.label,
@@ -154,13 +154,13 @@ class DiskPlan:
         images = sum(source_size(part.source) for image in self.images for part in image.parts)
         return self.esp_content + images + sum(node.entry.size for node in self.nodes)
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """Return the plan as `--dry-run --json` shows it: the table and the amounts, not every file."""
         return {
             "size": self.size,
             "sector_size": self.sector,
             "guid": self.guid,
-            "partitions": [part.as_json() for part in self.partitions],
+            "partitions": [part.to_json() for part in self.partitions],
             "inodes": len(self.nodes),
             "verity_files": sum(node.entry.verity is not None for node in self.nodes),
             "esp_files": [file.path for file in self.esp_files],

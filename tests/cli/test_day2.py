@@ -240,7 +240,7 @@ def test_conflicts_in_etc_are_shown_and_a_policy_decides(run: Run, machine: Mach
     assert not (machine.root / "state/deploy" / second / "etc/upper/motd").exists()
 
 
-def test_a_factory_reset_is_the_first_day(run: Run, machine: Machine, tmp_path: Path) -> None:
+def test_a_factory_reset_is_the_first_day(run: Run, machine: Machine) -> None:
     """D.25: /etc and /var as the image has them; with --full every object is read, and fetched where it is broken."""
 
     def state(root: Path) -> dict[str, bytes]:

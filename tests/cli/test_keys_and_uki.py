@@ -68,6 +68,7 @@ def test_keys_are_enrolled(run: Run, keys: Path, tmp_path: Path) -> None:
     assert store.stat().st_size > 1 << 16
 
 
+@pytest.mark.usefixtures("keys")
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -90,7 +91,6 @@ def test_bad_input_is_one_sentence(
     words: str,
     why: str,
     run: Run,
-    keys: Path,
     uki: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -59,7 +59,7 @@ def test_a_dump_file_stands_for_its_tree(run: Run, tmp_path: Path) -> None:
     assert said.stdout.strip() == expected
 
 
-def test_convert_keeps_the_image_and_tells_of_it(run: Run, tmp_path: Path) -> None:
+def test_convert_keeps_the_image_and_tells_of_it(run: Run) -> None:
     status, output, errors = run("convert", PLAIN, "--no-boot", "--json", "--name", "demo")
     assert status == 0
     assert json.loads(output)["rootfs"] == DIGESTS["v1_sha256"]["bootable"]
@@ -160,14 +160,14 @@ BAD_SOURCES: dict[str, Callable[[Path], str]] = {
     "truncated layer": truncated_layer,
     "not an image": not_an_image,
     "no such layout": lambda tmp_path: f"oci:{tmp_path}/nowhere",
-    "no such tag": lambda tmp_path: f"oci:{VECTORS}/oci/plain:other",
-    "no such registry": lambda tmp_path: "docker://127.0.0.1:1/demo",
-    "a layer that leaves the root": lambda tmp_path: f"oci:{VECTORS}/oci/dotdot:v",
+    "no such tag": lambda _: f"oci:{VECTORS}/oci/plain:other",
+    "no such registry": lambda _: "docker://127.0.0.1:1/demo",
+    "a layer that leaves the root": lambda _: f"oci:{VECTORS}/oci/dotdot:v",
     "no /usr": lambda tmp_path: f"dir:{tmp_path}",
     "no such directory": lambda tmp_path: f"dir:{tmp_path}/nowhere",
-    "a broken dump": lambda tmp_path: f"dumpfile:{VECTORS}/dumps.json",
-    "a transport of others": lambda tmp_path: "containers-storage:demo",
-    "nonsense": lambda tmp_path: "§§",
+    "a broken dump": lambda _: f"dumpfile:{VECTORS}/dumps.json",
+    "a transport of others": lambda _: "containers-storage:demo",
+    "nonsense": lambda _: "§§",
 }
 
 
@@ -205,7 +205,7 @@ def test_an_error_can_be_read_by_programs(run: Run, tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_a_request_that_makes_no_sense_is_one_sentence(run: Run, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_request_that_makes_no_sense_is_one_sentence(run: Run, words: tuple[str, ...]) -> None:
     status, _, errors = run(*words)
     assert status == 1
     assert "error: " in errors

@@ -13,7 +13,7 @@ def stop() -> None:
 
 
 def test_a_command_that_is_stopped_says_that_nothing_is_half_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oci2boot.cli.main.list_images", lambda _: stop())
+    monkeypatch.setattr("oci2boot.cli.images.list_images", lambda _: stop())
     status, _, errors = run("images", "--repo", "none")
     assert (status, errors) == (130, "error: stopped; nothing is half-written\n")
 
@@ -23,7 +23,7 @@ def test_and_what_is_where_something_is(run: Run, monkeypatch: pytest.MonkeyPatc
         with half_written("/dev/vda"):
             stop()
 
-    monkeypatch.setattr("oci2boot.cli.main.list_images", write)
+    monkeypatch.setattr("oci2boot.cli.images.list_images", write)
     status, _, errors = run("images", "--repo", "none")
     assert (status, errors) == (130, "error: stopped; /dev/vda is half-written\n")
     status, output, _ = run("images", "--repo", "none", "--json")

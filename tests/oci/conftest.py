@@ -1,12 +1,13 @@
 """What the tests of sources share; no test sees the credentials of who runs it."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.oci.layouts import Layout, simple_layout
-from tests.oci.registries import docker_registry
+from tests.oci.registries import Fake, docker_registry
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +36,17 @@ def registry(storage: Path) -> Iterator[str]:
     """The address of an open docker-registry; others may run over the same storage."""
     with docker_registry(storage) as address:
         yield address
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the client would have slept."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    return slept
+
+
+@pytest.fixture
+def fake(layout: Layout) -> Iterator[Fake]:
+    with Fake(layout).serving() as running:
+        yield running

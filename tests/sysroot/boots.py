@@ -5,9 +5,14 @@ from functools import cache
 from pathlib import Path
 
 from oci2boot.boot.uki import UkiParts, build_addon, build_uki
+from oci2boot.sysroot.bootdir import read_boot_directory
+from oci2boot.sysroot.bootdir_apply import apply_boot
+from oci2boot.sysroot.bootdir_plan import plan_boot
+from oci2boot.sysroot.bootdir_steps import Source
 from tests.boot.debian import package
 
 EFI = "usr/lib/systemd/boot/efi"
+ONE, TWO, THREE = ("EFI/Linux/debian_1.efi", "EFI/Linux/debian_2.efi", "EFI/Linux/debian_3.efi")
 
 
 @cache
@@ -44,3 +49,20 @@ def put(esp: Path, path: str, data: bytes) -> None:
 def names(esp: Path) -> Sequence[str]:
     """Every file below a directory, in order."""
     return sorted(str(path.relative_to(esp)) for path in esp.rglob("*") if path.is_file())
+
+
+def install(
+    esp: Path, new: dict[str, Source], first: str, keep: frozenset[str] = frozenset(), tries: int | None = None
+) -> None:
+    apply_boot(plan_boot(read_boot_directory(esp), new, first=first, keep=keep, tries=tries), esp)
+
+
+def menu(esp: Path) -> list[str]:
+    return [entry.path.rpartition("/")[2] for entry in read_boot_directory(esp).entries]
+
+
+def type1(version: str, digest: str = "cd" * 32, folder: str = "k") -> bytes:
+    return (
+        f"title Debian\nversion {version}\nsort-key debian\noptions rw composefs={digest}\n"
+        f"linux /EFI/oci2boot/{folder}/linux\ninitrd /EFI/oci2boot/{folder}/initrd\n"
+    ).encode()

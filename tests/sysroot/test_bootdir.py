@@ -9,41 +9,15 @@ from pathlib import Path
 import pytest
 
 from oci2boot.digest import VerityDigest
-from oci2boot.errors import DigestError, TargetError
+from oci2boot.errors import TargetError
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_plan import plan_boot, plan_default, plan_remove
 from oci2boot.sysroot.bootdir_steps import Source
 from tests.sysroot.bootctl import listed
-from tests.sysroot.boots import addon, names, programs, put, uki
+from tests.sysroot.boots import ONE, THREE, TWO, addon, install, menu, names, programs, put, type1, uki
 from tests.workflows import sealable
-
-ONE, TWO, THREE = ("EFI/Linux/debian_1.efi", "EFI/Linux/debian_2.efi", "EFI/Linux/debian_3.efi")
-
-
-@pytest.fixture
-def esp(tmp_path: Path) -> Path:
-    path = tmp_path / "esp"
-    path.mkdir()
-    return path
-
-
-def install(
-    esp: Path, new: dict[str, Source], first: str, keep: frozenset[str] = frozenset(), tries: int | None = None
-) -> None:
-    apply_boot(plan_boot(read_boot_directory(esp), new, first=first, keep=keep, tries=tries), esp)
-
-
-def menu(esp: Path) -> list[str]:
-    return [entry.path.rpartition("/")[2] for entry in read_boot_directory(esp).entries]
-
-
-def type1(version: str, digest: str = "cd" * 32, folder: str = "k") -> bytes:
-    return (
-        f"title Debian\nversion {version}\nsort-key debian\noptions rw composefs={digest}\n"
-        f"linux /EFI/oci2boot/{folder}/linux\ninitrd /EFI/oci2boot/{folder}/initrd\n"
-    ).encode()
 
 
 def test_bootctl_sees_the_same_menu(esp: Path) -> None:
@@ -284,32 +258,3 @@ def test_leftovers_of_interrupted_runs_are_cleared_and_strange_addons_do_not_joi
     put(esp, "EFI/oci2boot/old/linux", b"kernel")
     install(esp, {ONE: uki("1")}, ONE)
     assert names(esp) == [ONE, "EFI/Linux/foreign.efi.extra.d/quiet.addon.efi"]
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["EFI/Linux/a b.efi", "EFI/Linux/../x.efi", "/EFI/Linux/x.efi", "EFI/Linux/a~.efi", "EFI/Linux/x." + "e" * 255],
-)
-def test_names_that_fat_cannot_have_are_refused(esp: Path, path: str) -> None:
-    with pytest.raises(TargetError, match="not a path"):
-        plan_boot(read_boot_directory(esp), {path: uki("1")}, first=path)
-
-
-def test_names_that_fat_takes_for_the_same_are_refused(esp: Path) -> None:
-    with pytest.raises(TargetError, match="same on FAT"):
-        plan_boot(read_boot_directory(esp), {ONE: uki("1"), ONE.upper().replace(".EFI", ".efi"): uki("1")}, first=ONE)
-
-
-def test_a_file_that_changes_while_it_is_copied_is_not_installed(esp: Path, tmp_path: Path) -> None:
-    source = tmp_path / "uki"
-    source.write_bytes(uki("1"))
-    plan = plan_boot(read_boot_directory(esp), {ONE: source}, first=ONE)
-    source.write_bytes(uki("1", "cd" * 32))
-    with pytest.raises(DigestError, match="does not read back"):
-        apply_boot(plan, esp)
-    assert names(esp) == []
-
-
-def test_a_place_that_is_no_directory_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="not a directory"):
-        read_boot_directory(tmp_path / "nothing")

@@ -1,30 +1,41 @@
-"""A boot directory that somebody prepared: links, pipes, kernels for addons, and more of everything than is read."""
+"""A boot directory that somebody else has written to: names, links, programs and sizes."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from oci2boot.errors import FormatError, LimitError, TargetError
+from oci2boot.errors import DigestError, FormatError, LimitError, TargetError
 from oci2boot.sysroot import bootdir
 from oci2boot.sysroot.bootdir import read_boot_directory
 from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_plan import plan_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan, Rename
-from tests.sysroot.boots import addon, put, uki
-
-ONE, TWO, THREE = ("EFI/Linux/debian_1.efi", "EFI/Linux/debian_2.efi", "EFI/Linux/debian_3.efi")
+from tests.sysroot.boots import ONE, THREE, TWO, addon, menu, names, put, uki
 
 
-@pytest.fixture
-def esp(tmp_path: Path) -> Path:
-    path = tmp_path / "esp"
-    path.mkdir()
-    return path
+@pytest.mark.parametrize(
+    "path",
+    ["EFI/Linux/a b.efi", "EFI/Linux/../x.efi", "/EFI/Linux/x.efi", "EFI/Linux/a~.efi", "EFI/Linux/x." + "e" * 255],
+)
+def test_names_that_fat_cannot_have_are_refused(esp: Path, path: str) -> None:
+    with pytest.raises(TargetError, match="not a path"):
+        plan_boot(read_boot_directory(esp), {path: uki("1")}, first=path)
 
 
-def menu(esp: Path) -> list[str]:
-    return [entry.path.rpartition("/")[2] for entry in read_boot_directory(esp).entries]
+def test_names_that_fat_takes_for_the_same_are_refused(esp: Path) -> None:
+    with pytest.raises(TargetError, match="same on FAT"):
+        plan_boot(read_boot_directory(esp), {ONE: uki("1"), ONE.upper().replace(".EFI", ".efi"): uki("1")}, first=ONE)
+
+
+def test_a_file_that_changes_while_it_is_copied_is_not_installed(esp: Path, tmp_path: Path) -> None:
+    source = tmp_path / "uki"
+    source.write_bytes(uki("1"))
+    plan = plan_boot(read_boot_directory(esp), {ONE: source}, first=ONE)
+    source.write_bytes(uki("1", "cd" * 32))
+    with pytest.raises(DigestError, match="does not read back"):
+        apply_boot(plan, esp)
+    assert names(esp) == []
 
 
 def test_no_symbolic_link_leads_out_of_the_directory(esp: Path, tmp_path: Path) -> None:
@@ -121,3 +132,8 @@ def test_only_regular_files_are_mapped(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=said), bootdir.mapped(tmp_path / name, 6):
             pass
+
+
+def test_a_place_that_is_no_directory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="not a directory"):
+        read_boot_directory(tmp_path / "nothing")

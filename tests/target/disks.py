@@ -1,5 +1,6 @@
 """Disks for tests: written as an ordinary user, and looked at with e2fsprogs, dosfstools, mtools and fdisk."""
 
+import codecs
 import os
 import pickle
 import shutil
@@ -22,6 +23,7 @@ from tests.witness import program
 SEED = b"a seed for tests"
 EPOCH = 1_700_000_000
 NOBODY = 65534
+MIB = 1 << 20
 
 
 @contextmanager
@@ -38,6 +40,7 @@ def working_directory() -> Iterator[Path]:
 
 def ordinarily(function: Callable[[], Any]) -> Any:
     """Run the function as an ordinary user, in a child that drops root; raise what it raises."""
+    codecs.lookup("utf-16-le")  # names in FAT and GPT: Python itself may lie where the child cannot read
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -126,3 +129,7 @@ class Root:
         return subprocess.run(
             [program("debugfs"), "-R", f'cat "{path}"', self.device], capture_output=True, check=True
         ).stdout
+
+
+def content(size: int) -> bytes:
+    return (bytes(range(1, 252)) * (size // 251 + 1))[:size]

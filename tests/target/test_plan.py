@@ -24,7 +24,7 @@ MIB = 1 << 20
 def test_a_plan_is_json_and_the_same_each_time() -> None:
     entries = [regular(b"/b", b"x"), regular(b"/a", b"y")]
     first, second = plan_of(entries), plan_of(entries[::-1])
-    assert json.dumps(first.as_json()) == json.dumps(second.as_json())
+    assert json.dumps(first.to_json()) == json.dumps(second.to_json())
     assert first.root.start == first.esp.start + first.esp.size
     assert first.size == first.root.start + first.root.size + MIB
 

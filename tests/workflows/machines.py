@@ -80,6 +80,10 @@ def digests(machine: Machine) -> list[str]:
     return [one.digest.hex for one in read_state(machine.sysroot).deployments]
 
 
+def upper(machine: Machine, digest: str) -> Path:
+    return machine.root / "state/deploy" / digest / "etc/upper"
+
+
 def upgraded(machine: Machine) -> tuple[str, str]:
     """Upgrade to a second image; return (first, second) digest."""
     (first,) = digests(machine)

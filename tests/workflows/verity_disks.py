@@ -21,6 +21,18 @@ from tests.tarballs import directory, file
 from tests.workflows.sealable import kernel, uki
 
 UKI = "EFI/Linux/demo_1.efi"
+TARS = [
+    layer(
+        SKELETON,
+        file(b"usr/bin/tool", b"tool" * 3000),
+        file(b"usr/lib/big", b"".join(number.to_bytes(4, "big") * 250 for number in range(3000))),
+        directory(b"etc/", mode=0o751, uid=3, gid=4),
+        file(b"etc/inline", b"inline"),
+        directory(b"var/lib/"),
+        file(b"var/lib/state", b"state" * 1000),
+    )
+]
+EMBEDDED = VerityOptions(place="embedded", form="systemd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +89,3 @@ def converted(
         fields = {name: getattr(stored.bootable, name) for name in Bootable.__dataclass_fields__}
         bootable = save(repository, Bootable(**(fields | {"root": record})), stored.rootfs.image, files, None)
     return Image(repo, stored, bootable)
-
-
-TARS = [
-    layer(
-        SKELETON,
-        file(b"usr/bin/tool", b"tool" * 3000),
-        file(b"usr/lib/big", b"".join(number.to_bytes(4, "big") * 250 for number in range(3000))),
-        directory(b"etc/", mode=0o751, uid=3, gid=4),
-        file(b"etc/inline", b"inline"),
-        directory(b"var/lib/"),
-        file(b"var/lib/state", b"state" * 1000),
-    )
-]
-EMBEDDED = VerityOptions(place="embedded", form="systemd")

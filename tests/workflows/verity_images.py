@@ -1,18 +1,24 @@
 """Small images for the mode verity: their initramfs has systemd's programs for dm-verity, by name."""
 
+import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from oci2boot.formats import cpio
+from oci2boot.formats import cmdline, cpio, pe
 from oci2boot.oci.reference import Reference
 from oci2boot.rootfs.dmverity import VerityOptions
+from oci2boot.rootfs.mkfs import Compression
 from oci2boot.store.images import Bootable
+from oci2boot.store.roots import DmVerityRoot
+from oci2boot.system.run import Argv
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Report, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
 from tests.boot.initrds import SYSTEMD
 from tests.keys import make
 from tests.oci.layouts import Layout
+from tests.witness import program
 from tests.workflows.sealable import BUILTIN, CONFIG, KVER, add_image, base, tar
 
 INITRAMFS = [
@@ -35,6 +41,8 @@ CONTENT: dict[str, bytes | Path] = {
     "etc/motd": b"welcome\n",
 }
 BUILTIN_OPTIONS = BootOptions(ukify="builtin")
+HASH_ONLY = VerityOptions(signature=False)
+ZSTD = Compression.parse("zstd,level=12")
 
 
 def verity_layers(initramfs: list[cpio.Member] = INITRAMFS, **extra: bytes) -> list[bytes]:
@@ -91,3 +99,45 @@ def convert_verity(
         ),
         report,
     )
+
+
+def object_of(repo: Path, bootable: Bootable, what: str) -> Path:
+    assert isinstance(bootable.root, DmVerityRoot)
+    digest = {
+        "image": bootable.root.image,
+        "tree": bootable.root.hash_object,
+        "signature": bootable.root.signature_object,
+    }[what]
+    assert digest
+    return repo / "objects" / digest.path
+
+
+def words_of(repo: Path, bootable: Bootable) -> list[str]:
+    """Return the command line that the UKI itself has."""
+    uki = uki_of(repo, bootable)
+    (section,) = pe.parse(uki).sections_named(b".cmdline")
+    return cmdline.split(cmdline.read_section(pe.contents(uki, section)))
+
+
+def uki_of(repo: Path, bootable: Bootable) -> bytes:
+    (path,) = (path for path in bootable.esp if re.fullmatch(r"EFI/Linux/[^/]*\.efi", path))
+    return (repo / "objects" / bootable.esp[path].path).read_bytes()
+
+
+def credential(repo: Path, bootable: Bootable) -> Path:
+    (path,) = (path for path in bootable.esp if path.endswith(".cred"))
+    (uki,) = (path for path in bootable.esp if re.fullmatch(r"EFI/Linux/[^/]*\.efi", path))
+    assert path == f"{uki}.extra.d/roothash.p7s.cred"
+    return repo / "objects" / bootable.esp[path].path
+
+
+def check_signature(repo: Path, bootable: Bootable, signing: SigningOptions, folder: Path) -> None:
+    """See that openssl takes the signature for one of the root hash's digits."""
+    assert isinstance(bootable.root, DmVerityRoot)
+    digits = folder / "digits"
+    digits.write_text(str(bootable.root.root_hash))
+    argv: Argv = [
+        program("openssl"), "smime", "-verify", "-binary", "-inform", "DER", "-in", credential(repo, bootable),
+        "-content", digits, "-CAfile", signing.certificate, "-purpose", "any",
+    ]  # fmt: skip
+    assert subprocess.check_output(argv, stderr=subprocess.DEVNULL).decode() == str(bootable.root.root_hash)

@@ -35,7 +35,7 @@ _pack_header = XattrAreaHeader.layout().pack
 _pack_entry = XattrEntry.layout().pack
 
 
-def split_name(name: bytes, lustre: bool) -> tuple[int, bytes]:
+def split_name(name: bytes, *, lustre: bool) -> tuple[int, bytes]:
     """Return (prefix index, suffix). C mkcomposefs does not know the prefix `lustre.`, composefs-rs's V2 does."""
     for index, prefix in _PREFIXES.items():
         if name.startswith(prefix):

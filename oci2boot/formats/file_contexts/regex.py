@@ -97,7 +97,7 @@ class Automaton:
     """Whether `prefix` alone is a match."""
 
 
-def compile_pattern(pattern: bytes, grouped: bool) -> Automaton:
+def compile_pattern(pattern: bytes, *, grouped: bool) -> Automaton:
     """Return the automaton of the whole-subject match of `pattern`.
 
     `grouped` says that the anchors are put around the whole pattern, `^(a|b)$`, and not around its text, `^a|b$`:

@@ -67,7 +67,7 @@ class Installed:
             "target": str(self.target),
             "format": self.format,
             "device": self.device.to_json() if self.device else None,
-            "plan": self.plan.as_json(),
+            "plan": self.plan.to_json(),
             "nvram": self.nvram,
             "written": self.written,
         }

@@ -5,7 +5,7 @@ boots what it booted before; run again, it completes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -45,7 +45,8 @@ LOCAL: Final = f"local{ADDON}"
 
 @dataclass(frozen=True, slots=True)
 class DeployOptions:
-    etc: Policy = field(default_factory=EtcPolicy)
+    etc: Policy = None
+    """The machine's own files win where nothing is said."""
     allow_missing_verity: Annotated[
         bool, Option("--allow-missing-verity", "accept a directory on a file system without fs-verity")
     ] = False
@@ -115,9 +116,10 @@ def plan_deployment(
         if current is not None:
             upper = read_upper(state.sysroot.deployments / current.digest.hex / "etc/upper", current.digest.algorithm)
             old, new = image_etc(target, current.digest), image_etc(source, rootfs)
-            etc = plan_etc(old, new, upper.tree, options.etc)
+            policy = options.etc or EtcPolicy()
+            etc = plan_etc(old, new, upper.tree, policy)
             new_etc = etc.upper
-            merged = MergedEtc(current.digest, options.etc, fingerprint(new_etc, rootfs))
+            merged = MergedEtc(current.digest, policy, fingerprint(new_etc, rootfs))
         elif options.first_boot:
             read = reader(lambda content: source.read_object(content.digest))
             new_etc, new_var = with_first_boot(options.first_boot, tree, load_policy(tree, read), read)

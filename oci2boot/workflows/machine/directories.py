@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from oci2boot.errors import StoreError, TargetError
 from oci2boot.rootfs.reader import read_rootfs
@@ -58,9 +59,19 @@ def install_directories(
     return plan
 
 
+class BootDirectoryPlan(NamedTuple):
+    """What is written where the rootfs image is not."""
+
+    bootable: Bootable
+    boot: BootPlan
+
+    def to_json(self) -> dict[str, Any]:
+        return {"image": self.bootable.to_json(), "boot": self.boot.to_json()}
+
+
 def install_boot_directory(
     repo: Path, name: str | None, esp: Path, report: Report, *, dry_run: bool = False
-) -> tuple[Bootable, BootPlan]:
+) -> BootDirectoryPlan:
     """Write boot files alone; where their rootfs image lies is somebody else's business."""
     with Repository.open(repo) as source:
         bootable = find_image(source, name)
@@ -73,7 +84,7 @@ def install_boot_directory(
             report(Warned(problem))
         if not dry_run:
             apply_boot(plan, esp)
-    return bootable, plan
+    return BootDirectoryPlan(bootable, plan)
 
 
 def _deploy(

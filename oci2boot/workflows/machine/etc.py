@@ -24,14 +24,15 @@ MAX_FILES: Final = 200_000
 MAX_BYTES: Final = 1 << 30
 """Of all files in it over 64 bytes."""
 
-_POLICY: Final = Option(
-    "--etc",
-    "who wins if machine and new image both changed a file in /etc: ours, theirs or stop, or /etc/GLOB=theirs",
-    parse=EtcPolicy.parse,
-    many=True,
-)
-Policy = Annotated[EtcPolicy, _POLICY]
-OtherPolicy = Annotated[EtcPolicy | None, _POLICY]
+Policy = Annotated[
+    EtcPolicy | None,
+    Option(
+        "--etc",
+        "who wins if machine and new image both changed a file in /etc: ours, theirs or stop, or /etc/GLOB=theirs",
+        parse=EtcPolicy.parse,
+        many=True,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)

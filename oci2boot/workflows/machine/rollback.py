@@ -1,5 +1,7 @@
 """What boots next, chosen among what is there already."""
 
+from typing import Any, NamedTuple
+
 from oci2boot.errors import TargetError
 from oci2boot.sysroot.bootdir_plan import plan_default
 from oci2boot.sysroot.bootdir_steps import BootPlan
@@ -7,7 +9,16 @@ from oci2boot.workflows.machine.model import Deployment
 from oci2boot.workflows.machine.place import Place, open_machine
 
 
-def rollback(place: Place, wanted: str | None = None, *, dry_run: bool = False) -> tuple[Deployment, BootPlan]:
+class RolledBack(NamedTuple):
+    chosen: Deployment
+    boot: BootPlan
+
+    def to_json(self) -> dict[str, Any]:
+        named = "digest" if "digest" in self.chosen.facts else "root_hash"
+        return {"id": self.chosen.id, named: self.chosen.id, "boot": self.boot.to_json()}
+
+
+def rollback(place: Place, wanted: str | None = None, *, dry_run: bool = False) -> RolledBack:
     """Let another deployment boot next: the one named, or what runs if another is staged, or the one before."""
     with open_machine(place, writing=not dry_run) as machine:
         with machine.state() as state:
@@ -21,4 +32,4 @@ def rollback(place: Place, wanted: str | None = None, *, dry_run: bool = False) 
             plan = plan_default(state.directory, chosen.entries[0].id)
         if not dry_run:
             machine.change_boot(plan)
-    return chosen, plan
+    return RolledBack(chosen, plan)

@@ -155,13 +155,15 @@ def _planned(machine: Machine, mode: Mode, news: News, name: str | None = None) 
 def _news(request: ConvertRequest, store: Path, known: str | None) -> News:
     """Ask the source; only the manifest and config are fetched."""
     if isinstance(request.source, DirectoryReference):
-        return News(str(request.source), True, None)
+        return News(str(request.source), changed=True, manifest=None)
     with open_source(request.source, request.options) as source, _opened(store) as repository:
         image = source.fetch()
         manifest = str(image.manifest_digest)
         lacking = [layer for layer in image.layers if not has_layer(repository, layer.diff_id)]
     sizes = {layer.digest: layer.size for layer in lacking}
-    return News(str(request.source), manifest != known, manifest, len(sizes), sum(sizes.values()))
+    return News(
+        str(request.source), changed=manifest != known, manifest=manifest, layers=len(sizes), bytes=sum(sizes.values())
+    )
 
 
 @contextmanager

@@ -31,7 +31,14 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 
 
 def build_dracut(
-    tree: Directory, read: Read, kernel: str | None, version: str, options: DracutOptions, verity: bool, report: Report
+    tree: Directory,
+    read: Read,
+    kernel: str | None,
+    version: str,
+    options: DracutOptions,
+    report: Report,
+    *,
+    verity: bool,
 ) -> bytes:
     """Return the initramfs that the image's dracut makes for its kernel.
 
@@ -42,7 +49,7 @@ def build_dracut(
     epoch = int(datetime.strptime(version, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp())
     with tempfile.TemporaryDirectory(prefix="oci2boot-dracut-") as folder:
         root = Path(folder, "root")
-        with plain_errors(ToolError, "cannot lay out the image's files for dracut"):
+        with plain_errors(ToolError, "lay out the image's files for dracut"):
             check_out(tree, read, root)
         way = _choose_way(root)
         report(Told(f"dracut of the image makes an initramfs for {kver}, by {way.name}"))
@@ -105,7 +112,7 @@ def _write(inode: Inode, target: Path, read: Read) -> None:
 def _take(root: Path) -> bytes:
     """Return what dracut wrote; the image's code may have put anything in its place."""
     with (
-        plain_errors(ToolError, "cannot read the initramfs that dracut made"),
+        plain_errors(ToolError, "read the initramfs that dracut made"),
         os.fdopen(os.open(root / OUTPUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file,
     ):
         return read_all(file, MAX_INITRAMFS, "the initramfs that dracut made")

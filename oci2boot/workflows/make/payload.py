@@ -173,7 +173,7 @@ def with_dracut(
     """Have the image's dracut make the initramfs, where that is asked for."""
     if options.initrd != "dracut":
         return made
-    initramfs = build_dracut(tree, read, options.kernel, made.version, options.dracut, promise.dm_verity, report)
+    initramfs = build_dracut(tree, read, options.kernel, made.version, options.dracut, report, verity=promise.dm_verity)
     return replace(made, initramfs=initramfs)
 
 

@@ -188,7 +188,7 @@ def _measured(request: BootTestRequest, promised: Promised, booted: Booted) -> C
     demanded = request.tpm == "yes"
     if promised.uki is None:
         evidence = "nothing says what a type 1 entry gives: each boot loader measures it in its own way"
-        return Case("measured", False, evidence, booted.seconds, skipped=not demanded)
+        return Case("measured", ok=False, evidence=evidence, seconds=booted.seconds, skipped=not demanded)
     with open_disk(request.disk) as opened:
         esp = esp_of_fat(opened.esp())
         return compare(booted, esp, promised.path, secure_boot=request.keys is not None, demanded=demanded)

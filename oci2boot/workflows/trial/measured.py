@@ -20,28 +20,28 @@ def compare(
     Where there is nothing to compare the case is skipped, and failed if it was `demanded`.
     """
 
-    def verdict(ok: bool, evidence: str, *, asked: bool = True) -> Case:
+    def verdict(evidence: str, *, ok: bool, asked: bool = True) -> Case:
         return Case("measured", ok, evidence, booted.seconds, skipped=not asked and not demanded)
 
     found = booted.pcrs
     if not booted.report:
-        return verdict(False, "the machine sent no report: that takes systemd 256", asked=False)
+        return verdict("the machine sent no report: that takes systemd 256", ok=False, asked=False)
     if "11" not in found or "12" not in found:
-        return verdict(False, "the machine shows no TPM: its kernel has no driver for it", asked=False)
+        return verdict("the machine shows no TPM: its kernel has no driver for it", ok=False, asked=False)
     try:
         expected = _phases(esp[uki]())
     except FormatError as error:
-        return verdict(False, error.message, asked=False)
+        return verdict(error.message, ok=False, asked=False)
     if found["11"] not in expected:
-        return verdict(False, f"PCR 11 is {found['11']}; this UKI gives {' or '.join(expected)}")
+        return verdict(f"PCR 11 is {found['11']}; this UKI gives {' or '.join(expected)}", ok=False)
     evidence = f"PCR 11 is {found['11']}, which this UKI gives {expected[found['11']]}"
     try:
         added = predict_pcr_12(esp, uki, secure_boot=secure_boot).hex()
     except FormatError as error:
-        return verdict(True, f"{evidence}; {error.message}")
+        return verdict(f"{evidence}; {error.message}", ok=True)
     if found["12"] != added:
-        return verdict(False, f"PCR 12 is {found['12']}; what lies beside the UKI gives {added}")
-    return verdict(True, f"{evidence}; PCR 12 is {added}, which what lies beside it gives")
+        return verdict(f"PCR 12 is {found['12']}; what lies beside the UKI gives {added}", ok=False)
+    return verdict(f"{evidence}; PCR 12 is {added}, which what lies beside it gives", ok=True)
 
 
 def _phases(uki: bytes) -> dict[str, str]:

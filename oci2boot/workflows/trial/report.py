@@ -187,7 +187,7 @@ class Bench:
                 with self._boot(machine, "intact") as running, self._pictured(machine.monitor, screenshot, running):
                     booted = self._wait_up(running, patience)
         except ToolError as error:
-            return Case("boots", False, error.message, time.monotonic() - started), None
+            return Case("boots", ok=False, evidence=error.message, seconds=time.monotonic() - started), None
         missing = booted.lacks(self.digest, secure=self.machine.firmware.secure)
         shown = booted.evidence(self.digest) or "login prompt"
         evidence = f"it came up, but shows no {', no '.join(missing)}" if missing else shown

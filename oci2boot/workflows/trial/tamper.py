@@ -14,6 +14,7 @@ from oci2boot.boot.uki import build_addon, stub_version
 from oci2boot.digest import External, VerityDigest
 from oci2boot.errors import FormatError
 from oci2boot.formats import authenticode, cmdline, pe
+from oci2boot.formats.erofs.structs import IMAGE_MAX
 from oci2boot.formats.fat import Fat
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.target.esp import replace_on_esp
@@ -23,8 +24,6 @@ from oci2boot.target.types import ESP_TYPE
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.workflows.verify.promises import Promised
-
-IMAGE_MAX: Final = 1 << 30
 
 FIRMWARE: Final = r"(?i:access denied|security violation)"
 STUB: Final = r"(?i:addon[^\n]*ignoring[^\n]*(access denied|security violation))"
@@ -139,10 +138,10 @@ def tamperings(subject: Subject, *, secure_boot: bool, sign: Sign | None) -> Ite
         if subject.loader:
             change = _edit(subject.loader, _flip_half_way(b".text"))
             yield Tampering("a byte of the boot loader", change, (FIRMWARE,))
-    yield from _with_addons(subject, secure_boot, sign)
+    yield from _with_addons(subject, sign, secure_boot=secure_boot)
 
 
-def _with_addons(subject: Subject, secure_boot: bool, sign: Sign | None) -> Iterator[Tampering]:
+def _with_addons(subject: Subject, sign: Sign | None, *, secure_boot: bool) -> Iterator[Tampering]:
     """The stub drops what the firmware does not trust, and goes on: the machine has to notice what is missing."""
     if secure_boot and subject.addons:
         # One that brings the promise, if there is one: the machine must not come up without it.

@@ -90,10 +90,10 @@ def _check_table(disk: OpenedDisk, checks: Checks) -> None:
 
 
 def _read_esp(disk: OpenedDisk, checks: Checks) -> EspFiles | None:
+    esp = None
     with checks.attempt("EFI system partition"):
         fat = disk.esp()
         esp = esp_of_fat(fat)
         problems = [] if fat.copies_agree else ["its two allocation tables differ"]
         checks.verdict("EFI system partition", problems, f"FAT, {len(esp)} files")
-        return esp
-    return None
+    return esp

@@ -4,6 +4,7 @@ Nothing is taken from the partitions' own word: the root hash is the UKI's, and 
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -57,9 +58,10 @@ def read_verity_disk(disk: OpenedDisk, kind: str, esp: EspFiles | None, checks: 
 def _read_root(disk: OpenedDisk, root_hash: RootHash, hash_offset: int, checks: Checks, report: Report) -> Root | None:
     """Hold data and hash tree to the root hash; None where no partition has its GUID."""
     name = f"root file system {root_hash}"
-    data, size, intact = None, None, False
+    root = None
     with checks.attempt(name):
         data = find_partition(disk, "root", ROOT_TYPES, root_hash.data_uuid)
+        root = Root(intact=False, differences=None)
         tree = data if hash_offset else find_partition(disk, "hash", VERITY_TYPES, root_hash.hash_uuid)
         read_tree = disk.reader(tree)
 
@@ -68,15 +70,14 @@ def _read_root(disk: OpenedDisk, root_hash: RootHash, hash_offset: int, checks: 
 
         area = _read_area(read, root_hash, hash_offset or data.size)
         problems = list(dmverity.check_tree(area, _hash_data(disk, data, area, report), read, root_hash))
-        intact = not problems
+        root = replace(root, intact=not problems)
         evidence = f"{area.data_blocks} blocks of {area.parameters.data_block} bytes hashed, and the whole hash tree"
         checks.verdict(name, problems, evidence)
         size = _file_system_size(disk, data)
+        root = replace(root, differences=partial(_differences, disk, data, size))
         end = hash_offset + area.size if hash_offset else size
         _check_file_system(disk, data, size, _covered(area), end, checks)
-    if data is None:
-        return None
-    return Root(intact=intact, differences=partial(_differences, disk, data, size) if size else None)
+    return root
 
 
 def _differences(disk: OpenedDisk, part: Partition, size: int, manifest: Manifest) -> Iterable[Difference]:
@@ -161,13 +162,14 @@ def _signatures(disk: OpenedDisk, checks: Checks) -> Iterator[RootSignature]:
 
 
 def _read_state(disk: OpenedDisk, checks: Checks) -> State:
+    state = State()
     with checks.attempt("state"):
         fs = disk.state()
         if fs is None:
             checks.ok("state", "the machine keeps nothing that it writes")
-            return State()
-        checks.ok("state", f"ext4 of {fs.superblock.blocks_count} blocks of {fs.block_size} bytes")
-        root = InstalledRoot(fs)
-        places = (f"/{name.decode(errors='replace')}" for name in sorted(root.listing(b"/state/overlays")))
-        return read_state(root, places, checks)
-    return State()
+        else:
+            checks.ok("state", f"ext4 of {fs.superblock.blocks_count} blocks of {fs.block_size} bytes")
+            root = InstalledRoot(fs)
+            places = (f"/{name.decode(errors='replace')}" for name in sorted(root.listing(b"/state/overlays")))
+            state = read_state(root, places, checks)
+    return state

@@ -116,7 +116,7 @@ def _explain(a: Side, b: Side, limit: int, report: Report) -> Explained:
         )
     tried = 0
 
-    def count(rules: Rules) -> None:
+    def count(_: Rules) -> None:
         nonlocal tried
         tried += 1
         report(Step("rule sets", tried, unit="items"))

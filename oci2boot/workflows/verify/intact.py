@@ -173,11 +173,12 @@ def _beside(uki: str, promises: Sequence[DevicePromise], files: EspFiles, checks
         if any(promise.signed for promise in promises):
             checks.failed(f"signature {signature_path(uncounted(uki))}", "the kernel demands it, and it is not there")
         return []
+    found = []
     with checks.attempt(f"signature {path}"):
         data = files[path]()
         hashes = dict.fromkeys(one for promise in promises for one in promise.root_hashes)
-        return [RootSignature(path, root_hash, data) for root_hash in hashes]
-    return []
+        found += [RootSignature(path, root_hash, data) for root_hash in hashes]
+    return found
 
 
 # What it was made from

@@ -16,15 +16,10 @@ from oci2boot.workflows.machine.reset import reset
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import BootOptions
 from tests.store.stored import everything
-from tests.workflows.machines import ANY_FILE_SYSTEM, Machine, make_machine
+from tests.workflows.machines import ANY_FILE_SYSTEM, Machine
 
 SECOND: dict[str, bytes | Path] = {"usr/bin/version": b"two" * 100, "etc/motd": b"image two\n"}
 LONG = b"more than sixty-four bytes, so that it is a file of its own in every store\n" * 3
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return make_machine(tmp_path)
 
 
 def staged(machine: Machine, options: DeployOptions = ANY_FILE_SYSTEM) -> tuple[Path, Path]:

@@ -13,12 +13,7 @@ from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import SigningOptions
 from tests.keys import make
 from tests.witness import program
-from tests.workflows.machines import Machine, make_machine
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return make_machine(tmp_path)
+from tests.workflows.machines import Machine
 
 
 def addons(machine: Machine) -> list[Path]:

@@ -11,14 +11,9 @@ from oci2boot.workflows.progress import Event, Warned, silent
 from oci2boot.workflows.requests import BootOptions
 from tests.flips import flip
 from tests.store.stored import cfsctl, everything
-from tests.workflows.machines import Machine, make_machine
+from tests.workflows.machines import Machine
 
 CONTENT = b"one" * 100
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return make_machine(tmp_path)
 
 
 def victims(machine: Machine) -> dict[str, Path]:

@@ -1,96 +1,24 @@
 """`seal`: what it makes is held to cfsctl, skopeo, umoci, docker-registry and sbverify."""
 
-import io
 import json
 import shutil
-import stat
-import subprocess
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from oci2boot.boot.uki_layer import uki_layer
 from oci2boot.errors import DigestError, ImageError, TargetError
-from oci2boot.formats.tar import Entry
 from oci2boot.oci.reference import Reference
-from oci2boot.oci.source import SourceOptions
-from oci2boot.store.images import Bootable
-from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.seal import SealedImage, seal
-from oci2boot.workflows.progress import Event, Step, Told, silent
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, SealRequest, SigningOptions
+from oci2boot.workflows.progress import Event, Step, silent
+from oci2boot.workflows.requests import BootOptions, SealRequest, SigningOptions
 from tests.keys import make
 from tests.oci.layouts import Layout, documents
 from tests.oci.registries import docker_registry, push
 from tests.tarballs import END, directory, file
 from tests.witness import program
-from tests.workflows.sealable import KVER, add_image, addon, base, tar, uki
-
-LOOPBACK = SourceOptions(tls_verify=False)
-BUILTIN = BootOptions(ukify="builtin")
-
-
-def run(*argv: str | Path) -> str:
-    done = subprocess.run(list(map(str, argv)), check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store") / "repo"
-
-
-def sealed_to(
-    repo: Path,
-    source: str,
-    destination: str,
-    boot: BootOptions = BUILTIN,
-    report: Callable[[Event], None] = silent,
-    *,
-    ship_erofs: bool = False,
-    strip_kernel: bool = False,
-) -> SealedImage:
-    request = SealRequest(
-        source=Reference.parse(source),
-        destination=Reference.parse(destination),
-        repo=repo,
-        options=LOOPBACK,
-        boot=boot,
-        ship_erofs=ship_erofs,
-        strip_kernel=strip_kernel,
-    )
-    result = seal(request, report)
-    assert result
-    return result
-
-
-def converted(repo: Path, source: str) -> Bootable:
-    return convert(
-        ConvertRequest(source=Reference.parse(source), repo=repo, name="x", options=LOOPBACK, boot=BUILTIN), silent
-    )
-
-
-@pytest.fixture(scope="module")
-def out(layout: Layout, sealed: SealedImage) -> Path:  # noqa: ARG001 it writes the layout
-    """The layout with the sealed image, under the tag `sealed`."""
-    return layout.path.with_name("out")
-
-
-@pytest.fixture(scope="module")
-def sealed(layout: Layout, repo: Path) -> SealedImage:
-    return sealed_to(repo, f"oci:{layout.path}:base", f"oci:{layout.path.with_name('out')}:sealed")
-
-
-def last_layer(layout: Path, tag: str) -> tarfile.TarFile:
-    manifest, _ = documents(layout, tag)
-    path = layout / "blobs" / manifest["layers"][-1]["digest"].replace(":", "/")
-    return tarfile.open(
-        fileobj=io.BytesIO(subprocess.run(["gzip", "-dc", path], check=True, capture_output=True).stdout)
-    )
+from tests.workflows.make.seals import converted, last_layer, run, sealed_to
+from tests.workflows.sealable import add_image, addon, base, tar, uki
 
 
 def test_the_uki_is_in_a_layer_of_its_own_over_the_same_layers(layout: Layout, out: Path, sealed: SealedImage) -> None:
@@ -306,108 +234,3 @@ def test_a_file_where_boot_directories_belong_is_refused(repo: Path, tmp_path: P
     add_image(layout, [*base(), tar({"boot/EFI": b"a file"})], "odd")
     with pytest.raises(ImageError, match="/boot/EFI of the image is not a directory"):
         sealed_to(repo, f"oci:{layout.path}:odd", f"oci:{layout.path}:sealed")
-
-
-def test_a_uki_layer_that_would_change_the_digest_is_not_written(
-    layout: Layout, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """C.2, by a fault put in: the layer reaches into /usr."""
-
-    def misplaced(*arguments: Any) -> list[Entry]:
-        return [entry._replace(path=b"usr/uki.efi") for entry in uki_layer(*arguments) if stat.S_ISREG(entry.kind)]
-
-    monkeypatch.setattr("oci2boot.workflows.make.seal.uki_layer", misplaced)
-    with pytest.raises(DigestError, match="changes the image's digest"):
-        sealed_to(repo, f"oci:{layout.path}:base", f"oci:{tmp_path}/layout:x")
-    assert not (tmp_path / "layout/index.json").exists()
-
-
-def test_an_image_with_no_kernel_but_that_of_its_uki_is_sealed_again(
-    out: Path, repo: Path, sealed: SealedImage, tmp_path: Path
-) -> None:
-    """C.7, D.9: the base dropped its kernel from /usr once it was sealed; the UKI's parts and arguments go on."""
-    layout = Layout(tmp_path / "layout")
-    shutil.copytree(out / "blobs", layout.path / "blobs", dirs_exist_ok=True)
-    manifest, config = documents(out, "sealed")
-    modules = f"usr/lib/modules/{KVER}"
-    gone = directory(f"{modules}/".encode()) + b"".join(
-        file(f"{modules}/.wh.{name}".encode()) for name in ("vmlinuz", "initramfs.img")
-    )
-    changed, diff_id = layout.layer(gone + file(b"etc/kernel/cmdline", b"not these\n") + END)
-    new_config = layout.config([*config["rootfs"]["diff_ids"], diff_id], created="2026-11-22T00:00:00Z")
-    layers = [(layer, "") for layer in manifest["layers"]] + [(changed, diff_id)]
-    layout.tag(layout.image(layers, config=new_config), "derived")
-    again = sealed_to(repo, f"oci:{layout.path}:derived", f"oci:{layout.path}:resealed")
-
-    def sections(folder: Path, tag: str, path: str) -> dict[str, bytes]:
-        with last_layer(folder, tag) as archive:
-            found = archive.extractfile(path.lstrip("/"))
-            assert found
-            (tmp_path / "uki.efi").write_bytes(found.read())
-        names = (".linux", ".initrd", ".uname", ".cmdline")
-        dumps = [word for name in names for word in ("--dump-section", f"{name}={tmp_path / name}")]
-        run(program("objcopy"), *dumps, tmp_path / "uki.efi", tmp_path / "copy")
-        return {name: (tmp_path / name).read_bytes() for name in names}
-
-    old, new = sections(out, "sealed", sealed.uki), sections(layout.path, "resealed", again.uki)
-    assert old.pop(".cmdline").decode().startswith("rw quiet ")
-    assert new.pop(".cmdline").decode() == f"rw quiet composefs={again.rootfs}"
-    assert new == old
-    assert converted(repo, f"oci:{layout.path}:resealed").flow == "sealed"
-
-
-def cfsctl_id(layout: Path, tag: str, folder: Path) -> str:
-    run(program("cfsctl"), "init", "--algorithm", "fsverity-sha256-12", "--insecure", folder)
-    cfsctl = [program("cfsctl"), "--repo", str(folder), "--insecure"]
-    run(*cfsctl, "oci", "pull", f"oci:{layout}:{tag}", "it")
-    return run(*cfsctl, "--erofs-version=1", "oci", "compute-id", "--bootable", "it").strip()
-
-
-def test_the_rootfs_image_may_come_along(layout: Layout, repo: Path, sealed: SealedImage, tmp_path: Path) -> None:
-    """C.9: the same digest, by `fsverity digest` and cfsctl, and an image for fsck.erofs; another one is refused."""
-    out = tmp_path / "out"
-    shipped = sealed_to(repo, f"oci:{layout.path}:base", f"oci:{out}:x", ship_erofs=True)
-    assert shipped.rootfs == sealed.rootfs == cfsctl_id(out, "x", tmp_path / "cfs")
-    name = f"boot/composefs/{shipped.rootfs}.erofs"
-    with last_layer(out, "x") as archive:
-        found = archive.extractfile(name)
-        assert found
-        image = found.read()
-    (tmp_path / "image.erofs").write_bytes(image)
-    said = run(program("fsverity"), "digest", "--compact", tmp_path / "image.erofs").strip()
-    assert said == shipped.rootfs
-    run(program("fsck.erofs"), tmp_path / "image.erofs")
-    told: list[Event] = []
-    request = ConvertRequest(source=Reference.parse(f"oci:{out}:x"), repo=tmp_path / "other", name="x")
-    bootable = convert(request, told.append)
-    assert (bootable.flow, str(bootable.root.image)) == ("sealed", shipped.rootfs)
-    assert "the rootfs image that the image brings along is the one made here" in [
-        event.text for event in told if isinstance(event, Told)
-    ]
-    assert (tmp_path / "other/objects" / bootable.root.image.path).read_bytes() == image
-
-    damaged = Layout(tmp_path / "damaged")
-    add_image(damaged, [*base(), tar({name: image[:-1] + b"x"})], "x")
-    with pytest.raises(DigestError, match=f"/{name} measures"):
-        converted(repo, f"oci:{damaged.path}:x")
-    resealed = sealed_to(repo, f"oci:{damaged.path}:x", f"oci:{damaged.path}:again")
-    with last_layer(damaged.path, "again") as archive:
-        assert f"boot/composefs/.wh.{shipped.rootfs}.erofs" in archive.getnames()
-    assert converted(repo, f"oci:{damaged.path}:again").root.image.hex == resealed.rootfs
-
-
-def test_the_kernel_may_leave_usr(layout: Layout, repo: Path, sealed: SealedImage, tmp_path: Path) -> None:
-    """C.7: umoci unpacks an image without it, and cfsctl computes the digest that is promised."""
-    out = tmp_path / "out"
-    stripped = sealed_to(repo, f"oci:{layout.path}:base", f"oci:{out}:x", strip_kernel=True)
-    assert stripped.rootfs != sealed.rootfs
-    assert cfsctl_id(out, "x", tmp_path / "cfs") == stripped.rootfs
-    run(program("umoci"), "unpack", "--rootless", "--image", f"{out}:x", tmp_path / "bundle")
-    modules = tmp_path / "bundle/rootfs/usr/lib/modules" / KVER
-    assert sorted(path.name for path in modules.iterdir()) == ["config", "modules.builtin", "modules.dep"]
-    assert (tmp_path / "bundle/rootfs" / stripped.uki.lstrip("/")).exists()
-    manifest, config = documents(out, "x")
-    assert len(manifest["layers"]) == len(config["rootfs"]["diff_ids"]) == len(config["history"]) == 4
-    assert converted(repo, f"oci:{out}:x").flow == "sealed"
-    again = sealed_to(repo, f"oci:{out}:x", f"oci:{tmp_path}/again:x", strip_kernel=True)
-    assert again.rootfs == stripped.rootfs

@@ -127,7 +127,8 @@ def test_an_addon_that_no_machine_takes_is_not_promised(repo: Path, signed: Boot
     assert pcr_12(taken=db.sbsign(with_sections(addon_stub(), [line]))) != alone
 
 
-def test_a_hook_gets_both_files_and_its_failure_is_ours(repo: Path, signed: Bootable, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("signed")
+def test_a_hook_gets_both_files_and_its_failure_is_ours(repo: Path, tmp_path: Path) -> None:
     """K0.7"""
     hook = tmp_path / "hook"
     hook.write_text(f'#!/bin/sh\nset -e\n[ "$1" = word ]\ncp "$2" {tmp_path}/got.json\ncp "$3" {tmp_path}/pcrs.json\n')
@@ -143,8 +144,9 @@ def test_a_hook_gets_both_files_and_its_failure_is_ours(repo: Path, signed: Boot
         measured_manifest("demo", repo, str(hook))
 
 
+@pytest.mark.usefixtures("signed")
 @pytest.mark.parametrize("command", ["", "'open", "/nowhere/hook"])
-def test_a_hook_that_is_none_is_refused(repo: Path, signed: Bootable, command: str) -> None:
+def test_a_hook_that_is_none_is_refused(repo: Path, command: str) -> None:
     with pytest.raises(Error):
         measured_manifest("demo", repo, command)
 

@@ -46,13 +46,13 @@ PROMISES: dict[str, tuple[Callable[[str], dict[str, bytes]], str | None]] = {
     ),
     "none in one profile": (lambda d: {UKI: profiles(f"composefs={d}", "quiet")}, "has no composefs argument"),
     "optional": (lambda d: {UKI: uki(f"composefs=?{d}")}, "makes verification optional"),
-    "malformed": (lambda d: {UKI: uki("composefs=zz")}, "not a composefs argument"),
-    "none": (lambda d: {UKI: uki("quiet")}, "has no composefs argument"),
+    "malformed": (lambda _: {UKI: uki("composefs=zz")}, "not a composefs argument"),
+    "none": (lambda _: {UKI: uki("quiet")}, "has no composefs argument"),
     "by an addon that is not loaded": (
         lambda d: {UKI: uki("quiet"), f"{UKI}.extra.d/a.efi": addon(f"composefs={d}")},
         "has no composefs argument",
     ),
-    "by what is no UKI": (lambda d: {UKI: b"MZ" + bytes(100)}, "not an EFI executable"),
+    "by what is no UKI": (lambda _: {UKI: b"MZ" + bytes(100)}, "not an EFI executable"),
 }
 
 
@@ -101,7 +101,7 @@ def test_what_a_type_1_entry_promises_is_here(
     assert states(verified)["command line of loader/entries/demo.conf"] == "not checked"
 
 
-def test_an_esp_without_a_uki_boots_nothing(demo: Demo, root: Path, tmp_path: Path) -> None:
+def test_an_esp_without_a_uki_boots_nothing(root: Path, tmp_path: Path) -> None:
     found = failures(seen(root, esp=on_esp(tmp_path, {"loader/loader.conf": b""})))
     assert found == {"UKI": "there is none that could be booted"}
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from oci2boot.formats import cpio
 from oci2boot.rootfs.dmverity import SIGNATURE_NAME, VerityOptions
 from oci2boot.workflows.verify.disk import Verified
-from tests.workflows.sealable import addon, kernel, uki
+from tests.workflows.sealable import KVER, OS_RELEASE, addon, kernel, uki
 from tests.workflows.verify.looking import failures, seen, states
 from tests.workflows.verity_disks import TARS, UKI, Image, converted
 
@@ -31,12 +32,21 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return converted(tmp_path_factory.mktemp("store") / "repo", TARS, VerityOptions())
 
 
+def in_table(fields: str) -> bytes:
+    """Return a UKI whose initramfs has a table with the root hash. veritytab(5)"""
+    table = f"# name data hash root-hash options\nusr a b {'cd' * 32}\nroot PARTLABEL=a PARTLABEL=b {fields}\n"
+    return uki("quiet", OS_RELEASE, KVER, cpio.file(b"etc/veritytab", table.encode()))
+
+
 @pytest.fixture(scope="module")
 def verified(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Verified:
     """A disk with all of them."""
     files = {
         **{f"EFI/Linux/{name}.efi": uki(words.format(image.root_hash)) for name, (words, _) in LINES.items()},
         "EFI/Linux/unsigned.efi": uki(f"roothash={image.root_hash} dm_verity.require_signatures=1"),
+        "EFI/Linux/table.efi": in_table(f"{image.root_hash} panic-on-corruption"),
+        "EFI/Linux/table-debug.efi": in_table(f"{image.root_hash} panic-on-corruption,ignore-corruption"),
+        "EFI/Linux/table-other.efi": in_table("ab" * 32),
         "EFI/Linux/added.efi": uki("quiet"),
         "EFI/Linux/added.efi.extra.d/a.addon.efi": addon(f"roothash={image.root_hash} systemd.debug_shell"),
         "loader/entries/good.conf": f"linux /l\noptions roothash={image.root_hash}\n".encode(),
@@ -56,6 +66,14 @@ def test_a_signature_that_the_kernel_is_to_demand_is_there(verified: Verified) -
     """K1.1"""
     told = failures(verified)[f"signature EFI/Linux/unsigned.efi.extra.d/{SIGNATURE_NAME}"]
     assert told == "the kernel demands it, and it is not there"
+
+
+def test_a_table_in_the_initramfs_may_bring_the_promise(verified: Verified) -> None:
+    """veritytab(5): where the command line has no root hash."""
+    assert states(verified)["UKI EFI/Linux/table.efi"] == "ok"
+    found = failures(verified)
+    assert "a remark in the log" in found["UKI EFI/Linux/table-debug.efi"]
+    assert "no such root file system is here" in found["UKI EFI/Linux/table-other.efi"]
 
 
 def test_an_addon_may_bring_the_promise_and_more(verified: Verified) -> None:

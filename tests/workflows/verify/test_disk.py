@@ -125,8 +125,8 @@ Place = Callable[[Demo, Path], int]
 BIG_OBJECT = f"object {measure(BIG)}"
 SMALL_OBJECT = f"object {measure(SMALL)}"
 FLIPS: dict[str, tuple[Place, str, str]] = {
-    "object": (lambda demo, tmp: find(demo.disk, BIG[500_000:501_000]), BIG_OBJECT, "its bytes measure"),
-    "object of one block": (lambda demo, tmp: find(demo.disk, SMALL), SMALL_OBJECT, "/usr/bin/small"),
+    "object": (lambda demo, _: find(demo.disk, BIG[500_000:501_000]), BIG_OBJECT, "its bytes measure"),
+    "object of one block": (lambda demo, _: find(demo.disk, SMALL), SMALL_OBJECT, "/usr/bin/small"),
     "leaf of a Merkle tree": (
         lambda demo, tmp: find(demo.disk, metadata(BIG, tmp)[0]) + 4096 + 100,
         BIG_OBJECT,
@@ -148,12 +148,12 @@ FLIPS: dict[str, tuple[Place, str, str]] = {
         "its fs-verity descriptor is not that of the object",
     ),
     "EROFS superblock": (
-        lambda demo, tmp: find(demo.disk, demo.stored.rootfs.image[:1152]) + 1030,
+        lambda demo, _: find(demo.disk, demo.stored.rootfs.image[:1152]) + 1030,
         "rootfs image",
         "its bytes measure",
     ),
     "EROFS inode": (
-        lambda demo, tmp: find(demo.disk, demo.stored.rootfs.image[:4096]) + 3000,
+        lambda demo, _: find(demo.disk, demo.stored.rootfs.image[:4096]) + 3000,
         "rootfs image",
         "its bytes measure",
     ),
@@ -163,26 +163,26 @@ FLIPS: dict[str, tuple[Place, str, str]] = {
         "its Merkle tree",
     ),
     "digest in the UKI's command line": (
-        lambda demo, tmp: find(demo.disk, f"quiet composefs={demo.digest}".encode()) + 20,
+        lambda demo, _: find(demo.disk, f"quiet composefs={demo.digest}".encode()) + 20,
         f"UKI {UKI}",
         "no such root file system is here",
     ),
     "key in the UKI's command line": (
-        lambda demo, tmp: find(demo.disk, f"quiet composefs={demo.digest}".encode()) + 6,
+        lambda demo, _: find(demo.disk, f"quiet composefs={demo.digest}".encode()) + 6,
         f"UKI {UKI}",
         "no composefs argument",
     ),
     "other word in the UKI's command line": (
-        lambda demo, tmp: find(demo.disk, f"quiet composefs={demo.digest}".encode()),
+        lambda demo, _: find(demo.disk, f"quiet composefs={demo.digest}".encode()),
         f"boot file {UKI}",
         "its bytes are not those that were installed",
     ),
     "loader configuration": (
-        lambda demo, tmp: find(demo.disk, b"timeout 3\n"),
+        lambda demo, _: find(demo.disk, b"timeout 3\n"),
         "boot file loader/loader.conf",
         "its bytes are not those that were installed",
     ),
-    "partition table": (lambda demo, tmp: 1024 + 33, "partition table", "the checksum of its entries is wrong"),
+    "partition table": (lambda *_: 1024 + 33, "partition table", "the checksum of its entries is wrong"),
 }
 
 

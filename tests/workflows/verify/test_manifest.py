@@ -56,7 +56,7 @@ def test_a_disk_equals_the_manifest_of_what_it_was_made_from(demo: Demo, manifes
     assert states(verified)["manifest digest"] == "ok"
 
 
-def test_a_disk_of_another_image_differs_by_path_and_field(manifest: Path, demo: Demo, tmp_path: Path) -> None:
+def test_a_disk_of_another_image_differs_by_path_and_field(manifest: Path, tmp_path: Path) -> None:
     """K0.10"""
     other = installed(
         tmp_path,

@@ -36,18 +36,18 @@ def at(demo: Demo, path: Path) -> str:
 
 DAMAGES: dict[str, tuple[Callable[[Demo], list[str]], Callable[[Demo], str], str]] = {
     "no meta.json": (
-        lambda demo: ["rm /composefs/meta.json"],
-        lambda demo: "repository",
+        lambda _: ["rm /composefs/meta.json"],
+        lambda _: "repository",
         "meta.json is missing",
     ),
     "meta.json without fs-verity": (
-        lambda demo: ["sif /composefs/meta.json flags 0x80000"],
-        lambda demo: "repository",
+        lambda _: ["sif /composefs/meta.json flags 0x80000"],
+        lambda _: "repository",
         "meta.json: it has no fs-verity",
     ),
     "no rootfs image": (
         lambda demo: [f"rm /composefs/images/{demo.digest}"],
-        lambda demo: "repository",
+        lambda _: "repository",
         "it has no rootfs image",
     ),
     "the name of an image at another": (
@@ -55,32 +55,32 @@ DAMAGES: dict[str, tuple[Callable[[Demo], list[str]], Callable[[Demo], str], str
             f"rm /composefs/images/{demo.digest}",
             f"symlink /composefs/images/{demo.digest} ../objects/{measure(SMALL).path}",
         ],
-        lambda demo: "repository",
+        lambda _: "repository",
         f"images/{{digest}} links to another image, {measure(SMALL)}",
     ),
     "an image that is none": (
-        lambda demo: [f"symlink /composefs/images/{measure(SMALL)} ../objects/{measure(SMALL).path}"],
-        lambda demo: f"rootfs image {measure(SMALL)}",
+        lambda _: [f"symlink /composefs/images/{measure(SMALL)} ../objects/{measure(SMALL).path}"],
+        lambda _: f"rootfs image {measure(SMALL)}",
         "it cannot be used",
     ),
     "a name that leads elsewhere": (
-        lambda demo: ["symlink /composefs/images/abc /etc/passwd"],
-        lambda demo: "repository",
+        lambda _: ["symlink /composefs/images/abc /etc/passwd"],
+        lambda _: "repository",
         "",
     ),
     "a stream cut off": (
         lambda demo: [f"sif {at(demo, stream(demo))} size 10"],
-        lambda demo: "stream ",
+        lambda _: "stream ",
         "is damaged",
     ),
     "an object whose blocks are unknown": (
-        lambda demo: [f"sif /composefs/objects/{measure(BIG).path} block[0] 0"],
-        lambda demo: f"object {measure(BIG)}",
+        lambda _: [f"sif /composefs/objects/{measure(BIG).path} block[0] 0"],
+        lambda _: f"object {measure(BIG)}",
         "",
     ),
     "a state that cannot be listed": (
-        lambda demo: ["sif /state/deploy block[0] 0"],
-        lambda demo: "state",
+        lambda _: ["sif /state/deploy block[0] 0"],
+        lambda _: "state",
         "",
     ),
     "a record cut off": (
@@ -125,7 +125,7 @@ def test_an_image_of_a_directory_that_is_none_is_not_booted(demo: Demo, tmp_path
     assert f"the root file system {measure(SMALL)} cannot be used" in found[f"UKI {UKI}"]
 
 
-def test_what_nobody_named_is_not_checked(demo: Demo, root: Path) -> None:
+def test_what_nobody_named_is_not_checked(root: Path) -> None:
     verified = seen(root)
     (boot_files,) = (check for check in verified.checks if check.name == "boot files")
     assert (boot_files.state, "--esp" in boot_files.evidence) == ("not checked", True)

@@ -1,0 +1,63 @@
+"""Images that are sealed, and what is in their last layer."""
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from oci2boot.oci.reference import Reference
+from oci2boot.oci.source import SourceOptions
+from oci2boot.store.images import Bootable
+from oci2boot.workflows.make.convert import convert
+from oci2boot.workflows.make.seal import SealedImage, seal
+from oci2boot.workflows.progress import Event, silent
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, SealRequest
+from tests.oci.layouts import documents
+
+LOOPBACK = SourceOptions(tls_verify=False)
+BUILTIN = BootOptions(ukify="builtin")
+
+
+def run(*argv: str | Path) -> str:
+    done = subprocess.run(list(map(str, argv)), check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def sealed_to(
+    repo: Path,
+    source: str,
+    destination: str,
+    boot: BootOptions = BUILTIN,
+    report: Callable[[Event], None] = silent,
+    *,
+    ship_erofs: bool = False,
+    strip_kernel: bool = False,
+) -> SealedImage:
+    request = SealRequest(
+        source=Reference.parse(source),
+        destination=Reference.parse(destination),
+        repo=repo,
+        options=LOOPBACK,
+        boot=boot,
+        ship_erofs=ship_erofs,
+        strip_kernel=strip_kernel,
+    )
+    result = seal(request, report)
+    assert result
+    return result
+
+
+def converted(repo: Path, source: str) -> Bootable:
+    return convert(
+        ConvertRequest(source=Reference.parse(source), repo=repo, name="x", options=LOOPBACK, boot=BUILTIN), silent
+    )
+
+
+def last_layer(layout: Path, tag: str) -> tarfile.TarFile:
+    manifest, _ = documents(layout, tag)
+    path = layout / "blobs" / manifest["layers"][-1]["digest"].replace(":", "/")
+    return tarfile.open(
+        fileobj=io.BytesIO(subprocess.run(["gzip", "-dc", path], check=True, capture_output=True).stdout)
+    )
