@@ -66,7 +66,7 @@ class ImageNameError(StoreError):
 
 
 class KernelError(ImageError):
-    """An image with several kernels, of which one has to be chosen."""
+    """An image with several kernels: one must be chosen."""
 
 
 class InitramfsError(ImageError):
@@ -78,7 +78,7 @@ class FlowError(ImageError):
 
 
 class NoStubError(ImageError):
-    """An image without systemd-stub, of which a UKI is made."""
+    """An image without systemd-stub, which a UKI is made from."""
 
 
 class HashError(ImageError):

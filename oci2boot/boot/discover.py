@@ -199,6 +199,6 @@ def build_cmdline(image: Sequence[str], user: Sequence[str], promise: ComposefsA
         if given:
             raise ImageError(
                 f"{origin} bring {given[0]} along, the image is {promise}",
-                hint="leave it out: it is added for the image that is converted",
+                hint="leave it out: convert adds the right one",
             )
     return cmdline.join([*image, *user, str(promise)])

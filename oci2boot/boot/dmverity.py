@@ -98,7 +98,9 @@ class DmVerityPromise:
             except FormatError as error:
                 raise ImageError(f"{origin}: {error.message}", hint=error.hint) from error
         if any(plain_word(word) == "rw" for word in user):
-            raise ReadOnlyError("the argument rw: EROFS cannot be written", hint="an overlay makes a place that can be")
+            raise ReadOnlyError(
+                "the argument rw: EROFS cannot be written", hint="an overlay makes a place that can be written"
+            )
         # An image for other root file systems may well ask for `rw`, which systemd would try to obey.
         given = [word for word in (*image, *user) if plain_word(word) not in ("rw", "ro")]
         merged = merge_arguments(given, own)

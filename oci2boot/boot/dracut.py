@@ -63,7 +63,7 @@ def _words(given: Iterable[str], form: re.Pattern[str], what: str) -> tuple[str,
     words = [word for text in given for word in text.split()]
     for word in words:
         if not form.fullmatch(word) or ".." in word.split("/"):
-            raise FormatError(f"dracut is to be given {word!r}, which is not {what}")
+            raise FormatError(f"not {what}, for dracut: {word!r}")
     return tuple(dict.fromkeys(words))
 
 
@@ -84,13 +84,13 @@ def plan_dracut(
         )
     for path in options.install:
         if not look_up(tree, path.encode()):
-            raise ImageError(f"the image has no {path}, which dracut is to install")
+            raise ImageError(f"the image has no {path}, which dracut must install")
     files = read_kernel(tree, read, version)
     for name in (*options.add_drivers, *options.force_drivers, *options.filesystems):
         module = name.replace("-", "_")
         if module not in files.dependencies and module not in files.builtin:
             raise ImageError(
-                f"the kernel {version} has no module {name}, which the initramfs is to have",
+                f"the kernel {version} has no module {name}, which the initramfs must have",
                 hint="install the kernel's modules in the image, or leave it out",
             )
     for name in options.modules:

@@ -239,7 +239,7 @@ def _plain(word: bytes) -> str:
 
 
 def _normal(alias: bytes) -> bytes:
-    """Return an alias as the index has it: `_` for `-`, but for a range in brackets."""
+    """Return an alias as the index has it: `_` for `-`, except in a range in brackets."""
     pieces = []
     for number, piece in enumerate(alias.split(b"[")):
         inside, bracket, rest = piece.partition(b"]") if number else (b"", b"", piece)

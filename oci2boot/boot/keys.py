@@ -103,7 +103,7 @@ class Enrolment:
 
     @classmethod
     def parse(cls, variables: Mapping[Variable, bytes]) -> Self:
-        """Read the three `.auth` files, and see that each is signed by whom the firmware will ask for."""
+        """Read the three `.auth` files, and see that the key that the firmware asks for signed each."""
         parsed = {name: AuthenticatedVariable.parse(data) for name, data in variables.items()}
         held = {name: esl.certificates(esl.parse_esl(variable.content)) for name, variable in parsed.items()}
         parsed["PK"].check("PK", held["PK"])

@@ -59,7 +59,7 @@ class BootLoader:
     notes: tuple[str, ...] = ()
 
     def place(self, path: str) -> str:
-        """Return where a UKI or an addon to it goes that otherwise would be at this path, in EFI/Linux."""
+        """Return where a UKI or its addon goes, given the path in EFI/Linux that it has with systemd-boot."""
         return _LINUX.sub(self.uki, path) if self.uki else path
 
 

@@ -55,7 +55,7 @@ class PayloadOptions:
     initramfs: bytes | None = None
     """Takes the place of the one that the image brings."""
     stub: bool = True
-    """Whether a UKI is to be built; without one, kernel and initramfs stay files."""
+    """Whether a UKI is built; without one, kernel and initramfs stay files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +188,7 @@ def machine_of(architecture: str) -> str:
 
 
 def _release(tree: Directory, read: Read, version: str) -> tuple[bytes, str]:
-    """Return `.osrel`, whose IMAGE_VERSION orders the boot menu, and the UKI's name, which would do so in its stead."""
+    """Return `.osrel`, whose IMAGE_VERSION orders the boot menu, and the UKI's name, which orders it without that."""
     content = discover.read_os_release(tree, read)
     if content is None:
         raise ImageError("the image has no os-release file", hint="systemd boots no root file system without one")

@@ -52,7 +52,7 @@ class Addon:
         words = cmdline.find_decisive(cmdline.split(self.cmdline))
         if not words:
             return ""
-        return f"it appends {' '.join(words)}: the files stay those promised, what is run of them need not"
+        return f"it appends {' '.join(words)}: the files are the promised ones, but others of them may run"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -295,8 +295,8 @@ def choose_sealed(
     if not usable:
         other = best.about_composefs[0].digest.algorithm
         raise HashError(
-            f"/{show(best.path)} promises this image by its {other} digest, the store is one of {image.algorithm}",
-            hint=f"use a store of its own, of {other}",
+            f"/{show(best.path)} promises this image by its {other} digest, but the store uses {image.algorithm}",
+            hint=f"use another store, of {other}",
         )
     # composefs.digest= is what every reader looks for first.
     argument = min(usable, key=lambda argument: argument.version is None)

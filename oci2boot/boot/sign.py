@@ -1,4 +1,4 @@
-"""Signing what the firmware loads: by a key at hand, by a program, or by whoever answers a request.
+"""Signing what the firmware loads: by a key at hand, by a program, or by the answer to a request.
 
 All ways sign the same bytes, the attributes of `authenticode.to_be_signed`, with RSASSA-PKCS1-v1_5 and SHA-256; the
 outcome does not depend on the way. Only the tools for PKCS #11 tokens write signatures of their own.
@@ -36,7 +36,7 @@ SignTool = Literal["sbsign", "systemd-sbsign", "osslsigncode"]
 
 
 class Signer(Protocol):
-    """Whoever can use the private key of a certificate."""
+    """Something that can use the private key of a certificate."""
 
     @property
     def certificate(self) -> Certificate: ...
@@ -65,7 +65,7 @@ def load_key(data: bytes, passphrase: bytes | None = None) -> "RSAPrivateKey":
     if not isinstance(key, RSAPrivateKey):
         raise SignatureError("the private key is not an RSA key", hint="UEFI firmware checks RSA signatures only")
     if key.key_size < MIN_RSA_BITS:
-        raise SignatureError(f"the private key has {key.key_size} bits, {MIN_RSA_BITS} are the least")
+        raise SignatureError(f"the private key has {key.key_size} bits, at least {MIN_RSA_BITS} are needed")
     return key
 
 
@@ -182,7 +182,9 @@ class SignRequest:
             # A key holder signs an image by its hash, not whatever bytes someone calls so.
             asked = _bytes(_text(one, "to_be_signed"), "base64")
             if item.to_be_signed != asked or item.digest.hex() != one.get("digest"):
-                raise SignatureError(f"the request for {item.name!r} asks to sign something else than it says")
+                raise SignatureError(
+                    f"the request for {item.name!r} asks for a signature of something other than it says"
+                )
             items.append(item)
         return cls(certificates[0], tuple(items))
 
@@ -204,7 +206,7 @@ def _parse_subject(item: Mapping[str, Any]) -> bytes | RootHash:
 
 
 def root_hash_to_be_signed(root_hash: RootHash) -> bytes:
-    """Return the bytes of which the kernel wants a signature: the digits. dm-verity, `verity_verify_root_hash`."""
+    """Return the bytes that the kernel wants signed: the digits. dm-verity, `verity_verify_root_hash`."""
     return str(root_hash).encode()
 
 
@@ -286,7 +288,7 @@ def check_key_name(key: str) -> None:
     """Refuse a PKCS #11 URI with the PIN in it: every user of the machine sees the words of a command. RFC 7512."""
     if key.startswith("pkcs11:") and "pin-value" in key.lower():
         raise SignatureError(
-            "the key's URI holds the PIN, and other users would see it", hint="use pin-source=file:/… in its place"
+            "the key's URI holds the PIN, and other users would see it", hint="use pin-source=file:/… instead"
         )
 
 

@@ -35,7 +35,8 @@ ENTRIES: Final = "loader/entries"
 MAX_ENTRIES: Final = 256
 
 _UNSEALED: Final = (
-    "nothing signs the kernel's command line and its initramfs: who can write to the boot partition boots anything"
+    "nothing signs the kernel's command line and its initramfs: anyone who can write to the boot partition can boot "
+    "anything"
 )
 
 
@@ -141,12 +142,12 @@ def _files(tree: Directory, read: Read, plan: PayloadPlan, theirs: Type1 | None)
         named = [_needed(tree, read, path, MAX_INITRAMFS) for path in theirs.every("initrd")]
         # Ours was planned for the initramfs that lies beside the kernel.
         if initramfs not in named:
-            raise ImageError("the image's boot menu entry takes another initramfs than the one beside its kernel")
+            raise ImageError("the image's boot menu entry names an initramfs other than the one beside its kernel")
         initrds = named
     files = {"linux": parts.kernel}
     files |= {f"initrd{number or ''}": data for number, data in enumerate([*initrds, *glue])}
     if theirs and theirs.every("devicetree-overlay"):
-        raise ImageError("the image's boot menu entry takes overlays of a device tree, which are not taken over")
+        raise ImageError("the image's boot menu entry names device tree overlays, which cannot be used here")
     if theirs and (tree_path := theirs.last("devicetree")):
         files["devicetree"] = _needed(tree, read, tree_path, MAX_INITRAMFS)
     return files
@@ -165,7 +166,7 @@ def _content_name(files: Mapping[str, bytes]) -> str:
 
 
 def _cmdline(plan: PayloadPlan, theirs: Type1 | None, promise: ComposefsArg) -> str:
-    """Return the entry's words in their order, then what else the kernel is to be told, the promise last."""
+    """Return the entry's words in their order, then the other words for the kernel, the promise last."""
     words = cmdline.split(plan.parts.cmdline)
     if theirs is None:
         return plan.parts.cmdline

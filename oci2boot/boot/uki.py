@@ -1,7 +1,7 @@
 """Unified kernel images: built from a stub and its payload, and checked after every build. UAPI.5; systemd-stub(7).
 
-The builder writes the bytes that systemd's ukify 257.13 writes. Whoever built a UKI, `verify_uki` reads it back and
-compares every section: ukify up to 257.8 with a newer stub exits 0 and leaves sections overlapping.
+The builder writes the bytes that systemd's ukify 257.13 writes. `verify_uki` reads every UKI back, also one of
+another builder, and compares all sections: ukify up to 257.8 with a newer stub exits 0 and leaves them overlapping.
 """
 
 import re

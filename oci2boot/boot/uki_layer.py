@@ -83,8 +83,8 @@ def check_shipped(tree: Directory, read: Read, rootfs: VerityDigest) -> bool:
     content = read_file(tree, read, path, MAX_SHIPPED)
     if content is not None and (found := measure(content, rootfs.algorithm)) != rootfs:
         raise DigestError(
-            f"/{show(path)} measures {found}: the rootfs image that came along is another one",
-            hint="get the image again; the layers may still be what they should",
+            f"/{show(path)} measures {found}: the image brings another rootfs image",
+            hint="fetch the image again; its layers may be intact",
         )
     return content is not None
 

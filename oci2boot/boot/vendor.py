@@ -25,7 +25,7 @@ def choose_vendor(ukis: Sequence[Uki], name: str | None) -> Uki:
     """Return the newest UKI that promises nothing by itself."""
     silent = [uki for uki in named_ukis(ukis, name) if not uki.about_composefs]
     if not silent:
-        raise FlowError("the image has no UKI without a composefs argument, to which an addon could bring one")
+        raise FlowError("the image has no UKI that an addon could give a composefs argument")
     return max(silent, key=cmp_to_key(newer))
 
 
@@ -44,7 +44,8 @@ def vendor_addon(tree: Directory, read: Read, uki: Uki, promise: ComposefsArg) -
     notes = []
     if brought == "bootc":
         notes.append(
-            f"the initramfs of {uki.name} boots without a composefs argument, too: who removes the addon boots anything"
+            f"the initramfs of {uki.name} boots without a composefs argument, too: anyone who removes the "
+            "addon can boot anything"
         )
     if not pe.parse(data).signed:
         notes.append(f"{uki.name} is not signed: under Secure Boot firmware refuses it")

@@ -9,7 +9,7 @@ from oci2boot.workflows.trial.boot import BootTestRequest, Tested, try_disk
 def test(*, request: BootTestRequest, output: Output) -> None:
     """Boot a disk in QEMU and see that it comes up on what it promises; the disk itself stays as it is.
 
-    Status 1 where it does not, or where tampering goes unnoticed.
+    The exit status is 1 if it does not, or if tampering goes unnoticed.
     """
     with output.reporting() as report:
         tested = try_disk(request, report)

@@ -141,7 +141,7 @@ def _unknown(path: Path, name: str, known: set[str], what: str) -> FormatError:
 
 
 def build(
-    *, context: typer.Context, dry_run: Annotated[bool, Option("--dry-run", "say what would be run")] = False
+    *, context: typer.Context, dry_run: Annotated[bool, Option("--dry-run", "only say what would be run")] = False
 ) -> None:
     """Convert and install as oci2boot.toml (or --config FILE) says: root file system, UKI and disk in one run."""
     root = context.find_root()
@@ -161,7 +161,9 @@ def build(
             command.invoke(inner)
 
 
-def config(*, check: Annotated[Path | None, Option("--check", "say what is wrong with a file")] = None) -> None:
+def config(
+    *, check: Annotated[Path | None, Option("--check", "only check this file, and say what is wrong with it")] = None
+) -> None:
     """Print the schema of oci2boot.toml, for editors."""
     if check:
         read_config(check, app)

@@ -30,7 +30,7 @@ def convert(
     *,
     request: ConvertRequest,
     tree: TreeOptions,
-    make_boot: Annotated[bool, Option("--boot/--no-boot", "make the UKI; else stop after the digest")] = True,
+    make_boot: Annotated[bool, Option("--boot/--no-boot", "make the UKI, or stop after the digest")] = True,
     boot: BootOptions,
     dracut: AskedDracut,
     signing: Signing,
@@ -38,8 +38,8 @@ def convert(
         Mode,
         Option(
             "--mode",
-            "composefs: each file guarded by fs-verity, on a file system that can be written; "
-            "verity: one read-only EROFS partition guarded by dm-verity",
+            "composefs: fs-verity guards each file, on a file system that can be written; "
+            "verity: dm-verity guards one read-only EROFS partition",
         ),
     ] = "composefs",
     verity: AskedVerity,

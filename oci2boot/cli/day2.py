@@ -21,21 +21,21 @@ from oci2boot.workflows.machine.upgrade import upgrade as run_upgrade
 from oci2boot.workflows.options import Option, said
 from oci2boot.workflows.requests import BootOptions, ChosenRepo, ConvertRequest, Name, Source
 
-Id = Annotated[str, Option("DEPLOYMENT", "the start of a deployment's digest")]
+Id = Annotated[str, Option("DEPLOYMENT", "beginning of the deployment's digest")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
     """How far a change goes."""
 
-    check: Annotated[bool, Option("--check", "only say whether there is something new")] = False
-    download: Annotated[bool, Option("--download-only", "store it, and boot it another time")] = False
-    apply: Annotated[bool, Option("--apply", "reboot into it")] = False
+    check: Annotated[bool, Option("--check", "only say whether there is a newer image")] = False
+    download: Annotated[bool, Option("--download-only", "only fetch and store it, do not deploy it")] = False
+    apply: Annotated[bool, Option("--apply", "reboot into it at once")] = False
     soft: Annotated[
         bool,
         Option(
             "--soft-reboot",
-            "with --apply: restart all but the kernel, if that is the same; what the TPM measured stays as it was",
+            "with --apply: restart all except the kernel, if it is the same; what the TPM measured stays as it was",
         ),
     ] = False
 
@@ -65,7 +65,7 @@ def upgrade(
     signing: SigningNow,
     output: Output,
 ) -> None:
-    """Bring this machine to what its image's reference leads to now; the next boot takes it."""
+    """Bring this machine to the newest version of its image; the next boot starts it."""
     place = asked.find(asked.store(repo), others=[*said(options), *(["--soft-reboot"] if extent.soft else [])])
     goal = extent.goal(asked, live=place.live)
     request = UpgradeRequest(place, goal, replace(given, signing=signing), options, dry_run)
@@ -108,13 +108,13 @@ def switch(
 def rollback(
     *,
     deployment: Annotated[
-        str | None, Option("DEPLOYMENT", "the start of its digest; the one before by default")
+        str | None, Option("DEPLOYMENT", "beginning of its digest; by default the one before")
     ] = None,
     dry_run: DryRun = False,
     asked: AskedPlace,
     output: JustJson,
 ) -> None:
-    """Let the deployment before boot next, or the one that is named."""
+    """Make the previous deployment boot next, or the one that you name."""
     done = run_rollback(asked.find(), deployment, dry_run=dry_run)
     output.show(done, partial(_show_rolled_back, dry_run=dry_run), written=not dry_run)
 
@@ -125,12 +125,12 @@ def _show_rolled_back(done: RolledBack, *, dry_run: bool) -> None:
 
 
 def pin(*, deployment: Id, asked: Mounted, output: JustJson) -> None:
-    """Keep a deployment, whatever needs its place."""
+    """Keep a deployment, even if its space is needed."""
     _pinned(deployment, asked, output, pinned=True)
 
 
 def unpin(*, deployment: Id, asked: Mounted, output: JustJson) -> None:
-    """Keep a deployment no longer than there is room."""
+    """Keep a deployment only as long as there is room."""
     _pinned(deployment, asked, output, pinned=False)
 
 

@@ -21,7 +21,9 @@ def digest(
     dumpfile: Annotated[bool, Option("--dumpfile", "print the tree as a composefs dump file")] = False,
     initramfs: Annotated[
         Path | None,
-        Option("--initramfs", "write an archive with the digest, to follow the initramfs of a boot chain without UKI"),
+        Option(
+            "--initramfs", "write an archive with the digest; append it to the initramfs of a boot chain without UKI"
+        ),
     ] = None,
     fetching: Fetching,
     output: Output,

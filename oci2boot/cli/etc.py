@@ -23,11 +23,11 @@ def etc_diff(
     *,
     place: MountedRoot,
     deployment: Annotated[
-        str | None, Option("--deployment", "start of its digest; by default the one that is booted")
+        str | None, Option("--deployment", "beginning of its digest; by default the one that is booted")
     ] = None,
     output: JustJson,
 ) -> None:
-    """Show what differs in /etc from what the image has there."""
+    """Show how /etc differs from the image's /etc."""
     output.show(changed_etc(place.sysroot, deployment), _show_diff)
 
 

@@ -18,7 +18,7 @@ def explain(
     *,
     a: Annotated[str, Option("A", _A, complete=image_names)],
     b: Annotated[str, Option("B", "the other one", complete=image_names)],
-    limit: Annotated[int, Option("--limit", "differences to show", least=1)] = 20,
+    limit: Annotated[int, Option("--limit", "how many differences to show", least=1)] = 20,
     repo: Repo,
     fetching: Fetching,
     output: Output,

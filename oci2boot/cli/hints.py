@@ -8,15 +8,15 @@ from oci2boot.errors import Error
 
 OPTIONS: Final[Mapping[type[Error], str]] = {
     errors.PlatformError: "--platform chooses one",
-    errors.UntrustedError: "--tls-verify=false accepts it all the same, and plain HTTP",
+    errors.UntrustedError: "--tls-verify=false accepts it anyway, and plain HTTP",
     errors.WrongStoreError: "--repo names another place",
     errors.ImageNameError: "--name gives it another one",
     errors.KernelError: "--kver chooses one",
     errors.InitramfsError: "--initrd builtin makes one of the image's own files",
     errors.FlowError: "--flow local builds a UKI here, --flow sealed takes one that promises the image",
-    errors.NoStubError: "--flow type1 boots the image without, its command line unsigned",
+    errors.NoStubError: "--flow type1 boots the image without one, with an unsigned command line",
     errors.HashError: "--hash and --repo say so",
-    errors.OptionalVerityError: "--allow-missing-verity takes it all the same",
+    errors.OptionalVerityError: "--allow-missing-verity accepts it",
     errors.ShimError: "--loader systemd-boot starts it without shim",
     errors.ReadOnlyError: "--overlay /PATH",
     errors.NoVerityError: "leave out --no-verity, or the others",

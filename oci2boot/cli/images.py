@@ -18,11 +18,13 @@ from oci2boot.workflows.verify.inspect import measured_manifest
 
 def images(
     *,
-    remove: Annotated[str | None, Option("--remove", "forget an image; gc frees it", complete=image_names)] = None,
+    remove: Annotated[
+        str | None, Option("--remove", "forget this image; `gc` frees its space", complete=image_names)
+    ] = None,
     repo: ChosenRepo = None,
     output: JustJson,
 ) -> None:
-    """List the converted images, the last one first."""
+    """List the converted images, the newest first."""
     if remove is not None:
         forget(repo or writable_repo(), remove)
     found = list_images(repo or default_repo())

@@ -51,7 +51,7 @@ class Where:
         Path | None,
         Option(
             "--target",
-            "a disk image or live.iso to make, a whole disk: /dev/vda, or the directory where the root file system is "
+            "disk image or live.iso to make; or a whole disk: /dev/vda; or the directory where the root file system is "
             "mounted",
         ),
     ] = None
@@ -59,7 +59,7 @@ class Where:
         Path | None,
         Option(
             "--esp",
-            "where the boot directory is mounted, for a target that is one; without target, only this is written",
+            "where the boot directory is mounted, if the target is a directory; without --target, only this is written",
             metavar="DIR",
         ),
     ] = None
@@ -81,9 +81,9 @@ class Where:
 class Writing:
     """How it is written, and what besides."""
 
-    wipe: Annotated[bool, Option("--wipe", "replace a disk image, or all that is on a disk")] = False
+    wipe: Annotated[bool, Option("--wipe", "replace the disk image, or everything on the disk")] = False
     yes: Annotated[bool, Option("--yes", "do not ask before a disk is overwritten")] = False
-    nvram: Annotated[bool, Option("--nvram/--no-nvram", "put a disk of this machine into the firmware's boot menu")] = (
+    nvram: Annotated[bool, Option("--nvram/--no-nvram", "add a disk of this machine to the firmware's boot menu")] = (
         True
     )
     dry_run: DryRun = False

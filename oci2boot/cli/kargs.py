@@ -31,7 +31,7 @@ def add(*, arguments: Words, signing: SigningNow, dry_run: DryRun = False, place
 
 @command(app)
 def remove(*, arguments: Words, signing: SigningNow, dry_run: DryRun = False, place: Mounted, output: Shown) -> None:
-    """Take arguments of the machine's own away again."""
+    """Remove arguments that this machine added."""
     with output.reporting() as report:
         made = remove_arguments(place.open(), arguments, signing, report, dry_run=dry_run)
     output.show(made, _show)

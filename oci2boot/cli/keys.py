@@ -33,14 +33,14 @@ def _show_generated(made: Generated) -> None:
 def enroll(
     *,
     folder: Folder,
-    esp: Annotated[Path | None, Option("--esp", "a mounted ESP, or a disk (image) with one: for systemd-boot")] = None,
-    mok: Annotated[bool, Option("--mok", "on the ESP for shim's MokManager: its menu enrols db.cer from disk")] = False,
+    esp: Annotated[Path | None, Option("--esp", "a mounted ESP, or a disk (image) with one, for systemd-boot")] = None,
+    mok: Annotated[bool, Option("--mok", "put db.cer on the ESP, for the menu of shim's MokManager")] = False,
     variables: Annotated[
         Path | None, Option("--ovmf-vars", "the OVMF variable store to write, for a virtual machine")
     ] = None,
-    template: Annotated[Path | None, Option("--ovmf-template", "the store to begin with")] = None,
+    template: Annotated[Path | None, Option("--ovmf-template", "the variable store to start from")] = None,
 ) -> None:
-    """Put the keys where the firmware learns them."""
+    """Put the keys where the firmware finds them."""
     if esp is None and variables is None:
         raise Error(
             "where should the keys go?", hint="name an ESP or a disk by --esp, or a variable store by --ovmf-vars"
@@ -58,9 +58,9 @@ def enroll(
 @command(app)
 def answer(
     *,
-    request: Annotated[Path, Option("REQUEST", "what --sign-request wrote")],
-    key: Annotated[Path, Option("--key", "the private key, PEM")],
-    response: Annotated[Path, Option("--output", "for --sign-response", short="-o")],
+    request: Annotated[Path, Option("REQUEST", "the file that --sign-request wrote")],
+    key: Annotated[Path, Option("--key", "private key, PEM")],
+    response: Annotated[Path, Option("--output", "the answer, for --sign-response", short="-o")],
     passphrase: KeyPassphrase = None,
 ) -> None:
     """Sign what a request asks for, on the machine that has the key."""

@@ -55,9 +55,7 @@ def _top(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config", envvar="OCI2BOOT_CONFIG", help="a file with options: oci2boot.toml", show_default=False
-        ),
+        typer.Option("--config", envvar="OCI2BOOT_CONFIG", help="file with options: oci2boot.toml", show_default=False),
     ] = None,
     version: Annotated[  # noqa: ARG001 its callback prints it
         bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)

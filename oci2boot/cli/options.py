@@ -22,14 +22,14 @@ AttestHook = Annotated[
     str | None,
     Option(
         "--attest-hook",
-        "is run with two files behind it: the manifest of every path, and the PCRs that a TPM will hold",
+        "command to run with two files as arguments: the manifest of every path, and the PCRs that a TPM will hold",
         metavar="COMMAND",
     ),
 ]
 AllowMissingVerity = Annotated[
-    bool, Option("--allow-missing-verity", "take, or make, a UKI that does not insist on fs-verity")
+    bool, Option("--allow-missing-verity", "mount even if the file system has no fs-verity: nothing is verified then")
 ]
-DryRun = Annotated[bool, Option("--dry-run", "show the plan, write nothing")]
+DryRun = Annotated[bool, Option("--dry-run", "only show the plan; write nothing")]
 
 JustJson = Annotated[Output, Only("as_json")]
 JustQuiet = Annotated[Output, Only("quiet")]

@@ -12,7 +12,7 @@ from oci2boot.workflows.requests import Fetching, SealRequest
 def seal(
     *, request: SealRequest, tree: BootableTree, uki: Uki, signing: Signing, fetching: Fetching, output: Output
 ) -> None:
-    """Write an image that carries its UKI, in a layer of its own over the image's, which stay as they are."""
+    """Write an image that carries its UKI in an extra layer; the other layers stay as they are."""
     request = replace(request, options=fetching.options(), tree=tree, boot=replace(uki, signing=signing))
     with output.reporting() as report:
         sealed = run_seal(request, report)

@@ -5,7 +5,7 @@ from oci2boot.workflows.install.sysupdate import DEFINITIONS, Published, Sysupda
 
 
 def sysupdate(*, request: SysupdateRequest, output: Output) -> None:
-    """Write an image under dm-verity for machines that are updated by systemd-sysupdate: files and definitions."""
+    """Write an image under dm-verity for machines that systemd-sysupdate updates: files and definitions."""
     with output.reporting() as report:
         published = publish(request, report)
     output.show(published, _show)

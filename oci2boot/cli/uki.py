@@ -87,7 +87,7 @@ def objects(
 
 @command(app)
 def build(*, request: BuildRequest, tree: BootableTree, uki: Uki, signing: Signing, output: Shown) -> None:
-    """Build the UKI that promises a root file system: in a Containerfile, of the stage before, mounted by --mount."""
+    """Build the UKI that promises a root file system. In a Containerfile, mount the previous stage with --mount."""
     with output.reporting() as report:
         built = uki_build.build(replace(request, tree=tree, boot=replace(uki, signing=signing)), report)
     output.show(built, _show_built)
@@ -101,7 +101,7 @@ def _show_built(built: BuiltUki) -> None:
 def config(
     *,
     request: Annotated[BuildRequest, Only("rootfs", "hash", "platform")],
-    target: Annotated[Path, Option("--output", "where kernel-install looks", short="-o")] = Path("/etc/kernel"),
+    target: Annotated[Path, Option("--output", "folder where kernel-install looks", short="-o")] = Path("/etc/kernel"),
     tree: BootableTree,
     boot: Annotated[BootOptions, Only("kargs", "karg_style", "kernel")],
     output: Shown,
@@ -123,11 +123,11 @@ def _show_configured(configured: Configured) -> None:
 @command(app)
 def addon(
     *,
-    cmdline: Annotated[str, Option("--cmdline", "kernel arguments to append")],
-    uname: Annotated[str, Option("--uname", "version of the kernel that it is for")],
+    cmdline: Annotated[str, Option("--cmdline", "kernel arguments to add")],
+    uname: Annotated[str, Option("--uname", "version of the kernel that the addon is for")],
     target: Annotated[Path, Option("--output", "NAME.addon.efi", short="-o")],
     stub: Annotated[Path, Option("--stub", "systemd's addon stub")] = ADDON_STUB,
-    force: Annotated[bool, Option("--force", "take arguments that decide what is booted")] = False,
+    force: Annotated[bool, Option("--force", "allow arguments that decide what is booted")] = False,
     signing: Signing,
     output: JustQuiet,
 ) -> None:

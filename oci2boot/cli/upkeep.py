@@ -44,7 +44,7 @@ def fsck(
 
 
 def gc(*, dry_run: DryRun = False, repo: ChosenRepo = None, place: Mounted, output: JustJson) -> None:
-    """Remove what no image keeps; on a machine, what no boot entry, deployment or image needs."""
+    """Remove what no image needs; on a machine, what no boot entry, deployment or image needs."""
     store = store_of(repo, place.sysroot)
     plan = collect_garbage(store, dry_run=dry_run, sysroot=machine_of(store, place.esp), esp=place.esp)
     output.show(plan, partial(_show_garbage, dry_run=dry_run))
@@ -53,12 +53,12 @@ def gc(*, dry_run: DryRun = False, repo: ChosenRepo = None, place: Mounted, outp
 def reset(
     *,
     full: Annotated[bool, Option("--full", "first read every object, and fetch again what is broken")] = False,
-    yes: Annotated[bool, Option("--yes", "do not ask")] = False,
+    yes: Annotated[bool, Option("--yes", "do not ask first")] = False,
     dry_run: DryRun = False,
     place: Mounted,
     output: Shown,
 ) -> None:
-    """Factory reset: drop all that this machine has in /etc and /var; its images stay. Restart it afterwards."""
+    """Factory reset: delete everything in this machine's /etc and /var; its images stay. Restart it afterwards."""
     machine = place.open()
     if not (dry_run or yes):
         if output.as_json or not (sys.stdin.isatty() and out.is_terminal):

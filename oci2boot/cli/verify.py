@@ -19,17 +19,17 @@ _COLOURS = {"ok": "green", "failed": "bold red", "not checked": "yellow"}
 def verify(
     *,
     target: Annotated[Path, Option("TARGET", "a disk image, a mounted physical root, or a repository")],
-    against: Annotated[Path | None, Option("--against", "a manifest that it has to equal")] = None,
-    db: Annotated[tuple[Path, ...], Option("--db", "a certificate that the firmware trusts; may be repeated")] = (),
-    esp: Annotated[Path | None, Option("--esp", "the boot files of a mounted root")] = None,
+    against: Annotated[Path | None, Option("--against", "manifest that it must equal")] = None,
+    db: Annotated[tuple[Path, ...], Option("--db", "certificate that the firmware trusts; may be repeated")] = (),
+    esp: Annotated[Path | None, Option("--esp", "directory with the boot files of a mounted root")] = None,
     passphrase: Annotated[
-        Path | None, Option("--luks-passphrase-file", "opens an encrypted root partition: its one line")
+        Path | None, Option("--luks-passphrase-file", "file whose one line opens an encrypted root partition")
     ] = None,
     output: Output,
 ) -> None:
     """Check a disk without mounting or starting it: partitions, UKIs, signatures, EROFS, objects and their fs-verity.
 
-    Status 1 where anything fails, and where the root file system is encrypted and nothing opens it.
+    The exit status is 1 if anything fails, or if the root file system is encrypted and nothing opens it.
     """
     request = VerifyRequest(target, esp, against, db, read_secret(passphrase))
     with output.reporting() as report:

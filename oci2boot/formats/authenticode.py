@@ -144,14 +144,14 @@ def read_signatures(data: bytes) -> list[SignedData]:
         if at + entry.length not in (end_of_value, end_of_value + -end_of_value % ALIGNMENT):
             raise FormatError("an executable with a signature of another size than its entry says")
         if any(data[end_of_value:after]):
-            raise FormatError("an executable with more than zeros after a signature")
+            raise FormatError("an executable with bytes other than zeros after a signature")
         signatures.append(SignedData.parse_content_info(value.raw))
         at = after
     return signatures
 
 
 def verify(data: bytes, trusted: Sequence[Certificate] = ()) -> list[Signature]:
-    """Return the signatures of an image, all of which hold; nothing for an unsigned image.
+    """Return the signatures of an image, after checking each; nothing for an unsigned image.
 
     Raises `SignatureError` where one does not fit. Whether its signer is trusted, says `anchor`.
     """

@@ -17,7 +17,7 @@ I64 = Annotated[int, "q"]
 class Record:
     """A fixed-size little-endian struct; a subclass lists its fields in disk order with the types above.
 
-    `Annotated[bytes, "16s"]` is a field of 16 bytes; a text field of any other length likewise.
+    `Annotated[bytes, "16s"]` is a field of 16 bytes; other lengths work the same way.
     """
 
     _structs: ClassVar[dict[type, struct.Struct]] = {}

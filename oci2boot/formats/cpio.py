@@ -97,7 +97,7 @@ _UNREAD: Final = {b"\x02\x21\x4c\x18": "lz4", b"\x89LZO": "lzo", b"BZh": "bzip2"
 def read(data: bytes, keep: Callable[[bytes], bool]) -> dict[bytes, Found]:
     """Return path (without leading `/` or `./`) → what the kernel would find there after unpacking every archive.
 
-    `keep` says of which files the content is wanted.
+    `keep` says which files' content is wanted.
     """
     members: dict[bytes, Found] = {}
     at, budget = 0, MAX_UNPACKED

@@ -152,7 +152,7 @@ def read_superblock(block: bytes) -> Area:
     if record.signature != _MAGIC:
         raise FormatError("there is no dm-verity superblock")
     if (record.version, record.hash_type) != (1, 1):
-        raise FormatError(f"dm-verity version {record.version}, hash type {record.hash_type}: only 1 and 1 is read")
+        raise FormatError(f"dm-verity version {record.version}, hash type {record.hash_type}: only 1 and 1 are read")
     if record.salt_size > SALT_MAX:
         raise FormatError(f"the dm-verity superblock has a salt of {record.salt_size} bytes")
     parameters = Parameters(

@@ -57,7 +57,7 @@ class EfiTime(Record):
 
     @classmethod
     def of(cls, seconds: int) -> Self:
-        """Take a Unix time; the fields after the second are to be zero in a signed variable."""
+        """Take a Unix time; the fields after the second must be zero in a signed variable."""
         try:
             moment = datetime.fromtimestamp(seconds, UTC)
         except (ValueError, OverflowError, OSError) as error:
@@ -132,7 +132,7 @@ def variable_to_be_signed(name: Variable, content: bytes, time: EfiTime) -> byte
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedVariable:
-    """A new value of PK, KEK or db, signed by whom the firmware lets write it: EFI_VARIABLE_AUTHENTICATION_2."""
+    """A new value of PK, KEK or db, signed by a key that the firmware lets write it: EFI_VARIABLE_AUTHENTICATION_2."""
 
     time: EfiTime
     signed_data: SignedData
@@ -178,5 +178,5 @@ class AuthenticatedVariable:
         """See that one of these certificates' keys signed it as the value of `name`."""
         signed = self.signed_data
         if signed.content_type != DATA or signed.content or signed.signer not in list(writers):
-            raise SignatureError(f"a value of {name} that nobody signed who may write it")
+            raise SignatureError(f"a value of {name} that is not signed by a key that may write it")
         signed.check(variable_to_be_signed(name, self.content, self.time))

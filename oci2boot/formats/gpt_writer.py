@@ -75,9 +75,9 @@ def _protective_mbr(sectors: int) -> bytes:
 
 
 def plan_identities(read: Read, size: int, identities: Mapping[int, Identity]) -> list[tuple[int, bytes]]:
-    """Return what is to be written for partitions, by number, to be called otherwise: offsets and bytes.
+    """Return what to write to rename partitions, by number: offsets and bytes.
 
-    Each is to be on the disk before the next is written: then one of the two tables is whole at every moment.
+    Each must be on the disk before the next is written: then one of the two tables is whole at every moment.
     """
     copies, sector = read_copies(read, size)
     primary = copies.get("primary")

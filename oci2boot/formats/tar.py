@@ -84,7 +84,7 @@ class Entry(NamedTuple):
     mtime_nsec: int
     xattrs: Mapping[bytes, bytes]
     content: bytes | External
-    """Of a regular file; empty otherwise."""
+    """Of a regular file; else empty."""
     linkname: bytes
     """Of a symbolic link, verbatim; of a hard link, a path in the form of `path`."""
     rdev: int
@@ -370,7 +370,7 @@ def _parse_device(magic: bytes, major_text: bytes, minor_text: bytes) -> int:
         raise FormatError("a device without device numbers")
     major, minor = _number(major_text), _number(minor_text)
     if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
-        raise FormatError(f"device number {major}:{minor}, which Linux has not")
+        raise FormatError(f"device number {major}:{minor}, which Linux does not have")
     return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
 
 

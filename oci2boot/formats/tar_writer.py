@@ -37,7 +37,7 @@ def write_tar(entries: Iterable[Entry], content: Content) -> Iterator[bytes]:
             left -= len(piece)
             yield piece
         if left:
-            raise FormatError(f"/{printable(entry.path)} has not the {size} bytes that were promised")
+            raise FormatError(f"/{printable(entry.path)} does not have the {size} bytes that were promised")
         yield padding(size)
     yield END
 

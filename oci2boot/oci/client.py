@@ -104,7 +104,7 @@ class RegistryClient(Registry):  # type: ignore[misc]
             self.prefix = self._find_scheme()
 
     def _find_scheme(self) -> str:
-        """Return what a registry that need not be trusted speaks; as podman does it, HTTPS is tried first."""
+        """Return what a registry without a trusted certificate speaks; as podman does it, HTTPS is tried first."""
         try:
             self._send_once("GET", f"https://{self.hostname}/v2/", {}, None).close()
         except requests.RequestException:
@@ -126,7 +126,7 @@ class RegistryClient(Registry):  # type: ignore[misc]
         json: Any = None,
         stream: bool = True,  # noqa: ARG002, FBT001, FBT002 oras asks for it; here every body is streamed
     ) -> requests.Response:
-        """Send a request, logged in where the registry asks for it; the response's body is yet to be read.
+        """Send a request, logged in where the registry asks for it; the response's body is not read yet.
 
         Raises `SourceError` where there is no answer; what its status means is the caller's.
         """

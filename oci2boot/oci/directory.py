@@ -21,7 +21,7 @@ _NO_FOLLOW: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NO_XATTRS_HERE: Final = (errno.ENOTSUP, errno.ENODATA)
 
 Keep = Callable[[Iterator[bytes]], VerityDigest]
-"""Takes the content of a regular file of more than 64 bytes, in pieces of a multiple of 4096 bytes but for the last."""
+"""Takes the content of a regular file of more than 64 bytes, in pieces of a multiple of 4096 bytes, except the last."""
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class _Open:
     meta: Metadata
     entries: dict[bytes, Inode] = field(default_factory=dict)
     left: list[bytes] = field(default_factory=list)
-    """Names of the directories in it that are yet to be read, the last one first."""
+    """Names of the directories in it that are not read yet, the last one first."""
 
 
 def scan(root: Path, keep: Keep, max_files: int = MAX_FILES) -> Directory:

@@ -91,8 +91,8 @@ class DockerArchiveSource(ImageSource):
         member = self._members.open(name.encode(errors="surrogateescape"))
         if member is None:
             raise SourceError(
-                f"{self.reference} is not an archive of docker's: it has no {name[:200]}",
-                hint="an OCI layout in a tar is named by oci-archive:",
+                f"{self.reference} is not a docker archive: it has no {name[:200]}",
+                hint="write oci-archive: for an OCI layout in a tar",
             )
         return member
 
@@ -117,12 +117,12 @@ class DockerArchiveSource(ImageSource):
 def _text(entry: dict[str, Any], key: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value:
-        raise FormatError(f"{MANIFEST} of an archive of docker's has no proper {key!r}")
+        raise FormatError(f"{MANIFEST} of a docker archive has no proper {key!r}")
     return value
 
 
 def _texts(entry: dict[str, Any], key: str) -> list[str]:
     value = entry.get(key) or []
     if not isinstance(value, list) or len(value) > MAX_LAYERS or not all(isinstance(item, str) for item in value):
-        raise FormatError(f"{MANIFEST} of an archive of docker's has no proper {key!r}")
+        raise FormatError(f"{MANIFEST} of a docker archive has no proper {key!r}")
     return value

@@ -97,7 +97,7 @@ class ImageSource(ABC):
             data = self._document(descriptor, what)
             document = parse_document(data, descriptor.media_type, what)
             if isinstance(document, Index):
-                raise FormatError(f"{self.reference} is an index of indexes, which no image is")
+                raise FormatError(f"{self.reference} is an index of indexes, not an image")
         return self._image(descriptor, data, document)
 
     def _image(self, descriptor: Descriptor, data: bytes, manifest: Manifest) -> Image:

@@ -222,7 +222,7 @@ def _parse_manifest(document: Mapping[str, Any], kind: str, what: str) -> Manife
         if layer.media_type not in LAYER_TYPES:
             raise FormatError(
                 f"{what} has a layer of unknown type {layer.media_type[:120]!r}",
-                hint="an encrypted image is to be decrypted by skopeo copy first"
+                hint="if it is encrypted, decrypt it with skopeo copy first"
                 if layer.media_type.endswith("+encrypted")
                 else "known are plain, gzip and zstd tars",
             )

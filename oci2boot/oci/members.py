@@ -54,9 +54,9 @@ class Members:
 
     def _list(self) -> dict[bytes, "_Place | bytes | _Link"]:
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-            raise SourceError(f"{self._what} is not a file", hint="a directory is named by oci:")
+            raise SourceError(f"{self._what} is not a file", hint="write oci: for a directory")
         if os.pread(self._fd, 4, 0)[:2] in (b"\x1f\x8b", b"\x28\xb5"):
-            raise SourceError(f"{self._what} is compressed", hint="unpack it by gunzip or unzstd first")
+            raise SourceError(f"{self._what} is compressed", hint="unpack it with gunzip or unzstd first")
         members: dict[bytes, _Place | bytes | _Link] = {}
         places = _Places(self._fd)
         try:

@@ -49,7 +49,7 @@ def checked(descriptor: Descriptor, pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield piece
     digest = OciDigest(descriptor.digest.algorithm, hasher.hexdigest())
     if (digest, size) != (descriptor.digest, descriptor.size):
-        raise DigestError(f"a blob of digest {digest} and {size} bytes, promised are {descriptor.digest}")
+        raise DigestError(f"a blob of digest {digest} and {size} bytes, but {descriptor.digest} is promised")
 
 
 def to_json(descriptor: Descriptor) -> dict[str, Any]:

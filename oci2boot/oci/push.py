@@ -76,7 +76,7 @@ class RegistryDestination(ImageDestination):
     def _check_digest(self, response: requests.Response, descriptor: Descriptor) -> None:
         found = response.headers.get("Docker-Content-Digest")
         if found and found != str(descriptor.digest):
-            raise DigestError(f"{self._reference.registry} stored {found}, sent was {descriptor.digest}")
+            raise DigestError(f"{self._reference.registry} stored {found}, but {descriptor.digest} was sent")
 
     def _refusal(self, response: requests.Response) -> SourceError:
         registry = self._reference.registry

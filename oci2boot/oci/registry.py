@@ -51,7 +51,7 @@ class RegistrySource(ImageSource):
         for promised in filter(None, (digest, OciDigest.parse(announced) if announced else None)):
             found = OciDigest.of(data, promised.algorithm)
             if found != promised:
-                raise DigestError(f"{what} has the digest {found}, promised is {promised}")
+                raise DigestError(f"{what} has the digest {found}, but {promised} is promised")
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         known = media_type if media_type in (*MANIFEST_TYPES, *INDEX_TYPES) else ""
         return Descriptor(known, digest or OciDigest.of(data), len(data), {}), data
@@ -67,7 +67,7 @@ class RegistrySource(ImageSource):
 class _BlobStream:
     """A blob's bytes as the registry sends them; where the connection breaks, the next one goes on from there.
 
-    Who reads does not notice, so hashes and decompression never start again.
+    The reader does not notice, so hashes and decompression never start again.
     """
 
     def __init__(self, client: RegistryClient, descriptor: Descriptor, what: str) -> None:
@@ -116,7 +116,7 @@ class _BlobStream:
         if response.status_code == 206 and self._at:
             match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
             if not match or int(match[1]) != self._at:
-                raise SourceError(f"{self._what}: the registry goes on elsewhere than asked for")
+                raise SourceError(f"{self._what}: the registry continues elsewhere than it was asked to")
             return
         if response.status_code != 200:
             raise self._client.refusal(response.status_code)

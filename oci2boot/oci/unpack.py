@@ -86,7 +86,7 @@ class Uncompressed:
                     self._queue.put(piece)
                     if self._stopped:
                         break
-        except BaseException as error:  # it is the reader who has to know
+        except BaseException as error:  # the reader must know
             self._queue.put(_End(error))
         else:
             self._queue.put(_End(None))

@@ -28,7 +28,7 @@ SIGNATURE_NAME: Final = "roothash.p7s.cred"
 SIGNATURE_FILE: Final = f"/.extra/credentials/{SIGNATURE_NAME}"
 """In the initramfs: systemd-stub puts there what lies beside the UKI under the name. systemd-stub(7)."""
 DEBUG_ONLY: Final = frozenset({"ignore-corruption"})
-"""They make verification a remark in the log."""
+"""With them, a failed verification is only logged."""
 
 _FLAGS: Final = frozenset(
     {"ignore-corruption", "restart-on-corruption", "panic-on-corruption", "ignore-zero-blocks", "check-at-most-once"}
@@ -86,7 +86,7 @@ class VerityOptions:
     """Data blocks that are guarded, from the first; None for all."""
     place: Place = "partition"
     signature: bool = True
-    """The kernel is to demand a signature of the root hash."""
+    """The kernel must demand a signature of the root hash."""
     form: KargForm = "roothash"
     options: tuple[str, ...] = ()
     """Of veritytab(5)."""
@@ -97,18 +97,18 @@ class VerityOptions:
             if value not in get_args(words):
                 raise FormatError(f"not known to dm-verity here: {str(value)[:80]!r}")
         if not self.verity and (self.options or self.blocks is not None or self.salt is not None):
-            raise NoVerityError("options of dm-verity are given, and it is not wanted")
+            raise NoVerityError("options of dm-verity are given, but dm-verity is left out")
         if self.salt is not None and len(self.salt) > SALT_MAX:
             raise FormatError(f"a salt of {len(self.salt)} bytes, dm-verity takes {SALT_MAX}")
         if self.blocks is not None and self.blocks < 1:
-            raise FormatError(f"{self.blocks} guarded blocks: one block is the least, or all are")
+            raise FormatError(f"{self.blocks} guarded blocks: at least one must be guarded")
         if self.place == "embedded" and self.form == "roothash":
             raise KargFormError("a hash tree behind the file system is not found by the root hash alone")
         _check_options(self.options)
         paths = [f"{overlay.path}/" for overlay in self.overlays]
         for path in paths:
             if any(path.startswith(other) for other in paths if other is not path):
-                raise FormatError(f"two overlays hold {path.rstrip('/')}", hint="name each place once")
+                raise FormatError(f"two overlays are on {path.rstrip('/')}", hint="name each place once")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -151,7 +151,7 @@ def _check_options(options: Sequence[str]) -> None:
                 hint=f"known are {', '.join(sorted(_FLAGS))}",
             )
     if len(_ON_CORRUPTION.intersection(options)) > 1:
-        raise FormatError("what happens on corruption is said twice", hint="choose one of panic, restart and ignore")
+        raise FormatError("two options say what happens on corruption", hint="choose one of panic, restart and ignore")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What mkfs.erofs is asked for where the image is to be compressed: it reads the tree as a tar, so no root is needed.
+"""What mkfs.erofs is asked for, if the image is compressed: it reads the tree as a tar, so no root is needed.
 
 erofs-utils, mkfs.erofs(1). From 1.8 on it reads archives and keeps their times; its algorithms, it tells.
 """

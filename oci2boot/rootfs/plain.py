@@ -43,7 +43,7 @@ _INODE: Final = ExtendedInode.layout()
 
 @dataclass(frozen=True, slots=True)
 class PlainImage:
-    """An image but for its files' content."""
+    """An image except its files' content."""
 
     head: bytes
     """Everything before the first file, in whole blocks."""

@@ -63,7 +63,7 @@ class Bootable:
     esp: Mapping[str, VerityDigest] = field(default_factory=dict)
     """The files of the EFI system partition, by path."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """How it was asked to be converted, beyond what is above: an upgrade does likewise."""
+    """What else was asked for at the conversion: an upgrade does the same."""
 
     @property
     def mode(self) -> Mode:
@@ -71,7 +71,7 @@ class Bootable:
 
     @property
     def composefs(self) -> ComposefsRoot:
-        """The root, for who deploys files one by one; `StoreError` for an image that fills a partition instead."""
+        """The root, for deploying files one by one; `StoreError` for an image that fills a partition instead."""
         match self.root:
             case ComposefsRoot():
                 return self.root
@@ -203,7 +203,7 @@ def save(
             stream.name(name, digest)
         boot_name = f"oci2boot-{OciDigest.of(record)}"
         batch.link_stream(boot_name, batch.add(stream.finish()))
-        # Never the EROFS image of the mode `verity`: whoever reads images/ takes it for a composefs image.
+        # Never the EROFS image of the mode `verity`: readers of images/ take it for a composefs image.
         batch.link_image(bootable.root.tree)
         for name, digest in streams.items():
             batch.link_stream(name, digest)

@@ -146,7 +146,7 @@ def has_layer(repository: Repository, diff_id: OciDigest) -> bool:
 
 
 def stage_layer(repository: Repository, diff_id: OciDigest, read: Reader) -> tuple[list[Entry], ObjectBatch]:
-    """Unpack a layer's tar and return its entries, and the objects that are to be committed under its diff_id.
+    """Unpack a layer's tar and return its entries, and the objects to commit under its diff_id.
 
     `read` raises at the end of the tar if it is not what `diff_id` promises; then nothing is left.
     """

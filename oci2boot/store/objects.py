@@ -190,7 +190,7 @@ def _enable_verity(repository: Repository, name: str) -> None:
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if not enable(fd, repository.algorithm):
-            raise StoreError(f"{repository.path} promises fs-verity, which its file system does not give")
+            raise StoreError(f"{repository.path} promises fs-verity, which its file system does not have")
     finally:
         os.close(fd)
 

@@ -95,7 +95,7 @@ class Repository:
             raise StoreError(f"{self.path} has a feature that only a newer version may write")
 
     def lock_alone(self) -> None:
-        """Become the only one who has the repository open, or fail at once."""
+        """Hold the repository open alone, or fail at once."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -179,7 +179,9 @@ class Repository:
                 if is_temporary(file):
                     continue
                 if not link.is_symlink():
-                    raise StoreError(f"{link} is not a symbolic link", hint="references are; remove what is not")
+                    raise StoreError(
+                        f"{link} is not a symbolic link", hint="references are symbolic links; remove what is not"
+                    )
                 yield str(link.relative_to(top)), link, link.readlink().name
 
     def _named(self, area: str, name: str) -> VerityDigest | None:

@@ -1,1 +1,1 @@
-"""What is installed on a machine. Pure, but for what reads the machine."""
+"""What is installed on a machine. Pure, except what reads the machine."""

@@ -49,7 +49,7 @@ TEMPORARY: Final = ".oci2boot-"
 """Begins the name of a file that is not complete yet; it ends neither in `.efi` nor in `.conf`."""
 
 _OURS: Final = ("efi/linux/", "efi/boot/", "efi/oci2boot/", "loader/")
-"""Where UKIs lie; what other systems have elsewhere need not be readable."""
+"""Where UKIs lie; what other systems have elsewhere may be unreadable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class BootDirectory:
     """What space is given out in, in bytes."""
     problems: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
-    """Programs and entries whose promises could not be read: whoever deletes what nothing promises must stop here."""
+    """Programs and entries whose promises could not be read: nothing may be deleted then as unpromised."""
     promises: Mapping[str, tuple[ComposefsArg, ...]] = field(default_factory=dict)
     """By path, of every program, addon and entry anywhere on the partition, those of other tools among them."""
     default_pattern: str | None = None

@@ -79,7 +79,7 @@ def _write(step: Write, top: Path) -> None:
                 file.write(piece)
             file.flush()
             os.fsync(fd)
-            # What is read back shall come from the medium.
+            # What is read back must come from the medium.
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         if _hash(temporary) != step.sha256:
             raise DigestError(

@@ -258,7 +258,7 @@ def _same(directory: BootDirectory, path: str, source: Source) -> bool:
 def _writes(
     directory: BootDirectory, new: Mapping[str, Source], groups: Mapping[str, _Group]
 ) -> tuple[list[Write], list[str]]:
-    """Return what is to be written, addons first, entries last; and what is not, and why."""
+    """Return what to write, addons first, entries last; and what not to write, and why."""
     placed = {path: to for group in groups.values() for path, to in group.paths.items()}
     done = {path for group in groups.values() if group.there for path in group.paths}
     writes, problems = [], []

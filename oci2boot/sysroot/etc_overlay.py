@@ -126,7 +126,7 @@ def same_content(a: Inode | None, b: Inode | None) -> bool:
 
 
 def same(a: Inode | None, b: Inode | None) -> bool:
-    """Compare two inodes and all beneath them, but for times and labels."""
+    """Compare two inodes and all beneath them, except times and labels."""
     if a is b:
         return True
     if a is None or b is None or not same_content(a, b) or not same_metadata(a.meta, b.meta):

@@ -78,7 +78,7 @@ class _Writer:
             case Special(kind=stat.S_IFIFO):
                 os.mkfifo(path, 0o600)
             case _:
-                raise TargetError(f"{path} cannot be written: its content is nowhere")
+                raise TargetError(f"{path} cannot be written: its content is missing")
 
     def _copy(self, content: External, path: Path) -> None:
         origin = self._source(content)

@@ -44,7 +44,7 @@ class FirstBoot:
     credentials: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """For services that load or import them by name. systemd.exec(5), LoadCredential="""
     tpm2_pcrs: str | None = None
-    """Of the TPM that shall open the encrypted root, as in `7` or `0+7`."""
+    """Of the TPM that opens the encrypted root, as in `7` or `0+7`."""
 
     def check(self) -> None:
         """Raise `FormatError` for what no machine could take."""

@@ -47,7 +47,7 @@ class Sysroot:
         return self.root / "state/os/default/var"
 
     def boot_directory(self) -> Path:
-        """Return the ESP; a machine whose ESP is not at hand cannot be changed, nor its garbage collected."""
+        """Return the ESP; without its ESP, a machine cannot be changed, and its garbage not be collected."""
         if self.esp is None:
             where = ", ".join(map(str, ESPS))
             raise NoBootDirectoryError(

@@ -9,7 +9,7 @@ The places are those that composefs-setup-root and bootc know, so that an image 
 
 A machine whose root file system is under dm-verity has a partition of its own for what it writes, with
 
-    /state/overlays/etc/{upper,work}                  what the machine changed in /etc; likewise of any other place
+    /state/overlays/etc/{upper,work}                  what the machine changed in /etc; the same for any other place
     /state/deploy/<digest>/oci2boot.json              what was installed
 """
 
@@ -53,7 +53,7 @@ def labels_of(tree: Directory) -> Labels:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A rootfs image that is to be installed, and the record of it."""
+    """A rootfs image to install, and the record of it."""
 
     digest: VerityDigest
     record: bytes
@@ -71,7 +71,7 @@ def physical_root(
 ) -> Directory:
     """Return the physical root for one deployment whose root file system is `tree`.
 
-    `objects` are all that the repository shall hold, `links` the symbolic links in it by path, references among them;
+    `objects` are all that the repository must hold, `links` the symbolic links in it by path, references among them;
     `upper` is what the machine has in its /etc, `var` its /var where that is not the image's.
     Times are zero: the place is the same for each machine.
     """
@@ -192,7 +192,7 @@ def overlay_state(deployment: Recorded, tree: Directory, places: Sequence[str], 
         lower = find(tree, place.encode())
         if not isinstance(lower, Directory):
             raise TargetError(
-                f"{place} is no directory of the image, and something is to be written there",
+                f"{place} is not a directory of the image, but something must be written there",
                 hint="make it in the image, or convert without an overlay for it",
             )
         here = overlays

@@ -31,7 +31,7 @@ def check_pcrs(text: str) -> None:
     for number in map(int, text.split("+")):
         if number in _LATER:
             raise FormatError(
-                f"PCR {number} holds {_LATER[number]}: what it is now, it never is when the disk is to be opened",
+                f"PCR {number} holds {_LATER[number]}: it never has the value of now when the disk is opened",
                 hint="sign a policy for the UKI instead (ukify --pcr-private-key): it is enrolled with the PCRs",
             )
 

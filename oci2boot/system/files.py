@@ -144,7 +144,7 @@ def replace_symlink(path: Path, target: str) -> None:
 
 @contextmanager
 def half_written(what: object) -> Iterator[None]:
-    """Tell whoever stops the program within that it leaves `what` half-written; elsewhere nothing is."""
+    """If the program is stopped within, say that it leaves `what` half-written; elsewhere nothing is."""
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -56,7 +56,7 @@ def _exclusive(device: Path, size: int) -> Iterator[int]:
     try:
         fd = os.open(device, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except BlockingIOError as error:
-        raise TargetError(f"{device} is in use", hint="unmount it, and stop what stands on it") from error
+        raise TargetError(f"{device} is in use", hint="unmount it, and stop what uses it") from error
     try:
         found = os.lseek(fd, 0, os.SEEK_END)
         if found != size:

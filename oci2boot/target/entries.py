@@ -31,7 +31,7 @@ def source_size(source: Source) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class RootEntry:
-    """One inode of the root partition, as the target machine shall see it."""
+    """One inode of the root partition, as the target machine will see it."""
 
     path: bytes
     """Absolute, without empty, `.` or `..` components. The root `/` and `/lost+found` may be given or left out."""

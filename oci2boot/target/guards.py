@@ -16,7 +16,7 @@ def check_unused(device: BlockDevice) -> None:
     if device.uses:
         raise TargetError(
             f"{path} is in use: {'; '.join(device.uses)}",
-            hint="unmount it, swapoff it, and stop what stands on it, if it is the right disk",
+            hint="if it is the right disk, unmount it, swapoff it, and stop what uses it",
         )
 
 

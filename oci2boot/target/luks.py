@@ -36,7 +36,7 @@ class Secret:
 
     passphrase: bytes = field(repr=False)
     pbkdf_memory: int | None = None
-    """KiB that guessing one passphrase shall take; by default what cryptsetup finds right for this machine."""
+    """KiB that guessing one passphrase must take; by default what cryptsetup finds right for this machine."""
 
 
 def luks_format_argv(plan: DiskPlan, header: Path, key: Path, pbkdf_memory: int | None) -> Argv:
@@ -77,7 +77,7 @@ def write_encrypted(
 ) -> None:
     """Write header and file system; the header last, so that an interrupted disk has nothing that can be opened."""
     if secret is None:
-        raise TargetError(f"the partition {ext4_of(plan).label} is to be encrypted, and there is no passphrase for it")
+        raise TargetError(f"the partition {ext4_of(plan).label} must be encrypted, but there is no passphrase for it")
     header, key = make_header(plan, secret, folder)
     ext4 = ext4_of(plan)
     volume = Volume(fd, ext4.start + ext4.header, blank, encryptor(key))
@@ -112,9 +112,9 @@ def data_offset(metadata: bytes) -> int:
         facts = {name: segment[name] for name in ("type", "size", "iv_tweak", "encryption", "sector_size")}
         offset = int(segment["offset"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError("the LUKS2 header has not the one segment that is read here") from error
+        raise FormatError("the LUKS2 header does not have the one segment that is read here") from error
     if facts != _SEGMENT or "integrity" in segment or offset < 0:
-        raise FormatError("the root partition is encrypted in a way that is not read here, only in the way of install")
+        raise FormatError("the root partition is encrypted in another way than that of `install`, and cannot be read")
     return offset
 
 
@@ -138,5 +138,5 @@ def _volume_key(header: Path, passphrase: bytes) -> bytes:
     # The option for a file takes none that is there already, so none in memory; the key is the last thing printed.
     key = bytes.fromhex(b"".join(re.findall(rb"\b[0-9a-f]{2}\b", said.rpartition(b"dump:")[2])).decode())
     if len(key) != KEY_SIZE:
-        raise FormatError(f"the volume key of the root partition has not {KEY_SIZE} bytes")
+        raise FormatError(f"the volume key of the root partition does not have {KEY_SIZE} bytes")
     return key

@@ -1,7 +1,7 @@
 """File systems that somebody mounted: whether an initramfs will find one of them again, by what the kernel is told.
 
 UAPI.2 Discoverable Partitions Specification, and systemd-gpt-auto-generator(8), for the root partition without `root=`;
-kernel-command-line(7), systemd-fstab-generator(8) for one with it, of which the last counts.
+kernel-command-line(7), systemd-fstab-generator(8) for one with it; the last counts.
 """
 
 import json

@@ -282,7 +282,7 @@ class _Builder:
         packed = []
         for number, descriptor in enumerate(groups):
             used = min(max(last_inode - number * inodes_per_group, 0), inodes_per_group)
-            # Where every inode table is zero, the kernel need not clear it again.
+            # Where every inode table is zero, the kernel does not clear it again.
             zeroed = ext4.GROUP_INODE_ZEROED if self.blank or used else 0
             changed = replace(descriptor, flags=descriptor.flags & ~ext4.GROUP_INODE_ZEROED | zeroed)
             if number in taken:

@@ -91,7 +91,7 @@ class SlotDisk:
 
     def _check(self, partition: Partition, part: Part) -> None:
         if part.digest is None:
-            raise DigestError(f"nothing says what is to be in the partition {partition.number}")
+            raise DigestError(f"nothing says what must be in the partition {partition.number}")
         start, size = partition.start + part.offset, source_size(part.source)
         self.drop_cached(start, size)
         hasher = Hasher(part.digest.algorithm)
@@ -110,7 +110,7 @@ class SlotDisk:
 
 @contextmanager
 def open_slot_disk(path: Path, *, writing: bool) -> Iterator[SlotDisk]:
-    """Open a disk or disk image; whoever writes is the only one of us who does."""
+    """Open a disk or disk image; a writer locks out all other commands."""
     with plain_errors(TargetError, f"{'change' if writing else 'read'} {path}"):
         fd = os.open(path, (os.O_RDWR if writing else os.O_RDONLY) | os.O_CLOEXEC)
         try:

@@ -1,4 +1,4 @@
-"""Slots: sets of partitions with a root file system under dm-verity, one of which is booted, while another is written.
+"""Slots: sets of partitions with a root file system under dm-verity, one is booted, while another is written.
 
 UAPI group, Discoverable Partitions Specification: the root hash on the kernel command line names the partitions by
 their GUIDs, so that there may be several of each type. sysupdate.d(5): the label is `_empty` where nothing is in one.
@@ -138,7 +138,7 @@ def choose_slot(gpt: Gpt, images: Sequence[Image], kept: Iterable[Slot]) -> list
         if not free:
             raise TargetError(
                 f"the disk has no free partition for {image.label}",
-                hint="a disk has two slots where it was installed so; this one has to be installed again",
+                hint="it was installed with one slot: install it again, with two",
             )
         fitting = [part for part in free if part.size >= image.used]
         if not fitting:

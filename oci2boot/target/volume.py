@@ -32,7 +32,7 @@ class Volume:
 
     @property
     def leaves_zeros(self) -> bool:
-        """Say whether zeros need not be written; where they are encrypted, they are not zeros on the disk."""
+        """Say whether zeros can be left out; encrypted, they are not zeros on the disk."""
         return self.blank and self.encrypt is None
 
     def write(self, offset: int, data: bytes | bytearray) -> None:

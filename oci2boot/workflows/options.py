@@ -1,7 +1,7 @@
 """How a field of a request is said.
 
-The command line and its help, `oci2boot.toml` and its schema, and the shell's completion are all made of these: whoever
-adds an option writes it once, at the field that it fills.
+The command line and its help, `oci2boot.toml` and its schema, and the shell's completion are all made of these: an
+option is written once, at the field that it fills.
 """
 
 import re

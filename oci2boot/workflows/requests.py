@@ -36,7 +36,7 @@ def parse_source(text: str) -> Reference:
     if text.startswith(("/", "./", "../", "~/")) or text in (".", ".."):
         path = Path(text).expanduser()
         if not path.is_dir():
-            raise FormatError(f"not a directory: {text}", hint=f"an archive is oci-archive:{text}")
+            raise FormatError(f"not a directory: {text}", hint=f"for an archive, write oci-archive:{text}")
         return DirectoryReference(path)
     return Reference.parse(text)
 
@@ -61,24 +61,26 @@ Destination = Annotated[
         "DESTINATION", "REGISTRY/REPO:TAG (or with docker://), oci:DIR:TAG, oci-archive:FILE", parse=Reference.parse
     ),
 ]
-Name = Annotated[str | None, Option("--name", "what to call it")]
-_REPO: Final = Option("--repo", "the composefs repository", env="OCI2BOOT_REPO")
+Name = Annotated[str | None, Option("--name", "name of the image in the store; by default the source's own")]
+_REPO: Final = Option("--repo", "composefs repository, the store", env="OCI2BOOT_REPO")
 Repo = Annotated[Path, replace(_REPO, default=default_repo)]
 """To read from."""
 NewRepo = Annotated[Path, replace(_REPO, default=writable_repo)]
 """To write to; it is made where there is none."""
 ChosenRepo = Annotated[Path | None, _REPO]
 """None where it is not named, and the command finds the right one."""
-_HASH: Final = Option("--hash", "of objects and digest (sha256)", shown=False)
+"""Where it depends on more than that which one is taken."""
 HashName = Annotated[Hash, _HASH]
 NewHash = Annotated[Hash | None, _HASH]
 """Of a new repository; an existing one has its own."""
-PlatformName = Annotated[Platform | None, Option("--platform", "os/arch or os/arch/variant", parse=Platform.parse)]
+PlatformName = Annotated[
+    Platform | None, Option("--platform", "platform of the image: os/arch or os/arch/variant", parse=Platform.parse)
+]
 UkiLayer = Annotated[
     int | None,
     Option(
         "--uki-layer",
-        "the layer, from 1, that is there for its UKI and no part of the root file system; -1 is the last",
+        "number of the layer that only carries a UKI, and is no part of the root file system; -1 is the last",
     ),
 ]
 
@@ -90,9 +92,9 @@ class Fetching:
     platform: PlatformName = None
     tls_verify: Annotated[
         bool,
-        Option("--tls-verify", "false: take any certificate, or plain http", metavar="BOOL", parse=parse_bool),
+        Option("--tls-verify", "false: accept any certificate, or plain http", metavar="BOOL", parse=parse_bool),
     ] = True
-    authfile: Annotated[Path | None, Option("--authfile", "credentials for registries")] = None
+    authfile: Annotated[Path | None, Option("--authfile", "file with credentials for registries")] = None
 
     def options(self) -> SourceOptions:
         return SourceOptions(self.platform, self.tls_verify, self.authfile)
@@ -102,10 +104,17 @@ class Fetching:
 class TreeOptions:
     """What decides a digest besides the image: recorded wherever the digest is."""
 
-    bootable: Annotated[bool, Option("--bootable/--plain", "the form that boots, or a container's")] = True
-    selinux_rules: Annotated[Rules, Option("--selinux-rules", "who decides where the two differ")] = "libselinux"
+    bootable: Annotated[
+        bool, Option("--bootable/--plain", "measure the form that boots, or the form of a container")
+    ] = True
+    selinux_rules: Annotated[Rules, Option("--selinux-rules", "whose rules label the files, where the two differ")] = (
+        "libselinux"
+    )
     xattrs: Annotated[
-        Xattrs, Option("--xattrs", "what is kept from layers", type=Literal["allowlist-only", "keep-user"])
+        Xattrs,
+        Option(
+            "--xattrs", "which extended attributes of the layers are kept", type=Literal["allowlist-only", "keep-user"]
+        ),
     ] = "allowlist-only"
     erofs_version: Annotated[ErofsVersion, Option("--erofs-version", "format of the rootfs image")] = 1
 
@@ -118,91 +127,102 @@ class SigningOptions:
 
     key: Annotated[
         str | None,
-        Option("--secureboot-key", "the private key: a PEM file, or with --signtool a pkcs11: URI"),
+        Option("--secureboot-key", "private key: a PEM file, or with --signtool a pkcs11: URI"),
     ] = None
     certificate: Annotated[
         Path,
         Option(
             "--secureboot-certificate",
-            "of the key that signs, as it is or will be in the firmware's db",
-            missing="who signs? a certificate is missing",
+            "certificate of that key, the one that the firmware has or will have in db",
+            missing="a key is given, and a certificate is missing",
         ),
     ]
-    passphrase: Annotated[Path | None, Option("--secureboot-passphrase-file", "of the private key")] = None
+    passphrase: Annotated[
+        Path | None, Option("--secureboot-passphrase-file", "file with the passphrase of the private key")
+    ] = None
     """A file."""
     command: Annotated[
         str | None,
-        Option("--sign-command", "takes what is to be signed on standard input, writes the raw RSA signature"),
+        Option(
+            "--sign-command", "command that reads what it must sign on standard input, and writes the raw RSA signature"
+        ),
     ] = None
-    tool: Annotated[SignTool | None, Option("--signtool", "for keys in PKCS #11 tokens")] = None
-    pkcs11_module: Annotated[Path | None, Option("--pkcs11-module", "the token's library")] = None
+    tool: Annotated[SignTool | None, Option("--signtool", "tool that signs with a key in a PKCS #11 token")] = None
+    pkcs11_module: Annotated[Path | None, Option("--pkcs11-module", "PKCS #11 library of the token")] = None
     request: Annotated[
-        Path | None, Option("--sign-request", "sign nothing, write what is to be signed to this file")
+        Path | None, Option("--sign-request", "sign nothing; write what must be signed to this file")
     ] = None
-    response: Annotated[Path | None, Option("--sign-response", "the answer to a --sign-request")] = None
+    response: Annotated[Path | None, Option("--sign-response", "file with the answer to a --sign-request")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootOptions:
     """What goes into the UKI besides the digest."""
 
-    kargs: Annotated[tuple[str, ...], Option("--karg", "a kernel argument to add; may be repeated")] = ()
-    karg_style: Annotated[KargStyle, Option("--karg-style", "composefs=… or composefs.digest=v1-…")] = "composefs"
-    kernel: Annotated[str | None, Option("--kver", "the kernel, where the image has several")] = None
-    ukify: Annotated[str, Option("--ukify", "auto, builtin, or the path of a ukify")] = "auto"
+    kargs: Annotated[tuple[str, ...], Option("--karg", "kernel argument to add; may be repeated")] = ()
+    karg_style: Annotated[
+        KargStyle, Option("--karg-style", "form of the kernel argument: composefs=… or composefs.digest=v1-…")
+    ] = "composefs"
+    kernel: Annotated[str | None, Option("--kver", "version of the kernel to use, if the image has several")] = None
+    ukify: Annotated[str, Option("--ukify", "what builds the UKI: auto, builtin, or the path of a ukify")] = "auto"
     flow: Annotated[
         FlowChoice,
         Option(
             "--flow",
-            "sealed: the image's UKI with the digest in it; vendor: the image's UKI, and an addon with the digest; "
-            "local: a UKI built here; type1: no UKI, but a kernel, an initramfs and a menu entry that nothing signs; "
-            "auto: sealed where a UKI of the image has a digest, else local",
+            "sealed: use the image's UKI, with the digest in it; vendor: use the image's UKI, and put the digest into "
+            "an addon; "
+            "local: build a UKI here; type1: no UKI, but a kernel, an initramfs and a menu entry that nothing signs; "
+            "auto: sealed if a UKI of the image has a digest, else local",
         ),
     ] = "auto"
-    uki: Annotated[str | None, Option("--uki", "the UKI to take, where the image has several")] = None
+    uki: Annotated[str | None, Option("--uki", "UKI to use, if the image has several")] = None
     """File name or path."""
     size_limit: Annotated[
-        int | None, Option("--uki-limit", "the most that a UKI built here may take, as in 64M", parse=parse_size)
+        int | None, Option("--uki-limit", "largest size that a UKI built here may have: 64M", parse=parse_size)
     ] = None
     initrd: Annotated[
         InitrdName,
         Option(
             "--initrd",
-            "the initramfs that the image brings, a small one made of the image's files, or one that dracut of the "
-            "image makes now, in the image's root",
+            "image: the initramfs that the image brings; builtin: a small one made of the image's files; dracut: one "
+            "that the image's dracut makes now, in the image's root",
         ),
     ] = "image"
     initrd_tools: Annotated[
         tuple[str, ...],
         Option(
             "--initrd-tool",
-            "a program of the image for --initrd builtin to have besides, as for debugging; may be repeated",
+            "program of the image to add to the initramfs of --initrd builtin, for debugging; may be repeated",
             metavar="PROGRAM",
         ),
     ] = ()
     allow_missing_verity: Annotated[
-        bool, Option("--allow-missing-verity", "take, or make, a UKI that does not insist on fs-verity")
+        bool, Option("--allow-missing-verity", "accept, or make, a UKI that does not insist on fs-verity")
     ] = False
-    db: Annotated[tuple[Path, ...], Option("--db", "certificate that the image's own UKI must be signed by")] = ()
+    db: Annotated[
+        tuple[Path, ...],
+        Option("--db", "certificate that must have signed the image's own UKI; may be repeated: one is enough"),
+    ] = ()
     """One of them must be behind its addons too; without any, these may be unsigned."""
     loader: Annotated[
         LoaderName,
         Option(
             "--loader",
-            "what the firmware starts: systemd-boot; direct: the UKI itself, alone on its disk; shim: the image's "
-            "shim, and systemd-boot by it; none: what is there, such as a GRUB that reads BLS",
+            "what the firmware starts. systemd-boot; direct: the UKI itself, alone on its disk; shim: the image's "
+            "shim, which starts systemd-boot; none: what is there already, such as a GRUB that reads BLS",
         ),
     ] = "systemd-boot"
-    timeout: Annotated[int, Option("--timeout", "seconds that the boot menu waits", least=0, most=65535)] = TIMEOUT
+    timeout: Annotated[int, Option("--timeout", "how many seconds the boot menu waits", least=0, most=65535)] = TIMEOUT
     secure_boot_enroll: Annotated[
         EnrollMode | None,
         Option(
             "--secure-boot-enroll",
-            "when systemd-boot enrols the keys that `keys enroll` put on the ESP, as in loader.conf(5) (if-safe)",
+            "when systemd-boot enrols the keys that `keys enroll` put on the ESP: loader.conf(5) (default: if-safe)",
         ),
     ] = None
     console: Annotated[
-        str | None, Option("--console", "serial, or a terminal as the kernel calls it: ttyS1,115200")
+        str | None,
+        Option("--console", "console of the machine: serial, or the kernel's name for a terminal: ttyS1,115200"),
     ] = None
     dracut: DracutOptions = field(default_factory=DracutOptions)
     """For `initrd` of dracut."""
@@ -234,11 +254,13 @@ class SealRequest:
     destination: Destination
     repo: NewRepo
     hash: NewHash = None
-    ship_erofs: Annotated[bool, Option("--ship-erofs", "put the rootfs image into the image, beside the UKI")] = False
+    ship_erofs: Annotated[bool, Option("--ship-erofs", "put the rootfs image into the image too, beside the UKI")] = (
+        False
+    )
     strip_kernel: Annotated[
-        bool, Option("--strip-kernel", "remove kernel and initramfs from /usr: they are in the UKI")
+        bool, Option("--strip-kernel", "remove kernel and initramfs from /usr: the UKI has them")
     ] = False
-    dry_run: Annotated[bool, Option("--dry-run", "say what it would be, write no image")] = False
+    dry_run: Annotated[bool, Option("--dry-run", "only say what the image would be; write nothing")] = False
     options: SourceOptions = field(default_factory=SourceOptions)
     """For source and destination."""
     tree: TreeOptions = field(default_factory=TreeOptions)
@@ -259,33 +281,35 @@ class DiskRequest:
     """What a disk is like, where it is made."""
 
     size: Annotated[
-        int | None, Option("--size", "of a disk image: 10G; by default what is needed", parse=parse_size)
+        int | None, Option("--size", "size of a disk image: 10G; by default as much as it needs", parse=parse_size)
     ] = None
     """Bytes; of a device all."""
-    esp_size: Annotated[int | None, Option("--esp-size", "of the EFI system partition", parse=parse_size)] = None
+    esp_size: Annotated[int | None, Option("--esp-size", "size of the EFI system partition", parse=parse_size)] = None
     verity_size: Annotated[
         int | None,
-        Option("--verity-partition-size", "of the partition with the hash tree: 100M", parse=parse_size),
+        Option("--verity-partition-size", "size of the partition with the hash tree: 100M", parse=parse_size),
     ] = None
     """By default what it needs."""
     ab: Annotated[
         bool,
-        Option("--ab", "two slots for a root file system under dm-verity: `upgrade` writes the one that is not booted"),
+        Option(
+            "--ab", "make two slots for a root file system under dm-verity: `upgrade` writes the one that is not booted"
+        ),
     ] = False
     root_size: Annotated[
         int | None,
         Option(
             "--root-size",
-            "with --ab, of the root partition in a slot: 8G; by default half as much again as the image takes",
+            "with --ab, size of the root partition in each slot: 8G; by default one and a half times the image",
             parse=parse_size,
         ),
     ] = None
-    sector: Annotated[int | None, Option("--sector-size", "of a disk image: 512 or 4096 bytes; a disk has its own")] = (
-        None
-    )
+    sector: Annotated[
+        int | None, Option("--sector-size", "sector size of a disk image: 512 or 4096 bytes; a real disk has its own")
+    ] = None
     format: Annotated[
         DiskFormat | None,
-        Option("--format", "of a disk image, or iso for a live ISO; by default what its name ends in"),
+        Option("--format", "format of the disk image, or iso for a live ISO; by default what its name ends in"),
     ] = None
 
 

@@ -85,7 +85,7 @@ def test_a_key_of_another_certificate_is_refused(db: Pair, other: Pair) -> None:
     [
         (("EC", "-pkeyopt", "ec_paramgen_curve:P-256"), "not an RSA key"),
         (("ED25519",), "not an RSA key"),
-        (("RSA", "-pkeyopt", "rsa_keygen_bits:1024"), "1024 bits, 2048 are the least"),
+        (("RSA", "-pkeyopt", "rsa_keygen_bits:1024"), "1024 bits, at least 2048 are needed"),
     ],
 )
 def test_keys_that_firmware_cannot_check_are_refused(words: tuple[str, ...], why: str) -> None:
@@ -172,7 +172,7 @@ def test_a_request_to_sign_something_else_is_refused(db: Pair, image: bytes) -> 
         {"to_be_signed": base64.b64encode(b"I owe you").decode()},
     ):
         forged = {**honest, "items": [{**honest["items"][0], **change}]}
-        with pytest.raises(SignatureError, match="something else"):
+        with pytest.raises(SignatureError, match="something other"):
             SignRequest.parse(json.dumps(forged).encode())
 
 

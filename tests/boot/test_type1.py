@@ -112,7 +112,7 @@ def test_the_images_own_entry_is_taken_over(debian: tuple[Directory, Read], tmp_
         (ENTRY + "options composefs=" + "cd" * 32 + "\n", "bring composefs="),
         (ENTRY + "initrd /gone\n", "names /gone"),
         (ENTRY.replace("/vmlinuz", "/../vmlinuz"), "not normal"),
-        (ENTRY.replace("initrd.img-KVER", "vmlinuz-KVER"), "another initramfs"),
+        (ENTRY.replace("initrd.img-KVER", "vmlinuz-KVER"), "an initramfs other"),
         (ENTRY + "devicetree-overlay /a /b\n", "overlays"),
     ],
 )

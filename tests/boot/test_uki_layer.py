@@ -16,5 +16,5 @@ def test_a_rootfs_image_that_came_along_is_what_its_name_says(algorithm: Hash) -
     path = shipped_path(digest).decode()
     assert check_shipped(tree_of({path: b"image"}), read_inline, digest)
     assert not check_shipped(tree_of({}), read_inline, digest)
-    with pytest.raises(DigestError, match="came along is another one"):
+    with pytest.raises(DigestError, match="the image brings another rootfs image"):
         check_shipped(tree_of({path: b"Image"}), read_inline, digest)

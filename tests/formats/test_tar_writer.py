@@ -76,7 +76,7 @@ def test_large_contents_come_from_elsewhere() -> None:
     data = b"large" * 1000
     one = entry(b"file", content=External(measure(data), len(data)))
     assert entries(b"".join(write_tar([one], lambda _: [data[:7], b"", data[7:]]))) == [one]
-    with pytest.raises(FormatError, match="has not the 5000 bytes"):
+    with pytest.raises(FormatError, match="does not have the 5000 bytes"):
         b"".join(write_tar([one], lambda _: [data[:-1]]))
 
 

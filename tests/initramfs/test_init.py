@@ -162,8 +162,8 @@ def test_what_is_signed_is_opened_with_its_signature(name: str, tmp_path: Path) 
     ("options", "required", "said", "why"),
     [
         ("", True, GOOD, "has no signature, and one is required"),
-        ("root-hash-signature=/none", True, GOOD, "no signature of the root hash in /none, nor in a partition"),
-        ("root-hash-signature=/none", False, GOOD, "no signature of the root hash in /none, nor in a partition"),
+        ("root-hash-signature=/none", True, GOOD, "neither /none nor a partition has a signature of the root hash"),
+        ("root-hash-signature=/none", False, GOOD, "neither /none nor a partition has a signature of the root hash"),
         ("ignore-corruption", True, GOOD, "would switch off the verification"),
         ("", False, "status: corrupted", "not verified"),
         ("", False, "/dev/mapper/root is inactive.", "not verified"),

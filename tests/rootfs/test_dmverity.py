@@ -130,14 +130,14 @@ def test_a_contradiction_is_an_error(word: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"verity": False, "options": ("panic-on-corruption",)}, "it is not wanted"),
-        ({"verity": False, "blocks": 5}, "it is not wanted"),
-        ({"blocks": 0}, "one block is the least"),
+        ({"verity": False, "options": ("panic-on-corruption",)}, "dm-verity is left out"),
+        ({"verity": False, "blocks": 5}, "dm-verity is left out"),
+        ({"blocks": 0}, "at least one must be guarded"),
         ({"salt": bytes(257)}, "salt of 257"),
         ({"options": ("panic",)}, "not an option"),
-        ({"options": ("panic-on-corruption", "ignore-corruption")}, "said twice"),
-        ({"overlays": (Overlay("/var"), Overlay("/var"))}, "two overlays hold /var"),
-        ({"overlays": (Overlay("/var"), Overlay("/var/lib"))}, "two overlays hold /var/lib"),
+        ({"options": ("panic-on-corruption", "ignore-corruption")}, "two options say"),
+        ({"overlays": (Overlay("/var"), Overlay("/var"))}, "two overlays are on /var"),
+        ({"overlays": (Overlay("/var"), Overlay("/var/lib"))}, "two overlays are on /var/lib"),
     ],
 )
 def test_what_cannot_go_together_is_refused(options: dict[str, Any], words: str) -> None:

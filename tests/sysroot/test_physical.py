@@ -40,5 +40,5 @@ def test_upper_directories_have_the_labels_of_what_they_stand_for() -> None:
 
 @pytest.mark.parametrize("place", ["/opt", "/srv/none", "/srv/file"])
 def test_a_place_that_is_no_directory_is_refused(place: str) -> None:
-    with pytest.raises(TargetError, match=f"{place} is no directory of the image"):
+    with pytest.raises(TargetError, match=f"{place} is not a directory of the image"):
         overlay_state(DEPLOYMENT, TREE, [place], {})

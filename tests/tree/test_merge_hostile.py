@@ -99,8 +99,8 @@ REFUSED: dict[str, tuple[bytes, type[Error], str]] = {
     "b256_mode_negative": (header(b"f", mode=base256(-1, 8)), FormatError, "negative mode"),
     "uid_2p32": (pax((b"uid", b"4294967296")) + header(b"f"), FormatError, "beyond 32 bits"),
     "uid_minus1": (header(b"f", uid=base256(-1, 8)), FormatError, "beyond 32 bits"),
-    "device_4096": (header(b"d", b"3", major=4096), FormatError, "which Linux has not"),
-    "device_minor_2p20": (header(b"d", b"4", minor=1 << 20), FormatError, "which Linux has not"),
+    "device_4096": (header(b"d", b"3", major=4096), FormatError, "which Linux does not have"),
+    "device_minor_2p20": (header(b"d", b"4", minor=1 << 20), FormatError, "which Linux does not have"),
     "device_v7": (header(b"d", b"3", magic=V7), FormatError, "without device numbers"),
     # extended headers
     "pax_len_over": (pax(b"99 path=a\n") + file(b"x"), FormatError, "not a PAX record"),

@@ -121,7 +121,7 @@ class Policy:
         return gates
 
     def label(self, path: bytes, kind: int) -> bytes | None:
-        """Return the context for an absolute path, without a NUL; None where there is to be none.
+        """Return the context for an absolute path, without a NUL; None where there must be none.
 
         `kind` is an S_IFMT value. What a tree holds is labelled faster by way of `root`, `enter` and `labels`.
         """

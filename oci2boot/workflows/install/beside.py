@@ -30,7 +30,7 @@ def check_bootable(root: Path, esp: Path, bootable: Bootable, report: Report) ->
     if not here.source.startswith("/dev/") or bootable.cmdline is None:
         return
     if here.point != root:
-        report(Warned(f"{root} is a folder of {here.source}: it boots where it is the top of a file system"))
+        report(Warned(f"{root} is a folder of {here.source}: it boots only where it is the top of a file system"))
         return
     check_found(split(bootable.cmdline), here, read_mounted(esp), bootable.architecture, LABEL)
 

@@ -43,7 +43,7 @@ LABEL: Final = "oci2boot"
 _LOADERS: Final = (r"EFI/systemd/.*\.efi", r"EFI/[^/]+/shim.*\.efi", r"EFI/BOOT/BOOT.*\.efi")
 """What the firmware is to start, the first that there is."""
 _FOR_LUKS: Final = {
-    b"/usr/lib/systemd/systemd-cryptsetup": "it can hardly open an encrypted root partition",
+    b"/usr/lib/systemd/systemd-cryptsetup": "it may not be able to open an encrypted root partition",
     b"/usr/sbin/cryptsetup": "its encrypted root partition will not grow to the disk",
 }
 """What an encrypted root partition that systemd finds by its type needs. systemd-gpt-auto-generator(8)"""
@@ -74,7 +74,7 @@ class Installed:
 
 
 def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -> Installed:
-    """Write the disk, or with `dry_run` only plan it. Whoever calls it has had it confirmed."""
+    """Write the disk, or with `dry_run` only plan it. The caller has had it confirmed."""
     if request.first_boot.tpm2_pcrs and not request.secret:
         raise TargetError(
             "a TPM opens only what is encrypted, and a passphrase has to open it when the TPM cannot",
@@ -142,7 +142,7 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
 def _content(
     repository: Repository, bootable: Bootable, request: InstallRequest, seed: bytes
 ) -> tuple[str, list[RootEntry] | None, list[Image]]:
-    """Return name and inodes of the ext4 file system, if there is to be one, and the partitions besides it."""
+    """Return name and inodes of the ext4 file system, if there is one, and the partitions besides it."""
     match bootable.root:
         case ComposefsRoot():
             if request.disk.verity_size is not None:

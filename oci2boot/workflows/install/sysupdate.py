@@ -52,11 +52,13 @@ _UNPACKED: Final = (f"{EXTRA}/{SIGNATURE_NAME}", f"{EXTRA}/{RECORD}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SysupdateRequest:
-    output: Annotated[Path, Option("DIRECTORY", "where the files go; those of other versions stay")]
+    output: Annotated[Path, Option("DIRECTORY", "folder for the files; those of other versions stay")]
     source: Annotated[str, Option("--source", "where machines find the files: https://…", metavar="URL|DIR")]
     name: Annotated[str | None, Option("--image", "a converted image", complete=image_names)] = None
-    packing: Annotated[Packing, Option("--packing", "of what goes into partitions")] = "xz"
-    suffix: Annotated[Suffix, Option("--suffix", "of the definitions; before systemd 257 it is conf")] = "transfer"
+    packing: Annotated[Packing, Option("--packing", "compression of what goes into partitions")] = "xz"
+    suffix: Annotated[Suffix, Option("--suffix", "ending of the definitions' names; before systemd 257 it is conf")] = (
+        "transfer"
+    )
     repo: Repo
 
 

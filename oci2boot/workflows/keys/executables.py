@@ -122,7 +122,7 @@ class Executable:
 
 
 def verify(path: Path, trusted: Sequence[Path]) -> Signed:
-    """Return the signatures of an executable, all of which hold; with certificates given, one of these must be behind.
+    """Return the signatures of an executable, after checking each; one must be by a given certificate, if any is given.
 
     Raises `SignatureError` where firmware with these certificates in db would not start it.
     """

@@ -29,8 +29,8 @@ OWNER: Final = "GUID.txt"
 MOK: Final = "db.cer"
 """At the top, where MokManager begins to look; it takes DER alone."""
 TOOL_SECONDS: Final = 120
-Folder = Annotated[Path, Option("FOLDER", "with PK, KEK and db")]
-KeyPassphrase = Annotated[Path | None, Option("--passphrase-file", "of the private keys")]
+Folder = Annotated[Path, Option("FOLDER", "folder with PK, KEK and db")]
+KeyPassphrase = Annotated[Path | None, Option("--passphrase-file", "file with the passphrase of the private keys")]
 
 
 def parse_guid(text: str) -> uuid.UUID:
@@ -43,13 +43,15 @@ def parse_guid(text: str) -> uuid.UUID:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     folder: Folder
-    name: Annotated[str, Option("--name", "begins the names in the certificates")] = "oci2boot"
-    bits: Annotated[int, Option("--bits", "2048, 3072 or 4096")] = 2048
-    days: Annotated[int, Option("--days", "until the certificates expire; firmware does not mind")] = 3650
-    owner: Annotated[uuid.UUID | None, Option("--guid", "the keys' owner; random", parse=parse_guid)] = None
+    name: Annotated[str, Option("--name", "begin the names in the certificates with this")] = "oci2boot"
+    bits: Annotated[int, Option("--bits", "size of the keys: 2048, 3072 or 4096")] = 2048
+    days: Annotated[int, Option("--days", "days until the certificates expire; firmware ignores it")] = 3650
+    owner: Annotated[
+        uuid.UUID | None, Option("--guid", "GUID of the keys' owner; by default random", parse=parse_guid)
+    ] = None
     db: Annotated[
         tuple[Path, ...],
-        Option("--db", "another's certificate that db is to trust as well, Microsoft's or a vendor's; may be repeated"),
+        Option("--db", "certificate that db trusts as well, Microsoft's or a vendor's; may be repeated"),
     ] = ()
     passphrase: KeyPassphrase = None
 

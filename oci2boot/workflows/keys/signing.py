@@ -149,7 +149,7 @@ def _signer(options: SigningOptions, certificate: Certificate) -> Signer:
     assert options.key
     if options.key.startswith("pkcs11:"):
         raise SignatureError(
-            "a key in a token takes a tool to sign with",
+            "a key in a token needs a tool to sign with",
             hint="add --signtool sbsign, systemd-sbsign or osslsigncode",
         )
     return open_key(Path(options.key), options.passphrase, certificate)

@@ -24,7 +24,7 @@ def collect_garbage(
 ) -> GarbagePlan:
     """Remove what nothing keeps: of a machine, with all that its boot directory promises as roots.
 
-    A boot directory of which any part cannot be read stops it: what that part needs would be lost.
+    A boot directory that cannot be read in full stops it: what the unread part needs would be lost.
     """
     if sysroot is None:
         with Repository.open(repo) as repository:

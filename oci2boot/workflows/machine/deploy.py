@@ -48,13 +48,14 @@ class DeployOptions:
     etc: Policy = None
     """The machine's own files win where nothing is said."""
     allow_missing_verity: Annotated[
-        bool, Option("--allow-missing-verity", "take a directory on a file system without fs-verity")
+        bool, Option("--allow-missing-verity", "accept a directory on a file system without fs-verity")
     ] = False
     """The image has to be made for it."""
     first_boot: FirstBoot | None = None
     """What a new machine is told; one that is there knows."""
     keep: Annotated[
-        int | None, Option("--keep", "delete older deployments that are not pinned, but for so many in all", least=2)
+        int | None,
+        Option("--keep", "delete the oldest deployments until this many are left; pinned ones stay", least=2),
     ] = None
     """None keeps all that there is room for."""
 
@@ -93,7 +94,7 @@ class SysrootPlan:
 def plan_deployment(
     state: SysrootState, source: Repository, target: Repository, bootable: Bootable, options: DeployOptions
 ) -> SysrootPlan:
-    """Find out everything that is to be done; nothing is written."""
+    """Find out everything that must be done; nothing is written."""
     if not bootable.esp:
         raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
     rootfs = bootable.composefs.image

@@ -26,7 +26,12 @@ MAX_BYTES: Final = 1 << 30
 
 Policy = Annotated[
     EtcPolicy | None,
-    Option("--etc", "who wins in /etc: ours, theirs or stop, or /etc/GLOB=theirs", parse=EtcPolicy.parse, many=True),
+    Option(
+        "--etc",
+        "who wins if machine and new image both changed a file in /etc: ours, theirs or stop, or /etc/GLOB=theirs",
+        parse=EtcPolicy.parse,
+        many=True,
+    ),
 ]
 
 

@@ -67,7 +67,7 @@ def add_arguments(
         if not any(pattern.fullmatch(word) for pattern in ALLOWED):
             raise TargetError(
                 f"{word[:200]!r} is not among the arguments that a machine may add",
-                hint="whoever builds the image says it: `oci2boot convert --karg`, or kargs.d in the image",
+                hint="say it when the image is built: `oci2boot convert --karg`, or kargs.d in the image",
             )
     return _change(
         sysroot, lambda here: (*here, *(word for word in words if word not in here)), signing, report, dry_run=dry_run

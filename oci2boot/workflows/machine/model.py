@@ -82,7 +82,7 @@ class MachineState:
         )
 
     def rejected(self, manifest: str | None) -> bool:
-        """Tell whether an image is here and was put back: who upgrades unattended would boot it for ever."""
+        """Tell whether an image is here and was put back: an unattended upgrade would boot it for ever."""
         return manifest is not None and any(
             one.rejected and one.record and one.record.get("manifest") == manifest for one in self.deployments
         )
@@ -139,7 +139,7 @@ class Machine(Protocol):
         """Give what there is now; the files of the boot directory can be read meanwhile."""
 
     def plan(self, repository: Repository, bootable: Bootable) -> DeployPlan:
-        """Find out everything that is to be done; nothing is written."""
+        """Find out everything that must be done; nothing is written."""
 
     def deploy(self, repository: Repository, bootable: Bootable, report: Report) -> DeployPlan | None:
         """Plan it, and do it; None where this is what boots next already. Stopped at any point, the machine boots what

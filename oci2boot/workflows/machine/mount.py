@@ -28,7 +28,7 @@ def mount(repo: Path, image: str, target: Path, *, allow_missing_verity: bool = 
         if not (repository.secure or allow_missing_verity):
             raise StoreError(
                 f"{repo} lies on a file system without fs-verity: nothing would be verified",
-                hint="--allow-missing-verity mounts it all the same",
+                hint="--allow-missing-verity mounts it anyway",
             )
         objects, path, secure = (
             (repo / "objects").resolve(),
@@ -40,7 +40,7 @@ def mount(repo: Path, image: str, target: Path, *, allow_missing_verity: bool = 
     if _SPECIAL.search(str(objects)):
         raise FormatError(f"overlayfs cannot take the path {str(objects)!r}", hint="move the store")
     if os.geteuid():
-        raise ToolError("mounting takes root", hint="run it by sudo")
+        raise ToolError("mounting needs root", hint="run it with sudo")
     metadata = Path(tempfile.mkdtemp(prefix="oci2boot-", dir="/run"))
     try:
         run(erofs_argv(path, metadata), package="mount")
@@ -70,7 +70,7 @@ def erofs_argv(image: Path, target: Path) -> Argv:
 
 
 def overlay_argv(metadata: Path, objects: Path, target: Path, *, secure: bool) -> Argv:
-    """Return the call; `::` makes the objects data only: the metadata alone says which of them are to be seen."""
+    """Return the call; `::` makes the objects data only: the metadata alone says which of them are visible."""
     verity = ",verity=require" if secure else ""
     options = f"ro,metacopy=on,redirect_dir=on{verity},lowerdir={metadata}::{objects}"
     return ["mount", "-t", "overlay", "-o", options, "oci2boot", target]

@@ -23,11 +23,11 @@ Place = Sysroot | SlotPlace
 class AskedPlace:
     """The machine that somebody means: the one that runs, or another that is mounted, or a disk."""
 
-    sysroot: Annotated[Path | None, Option("--sysroot", "the physical root of another machine", metavar="DIR")] = None
-    esp: Annotated[Path | None, Option("--esp", "its boot directory, the ESP", metavar="DIR")] = None
+    sysroot: Annotated[Path | None, Option("--sysroot", "physical root of another machine", metavar="DIR")] = None
+    esp: Annotated[Path | None, Option("--esp", "boot directory of that machine, the ESP", metavar="DIR")] = None
     disk: Annotated[
         Path | None,
-        Option("--disk", "a disk or disk image with two slots under dm-verity, that nothing runs from", metavar="DISK"),
+        Option("--disk", "disk or disk image with two slots under dm-verity; nothing may run from it", metavar="DISK"),
     ] = None
 
     def store(self, repo: Path | None) -> Path | None:
@@ -69,7 +69,7 @@ def find_place(
 
 @contextmanager
 def open_machine(place: Place, options: DeployOptions | None = None, *, writing: bool) -> Iterator[Machine]:
-    """Open a machine; whoever writes is the only one of us who does. `options` are of deployments in directories."""
+    """Open a machine; a writer locks out all other commands. `options` are of deployments in directories."""
     match place:
         case Sysroot():
             with changing(place) if writing else nullcontext():

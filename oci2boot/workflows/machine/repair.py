@@ -71,7 +71,7 @@ def _fetch_again(
         source = replace(source, tag=None, digest=bootable.manifest)
     with open_source(source, request.options) as opened:
         if opened.fetch().manifest_digest != bootable.manifest:
-            raise SourceError(f"{source} leads to another image by now", hint="upgrade, and delete the deployment")
+            raise SourceError(f"{source} now leads to another image", hint="upgrade, and delete the deployment")
     report(Told(f"fetching from {source} what is broken"))
     with Repository.open(request.repo) as repository:
         _set_aside(repository, broken)

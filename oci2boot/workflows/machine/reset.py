@@ -62,7 +62,7 @@ def reset(sysroot: Sysroot, given: BootOptions, report: Report, *, full: bool, d
                 record = record_bytes(one.record, deployed=one.deployed, pinned=one.pinned, tool=one.tool)
                 _replace(sysroot, sysroot.deployments / one.digest.hex, deployment_state(record, tree), repository)
             if base is None:
-                raise TargetError("nothing says which image's /var the machine shall have")
+                raise TargetError("nothing says which image's /var the machine must have")
             tree = read_rootfs(repository.read_object(base.digest))
             _replace(sysroot, sysroot.var, initial_var(tree), repository)
     for digest in made.skipped:

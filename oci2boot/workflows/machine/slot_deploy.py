@@ -76,7 +76,7 @@ def plan_slot(state: MachineState, gpt: Gpt, repository: Repository, bootable: B
         protected = [one.slot for one in state.deployments if one.slot and (one == state.current or not one.own)]
         if there and there in protected:
             raise TargetError(
-                f"the root file system {root_hash} runs, and is signed otherwise: nothing is to be changed"
+                f"the root file system {root_hash} runs, and has another signature: it cannot be replaced while it runs"
             )
         writes = choose_slot(gpt, images, protected)
     overwritten = {write.partition.number for write in writes}

@@ -184,7 +184,7 @@ def _free(gpt: Gpt, made: Sequence[Deployment]) -> list[dict[str, Any]]:
 
 @contextmanager
 def open_slots(place: SlotPlace, *, writing: bool) -> Iterator[SlotMachine]:
-    """Open the disk; whoever writes is the only one of us who does."""
+    """Open the disk; a writer locks out all other commands."""
     with ExitStack() as stack:
         if writing and not place.live and place.disk.is_block_device():
             check_unused(read_block_device(place.disk))

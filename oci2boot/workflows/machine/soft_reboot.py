@@ -79,18 +79,18 @@ def check_same_kernel(state: SysrootState, digest: VerityDigest) -> None:
     """Refuse a deployment that boots another kernel, or the same one with other arguments."""
     booted = state.booted
     if booted is None or digest == booted:
-        raise TargetError("there is nothing new to change to")
+        raise TargetError("there is nothing new to restart into")
     kernels = []
     for one in (booted, digest):
         entry = next((entry for entry in state.entries_of(one) if entry.kind == "uki"), None)
         if entry is None or any(argument.insecure for argument in entry.arguments):
             raise TargetError(
-                f"{one} is booted by no UKI that insists on fs-verity: its initramfs is needed", hint="systemctl reboot"
+                f"no UKI that insists on fs-verity boots {one}: its initramfs is needed", hint="systemctl reboot"
             )
         kernels.append(_kernel(state.directory, entry))
     if kernels[0] != kernels[1]:
         what = "another kernel" if kernels[0][0] != kernels[1][0] else "other kernel arguments"
-        raise TargetError(f"the new image has {what}: only a restart takes it", hint="systemctl reboot")
+        raise TargetError(f"the new image has {what}: only a full restart uses it", hint="systemctl reboot")
 
 
 def _kernel(directory: BootDirectory, entry: BootEntry) -> tuple[list[bytes], list[str]]:

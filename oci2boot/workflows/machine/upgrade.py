@@ -101,7 +101,7 @@ def upgrade(request: UpgradeRequest, report: Report) -> Upgraded:
 def switch(request: UpgradeRequest, wanted: ConvertRequest, report: Report) -> Upgraded:
     """Bring the machine to another image; from then on it is upgraded from there.
 
-    For a slot it is made as the one before is, but for its source and name.
+    For a slot it is made as the one before, except its source and name.
     """
     with (
         open_machine(request.place, request.options, writing=not request.dry_run) as machine,
@@ -168,7 +168,7 @@ def _news(request: ConvertRequest, store: Path, known: str | None) -> News:
 
 @contextmanager
 def _opened(store: Path) -> Iterator[Repository]:
-    """Give the store, or an empty one that is gone afterwards: who only looks writes nothing."""
+    """Give the store, or an empty one that is gone afterwards: looking writes nothing."""
     if (store / "meta.json").exists():
         with Repository.open(store) as repository:
             yield repository

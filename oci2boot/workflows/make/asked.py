@@ -28,30 +28,31 @@ class AskedDracut:
         tuple[str, ...],
         Option(
             "--dracut-install",
-            'files of the image for the initramfs of --initrd dracut to have: "/a /b"; may be repeated',
+            'files of the image to add to the initramfs of --initrd dracut: "/a /b"; may be repeated',
             metavar="PATHS",
         ),
     ] = ()
     add_drivers: Annotated[
         tuple[str, ...],
-        Option("--dracut-add-driver", "kernel modules for it to have; may be repeated", metavar="NAMES"),
+        Option("--dracut-add-driver", "kernel modules to add to dracut's initramfs; may be repeated", metavar="NAMES"),
     ] = ()
     force_drivers: Annotated[
         tuple[str, ...],
         Option(
             "--dracut-force-driver",
-            "kernel modules for it to have and to load first; may be repeated",
+            "kernel modules to add to dracut's initramfs, and to load first; may be repeated",
             metavar="NAMES",
         ),
     ] = ()
     modules: Annotated[
-        tuple[str, ...], Option("--dracut-module", "dracut modules for it to have; may be repeated", metavar="NAMES")
+        tuple[str, ...],
+        Option("--dracut-module", "dracut modules to add to dracut's initramfs; may be repeated", metavar="NAMES"),
     ] = ()
     filesystems: Annotated[
         tuple[str, ...],
         Option(
             "--dracut-filesystem",
-            "the file systems that it has, and no others; may be repeated",
+            "the only file systems that dracut's initramfs supports; may be repeated",
             metavar="NAMES",
         ),
     ] = ()
@@ -59,7 +60,7 @@ class AskedDracut:
     def options(self, initrd: InitrdName) -> DracutOptions:
         """Raise `FormatError` for words that no dracut would hear."""
         if initrd != "dracut" and self != AskedDracut():
-            raise FormatError("--dracut-… says what dracut is to do, and it is not run", hint="add --initrd dracut")
+            raise FormatError("--dracut-… says what dracut must do, but dracut is not run", hint="add --initrd dracut")
         return DracutOptions.parse(
             install=self.install,
             add_drivers=self.add_drivers,
@@ -77,19 +78,25 @@ class AskedVerity:
 
     compression: Annotated[
         str | None,
-        Option("--compression", "of the EROFS image: zstd,level=12, or lz4, lz4hc, lzma, deflate; none (the default)"),
+        Option(
+            "--compression",
+            "compression of the EROFS image: zstd,level=12, or lz4, lz4hc, lzma, deflate, none (default: none)",
+        ),
     ] = None
-    verity: Annotated[bool | None, Option("--verity/--no-verity", "guard it by dm-verity (the default)")] = None
-    hash: Annotated[Hash | None, Option("--verity-hash", "of the hash tree (sha256)")] = None
+    verity: Annotated[
+        bool | None,
+        Option("--verity/--no-verity", "guard the root file system by dm-verity (the default), or by nothing"),
+    ] = None
+    hash: Annotated[Hash | None, Option("--verity-hash", "hash of the hash tree (default: sha256)")] = None
     salt: Annotated[
         str | None,
-        Option("--verity-salt", "of the hash tree; by default one that follows from the image", metavar="HEX"),
+        Option("--verity-salt", "salt of the hash tree; by default it follows from the image", metavar="HEX"),
     ] = None
     blocks: Annotated[
         str | None,
         Option(
             "--verity-blocks",
-            "how many blocks of 4096 bytes are guarded, and so can be read (all)",
+            "how many blocks of 4096 bytes are guarded; only these can be read (default: all)",
             metavar="all|N",
         ),
     ] = None
@@ -104,22 +111,22 @@ class AskedVerity:
         KargForm | None,
         Option(
             "--verity-karg",
-            "how the initramfs is told: roothash= alone (the default); systemd.verity_root_data= and more as well; or "
-            "/etc/veritytab in it",
+            "how the initramfs learns the root hash: roothash= alone (the default); systemd.verity_root_data= and "
+            "more as well; or /etc/veritytab in it",
         ),
     ] = None
     words: Annotated[
         tuple[str, ...],
         Option(
             "--verity-option",
-            "as in veritytab(5): panic-on-corruption, restart-on-corruption, …; may be repeated",
+            "option of dm-verity, as in veritytab(5): panic-on-corruption, restart-on-corruption, …; may be repeated",
         ),
     ] = ()
     overlays: Annotated[
         tuple[str, ...],
         Option(
             "--overlay",
-            "a place that can be written; may be repeated; none for no place at all (/etc and /var)",
+            "place that can be written; may be repeated; none: nothing can be written (default: /etc and /var)",
             metavar="/PATH[:tmpfs]",
         ),
     ] = ()
@@ -127,7 +134,7 @@ class AskedVerity:
         bool | None,
         Option(
             "--verity-signature/--no-verity-signature",
-            "the kernel demands a signature of the root hash (the default)",
+            "have the kernel demand a signature of the root hash (the default)",
         ),
     ] = None
 
@@ -162,29 +169,30 @@ class AskedVerity:
             signature=self.signature or None,
         )
         if named := said(apart):
-            raise FormatError(
-                f"{named[0]} and --no-verity: there is no hash tree", hint="leave the one or the other out"
-            )
+            raise FormatError(f"{named[0]} and --no-verity: there is no hash tree", hint="leave one of the two out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootSigner:
-    """Who signs the root hash, where it is not who signs for Secure Boot."""
+    """The signer of the root hash, if it is another than that for Secure Boot."""
 
     PANEL: ClassVar = VERITY
 
     certificate: Annotated[
-        Path, Option("--verity-certificate", "of --verity-key", missing="--verity-key without a certificate")
+        Path,
+        Option("--verity-certificate", "certificate of --verity-key", missing="--verity-key without a certificate"),
     ]
     key: Annotated[
         str,
         Option(
             "--verity-key",
-            "signs the root hash; by default as for Secure Boot",
+            "private key that signs the root hash; by default the one for Secure Boot",
             missing="--verity-certificate without a key",
         ),
     ]
-    passphrase: Annotated[Path | None, Option("--verity-passphrase-file", "of --verity-key")] = None
+    passphrase: Annotated[
+        Path | None, Option("--verity-passphrase-file", "file with the passphrase of --verity-key")
+    ] = None
 
     def options(self) -> SigningOptions:
         return SigningOptions(certificate=self.certificate, key=self.key, passphrase=self.passphrase)

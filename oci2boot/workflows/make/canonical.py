@@ -47,7 +47,7 @@ def canonical_tree(
             paths = ", ".join(printable(path) for path, _, _ in found[:NAMED])
             more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
             warn(
-                f"bootc and composefs-rs label {paths}{more} otherwise and compute another digest; "
+                f"bootc and composefs-rs label {paths}{more} differently, and compute another digest; "
                 "--selinux-rules composefs-rs gives theirs"
             )
     return label(tree, policy, warn)

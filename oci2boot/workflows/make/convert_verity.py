@@ -25,13 +25,15 @@ from oci2boot.workflows.requests import BootOptions, ConvertRequest
 def check_verity_request(request: ConvertRequest, options: VerityOptions) -> None:
     """Refuse what cannot be, before anything is fetched."""
     if not request.tree.bootable:
-        raise FormatError("--plain and --mode verity: a root partition holds the form that boots", hint="leave one out")
+        raise FormatError(
+            "--plain and --mode verity: a root partition holds the form that boots", hint="leave one of the two out"
+        )
     if request.boot:
         _check_boot(request.boot)
     if options.signature:
         if request.root_signing is None:
             raise SignatureError(
-                "the root hash is to be signed, and there is no key",
+                "the root hash must be signed, but there is no key",
                 hint="--secureboot-key and --secureboot-certificate name one; --no-verity-signature does without",
             )
         check_root_signing(request.root_signing)
@@ -46,7 +48,7 @@ def check_verity_request(request: ConvertRequest, options: VerityOptions) -> Non
 def _check_boot(boot: BootOptions) -> None:
     if boot.flow not in ("auto", "local"):
         raise FormatError(
-            f"--flow {boot.flow} and --mode verity: the root hash is in no UKI but one that is built here",
+            f"--flow {boot.flow} and --mode verity: only a UKI that is built here has the root hash",
             hint="leave --flow out",
         )
     if boot.karg_style != "composefs":
@@ -97,7 +99,7 @@ def _notes(root: VerityRootfs, options: VerityOptions) -> Iterator[str]:
     if root.area and root.area.data_blocks * root.area.parameters.data_block < root.image.size:
         yield f"--verity-blocks {options.blocks}: the machine cannot read what lies behind these blocks"
     if root.root_hash is None:
-        yield "nothing guards the root file system: whoever can write to the disk changes it unseen"
+        yield "nothing guards the root file system: anyone who can write to the disk can change it unseen"
 
 
 def _with_signature(files: BootFiles, signature: bytes) -> BootFiles:

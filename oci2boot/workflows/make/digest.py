@@ -157,7 +157,7 @@ def _gather_image(
 
 
 def _measured(read: Callable[[int], bytes], algorithm: Hash, kept: dict[VerityDigest, bytes]) -> Iterator[Entry]:
-    """Yield the entries of a tar, its bodies measured and, but for the policy's, dropped."""
+    """Yield the entries of a tar, its bodies measured and, except the policy's, dropped."""
     tar = MeasuredTar(read, algorithm)
     for entry in read_tar(tar):
         if isinstance(entry.content, External) and entry.path.startswith(KEPT):

@@ -76,7 +76,9 @@ def build_verity(
             return VerityRootfs(image=image, raw_size=raw_size, uuid=uuid)
         blocks = size // BLOCK if options.blocks is None else options.blocks
         if blocks * BLOCK > size:
-            raise FormatError(f"--verity-blocks {blocks}: the image has {size // BLOCK}", hint="or write all")
+            raise FormatError(
+                f"--verity-blocks {blocks}: the image has {size // BLOCK}", hint="write a smaller number, or all"
+            )
         area = dmverity.plan_area(blocks * BLOCK, parameters)
         root_hash, levels = dmverity.hash_tree(b"".join(leaves)[: blocks * parameters.slot], area)
         content = b"".join([area.superblock(), *levels])

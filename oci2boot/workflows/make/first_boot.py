@@ -23,16 +23,16 @@ PBKDF_MEMORY_MAX: Final = 4 << 30
 class AskedFirstBoot:
     """Options of `install` that a machine finds when it first boots."""
 
-    hostname: Annotated[str | None, Option("--hostname", "of the machine, in its own /etc")] = None
+    hostname: Annotated[str | None, Option("--hostname", "host name of the machine, in its own /etc")] = None
     ssh_keys: Annotated[
-        tuple[Path, ...], Option("--ssh-key", "file with public keys that may log in as root; may be repeated")
+        tuple[Path, ...], Option("--ssh-key", "file with public SSH keys that may log in as root; may be repeated")
     ] = ()
     credentials: Annotated[
         tuple[str, ...],
         Option(
             "--credential",
-            "for the machine's services, in its /etc/credstore; may be repeated. As all of /etc, host name, keys and "
-            "credentials are not verified at boot; without LUKS, whoever has the disk can read them",
+            "credential for the machine's services, in its /etc/credstore; may be repeated. Like all of /etc, host "
+            "name, keys and credentials are not verified at boot; without LUKS, anyone who has the disk can read them",
             metavar="NAME=VALUE|NAME=@FILE",
         ),
     ] = ()
@@ -40,17 +40,17 @@ class AskedFirstBoot:
         bool,
         Option(
             "--luks-tpm2",
-            "at its first boot, the machine enrols its TPM, which then opens the disk; the passphrase stays valid. The "
-            "image's initramfs has to have the TPM's libraries",
+            "enrol the machine's TPM at its first boot: it opens the disk from then on, and the passphrase stays "
+            "valid. The image's initramfs must have the TPM's libraries",
         ),
     ] = False
     tpm2_pcrs: Annotated[
         str,
         Option(
             "--luks-tpm2-pcrs",
-            "what has to be as it was for the TPM to open the disk. 7 is Secure Boot and its keys: it outlasts "
-            "upgrades, and trusts whatever those keys sign; without Secure Boot it keeps out nobody who has the "
-            "machine. A policy signed for PCR 11, where the UKI brings one, is enrolled too, and admits no other UKIs",
+            "PCRs that must be as they were for the TPM to open the disk. 7 is Secure Boot and its keys: it outlasts "
+            "upgrades, and trusts all that those keys sign; without Secure Boot it keeps out nobody who has the "
+            "machine. If the UKI brings a policy signed for PCR 11, that is enrolled too, and admits no other UKIs",
         ),
     ] = DEFAULT_PCRS
 
@@ -66,16 +66,16 @@ class AskedSecret:
         Path | None,
         Option(
             "--luks-passphrase-file",
-            "encrypt the root partition by LUKS2; the file's one line opens it. Keys and identifiers are random: no "
-            "two such disks are equal. The image's initramfs has to have systemd-cryptsetup",
+            "encrypt the root partition with LUKS2; the passphrase is the one line of this file. Keys and identifiers "
+            "are random: no two such disks are equal. The image's initramfs must have systemd-cryptsetup",
         ),
     ] = None
     pbkdf_memory: Annotated[
         int | None,
         Option(
             "--luks-pbkdf-memory",
-            "that trying one passphrase takes: 64M for a machine with 512M; by default what cryptsetup finds right for "
-            "the machine that this runs on",
+            "memory that one try of a passphrase takes: 64M for a machine with 512M; by default what cryptsetup finds "
+            "right for the machine that this runs on",
             metavar="SIZE",
             parse=parse_size,
         ),
@@ -115,5 +115,5 @@ def read_secret(path: Path | None, pbkdf_memory: int | None = None) -> Secret | 
     if not passphrase or b"\n" in passphrase or b"\0" in passphrase or len(passphrase) > PASSPHRASE_MAX:
         raise FormatError(f"{path} does not hold one line with a passphrase of 1 to {PASSPHRASE_MAX} bytes")
     if pbkdf_memory is not None and not PBKDF_MEMORY_MIN <= pbkdf_memory <= PBKDF_MEMORY_MAX:
-        raise FormatError(f"{pbkdf_memory} bytes of memory for a passphrase: from 32K to 4G can be asked for")
+        raise FormatError(f"{pbkdf_memory} bytes of memory for a passphrase: it must be from 32K to 4G")
     return Secret(passphrase, pbkdf_memory // 1024 if pbkdf_memory else None)

@@ -23,7 +23,7 @@ from oci2boot.workflows.progress import Report, Told
 SECONDS: Final = 1800
 OUTPUT: Final = ".oci2boot-initramfs"
 ENVIRONMENT: Final[Mapping[str, str]] = {
-    # Who may not make device nodes need not: the kernel mounts devtmpfs.
+    # A user who cannot make device nodes needs none: the kernel mounts devtmpfs.
     "DRACUT_NO_MKNOD": "1",
     # Labels and capabilities of files in an initramfs mean nothing, and depend on this machine.
     "DRACUT_NO_XATTR": "1",

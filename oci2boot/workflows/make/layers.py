@@ -105,7 +105,7 @@ class _Committer:
 def ensure_layers(source: ImageSource, image: Image, repository: Repository, report: Report) -> list[list[Entry]]:
     """Return the entries of every layer, lowest first; those that the store lacks are fetched, checked and stored.
 
-    Where one fails, those that were whole by then are kept: they need not be fetched again.
+    If one fails, those that were whole by then are kept, and are not fetched again.
     """
     missing = []
     for layer in image.layers:

@@ -90,7 +90,7 @@ def candidates(ukis: Sequence[Uki], layers: UkiLayers) -> Sequence[Uki]:
 
 
 def find_sealed(ukis: Sequence[Uki], digests: Digests, options: BootOptions, layers: UkiLayers) -> Sealed | None:
-    """Return the UKI to install and the rules of its digest; None where the image is not sealed, and need not be."""
+    """Return the UKI to install and the rules of its digest; None where the image is not sealed, and may be so."""
     if options.flow == "auto" and not any(uki.sealed for uki in named_ukis(ukis, options.uki)):
         return None
     arguments = dict.fromkeys(argument for uki in ukis for argument in uki.about_composefs)
@@ -129,7 +129,7 @@ def sealed_files(sealed: Sealed, read: Read, architecture: str, report: Report) 
 def vendor_files(
     uki: Uki, merged: Directory, read: Read, architecture: str, karg: ComposefsArg, options: BootOptions, report: Report
 ) -> BootFiles:
-    """Return the files of the EFI system partition: the vendor's byte for byte, and the addon, yet to be signed."""
+    """Return the files of the EFI system partition: the vendor's byte for byte, and the addon, not signed yet."""
     if options.signing is None:
         raise ImageError(
             "the vendor flow makes an addon, which must be signed", hint="--secureboot-key and --secureboot-certificate"

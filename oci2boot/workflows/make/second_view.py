@@ -21,7 +21,7 @@ from oci2boot.workflows.progress import Report, Step
 from oci2boot.workflows.requests import TreeOptions
 
 LARGE: Final = "/var/tmp"  # noqa: S108  # a fresh directory is made in it
-"""For large files that need not outlive a reboot. hier(7)."""
+"""For large files that may be lost at a reboot. hier(7)."""
 NAMED: Final = 5
 
 
@@ -53,7 +53,8 @@ def check_unpacked(
         )
         more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
         raise DigestError(
-            f"the image is not one thing: {shown}{more}", hint="build the layer again that is read in two ways"
+            f"the image is not one thing: {shown}{more}",
+            hint="a layer of it can be read in two ways: build that layer again",
         )
     report(Step(task, len(diff_ids), len(diff_ids), unit="layers", finished=True, note="same digest"))
 

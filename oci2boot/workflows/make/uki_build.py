@@ -32,9 +32,9 @@ UKI_DIRECTORY: Final = f"boot/{LINUX}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    rootfs: Annotated[Path, Option("--rootfs", "the root file system, with kernel and initramfs")]
+    rootfs: Annotated[Path, Option("--rootfs", "directory of the root file system, with kernel and initramfs")]
     output: Annotated[
-        Path | None, Option("--output", "a file or directory; boot/EFI/Linux of the root", short="-o")
+        Path | None, Option("--output", "file or directory to write; by default boot/EFI/Linux of the root", short="-o")
     ] = None
     """A directory has to be there; `UKI_DIRECTORY` is made."""
     hash: HashName = "sha256"
@@ -122,7 +122,7 @@ def write_addon(
     if decisive and not force:
         raise ImageError(
             f"an addon with {decisive[0]} would change what every UKI of this kernel boots",
-            hint="the UKI's own command line is the place for it; --force takes it all the same",
+            hint="the UKI's own command line is the place for it; --force takes it anyway",
         )
     if not line or not uname.isascii() or not uname.isprintable() or not uname:
         raise FormatError("an addon needs kernel arguments, and the version of the kernel that it is for")

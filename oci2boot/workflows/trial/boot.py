@@ -38,14 +38,18 @@ UseTpm = Literal["auto", "yes", "no"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootTestRequest:
     disk: Annotated[Path, Option("DISK", "a disk image that `install` wrote")]
-    keys: Annotated[Path | None, Option("--keys", "folder of `keys generate`: Secure Boot, with these enrolled")] = None
+    keys: Annotated[
+        Path | None, Option("--keys", "folder of `keys generate`: boot under Secure Boot, with these keys")
+    ] = None
     """Without, the firmware starts anything."""
-    tamper: Annotated[bool, Option("--tamper", "boot tampered copies too: each must be refused")] = False
-    tpm: Annotated[UseTpm, Option("--tpm", "compare what a TPM measures; auto: where swtpm is installed")] = "auto"
+    tamper: Annotated[bool, Option("--tamper", "boot tampered copies too; each must be refused")] = False
+    tpm: Annotated[UseTpm, Option("--tpm", "compare what a TPM measures; auto: if swtpm is installed")] = "auto"
     """auto: a machine that takes no notice of it does not fail for that."""
-    timeout: Annotated[float, Option("--timeout", "seconds for one boot")] = 600
-    junit: Annotated[Path | None, Option("--junit", "a report for build services")] = None
-    screenshot: Annotated[Path | None, Option("--screenshot", "PNG of the screen when it is up, or given up on")] = None
+    timeout: Annotated[float, Option("--timeout", "most seconds that one boot may take")] = 600
+    junit: Annotated[Path | None, Option("--junit", "write a JUnit report to this file, for build services")] = None
+    screenshot: Annotated[
+        Path | None, Option("--screenshot", "write a PNG of the screen once the machine is up, or has failed")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +121,7 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
     secure = request.keys is not None
     if secure and promised.uki is None:
         raise FormatError(
-            f"{promised.path} is a type 1 entry: Secure Boot has nothing to say of its initramfs and command line",
+            f"{promised.path} is a type 1 entry: Secure Boot does not cover its initramfs and command line",
             hint="leave out --keys",
         )
     if promised.verity and promised.verity.signed and not secure:

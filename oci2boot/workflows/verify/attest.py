@@ -54,7 +54,7 @@ class ExpectedPcrs:
     path: str
     """Of the UKI."""
     secure_boot: bool
-    """What was assumed: whoever signs a UKI has it booted under Secure Boot."""
+    """What was assumed: a signed UKI is booted under Secure Boot."""
     pcr_11: Mapping[str, str]
     """By the phases passed."""
     pcr_12: str

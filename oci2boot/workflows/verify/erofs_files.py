@@ -40,7 +40,7 @@ def run_fsck(image: Iterable[bytes], folder: Path | None = None) -> None:
 
     Raises `NotCheckedError` where the program is missing.
 
-    An ordinary user gets no device nodes, nor the owners and modes of the image.
+    An ordinary user gets no device nodes, and not the owners and modes of the image.
     """
     if missing := fsck_is_missing():
         raise NotCheckedError(missing)

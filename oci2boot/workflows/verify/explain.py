@@ -97,7 +97,7 @@ def explain(request: ExplainRequest, report: Report) -> Explained:
     with ExitStack() as stack:
         opener = _Opener(request, report, stack)
         fixed = [opener.fixed(request.a), opener.fixed(request.b)]
-        # What has yet to be computed is computed by the hash of what is known.
+        # What is not computed yet uses the hash of what is known.
         known = [digest.algorithm for side in fixed if side for digest in side.digests]
         algorithm: Hash = known[0] if known else "sha256"
         a, b = (

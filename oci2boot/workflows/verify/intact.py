@@ -72,7 +72,7 @@ def _check_start(start: Start, roots: Mapping[Digest, Root] | None, checks: Chec
         if decisive := addon.decisive():
             checks.unchecked(f"addon {addon.name} of {start.path}", decisive)
     if start.kind == "entry":
-        checks.unchecked(f"command line of {start.path}", "nothing signs it, nor the initramfs beside it")
+        checks.unchecked(f"command line of {start.path}", "nothing signs it or the initramfs beside it")
 
 
 def _broken(promise: Promise, roots: Mapping[Digest, Root] | None) -> Iterator[str]:
@@ -141,7 +141,7 @@ def _check_programs(files: EspFiles, trusted: Sequence[Certificate], checks: Che
             elif trusted:
                 raise SignatureError(f"signed by {signers}: no certificate of --db vouches for that")
             else:
-                checks.unchecked(name, f"signed by {signers}; --db says whom to trust")
+                checks.unchecked(name, f"signed by {signers}; --db says what to trust")
 
 
 def _check_root_hashes(contents: Contents, trusted: Sequence[Certificate], checks: Checks) -> None:
@@ -161,9 +161,9 @@ def _check_root_hashes(contents: Contents, trusted: Sequence[Certificate], check
                 raise SignatureError(f"it is of the root hash {signature.root_hash}, which no UKI promises")
             signer = check_root_hash(signature.root_hash, signature.read(), trusted)
             said = f"the root hash {signature.root_hash} is signed by {signer.subject}"
-            checks.ok(name, said) if trusted else checks.unchecked(name, f"{said}; --db says whom to trust")
+            checks.ok(name, said) if trusted else checks.unchecked(name, f"{said}; --db says what to trust")
     if not found and not demanded:
-        checks.unchecked("signature of the root hash", "there is none: it is as good as the UKI that promises it")
+        checks.unchecked("signature of the root hash", "there is none: only the UKI that promises it vouches for it")
 
 
 def _beside(uki: str, promises: Sequence[DevicePromise], files: EspFiles, checks: Checks) -> list[RootSignature]:
@@ -171,9 +171,7 @@ def _beside(uki: str, promises: Sequence[DevicePromise], files: EspFiles, checks
     path = find_root_signature(files, uki)
     if path is None:
         if any(promise.signed for promise in promises):
-            checks.failed(
-                f"signature {signature_path(uncounted(uki))}", "the kernel is to demand it, and it is not there"
-            )
+            checks.failed(f"signature {signature_path(uncounted(uki))}", "the kernel demands it, and it is not there")
         return []
     hashes = dict.fromkeys(one for promise in promises for one in promise.root_hashes)
     return [RootSignature(path, root_hash, files[path]) for root_hash in hashes]

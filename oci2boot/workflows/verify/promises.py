@@ -44,7 +44,7 @@ class DevicePromise(Promise):
     hash_offset: int = 0
     """Of the hash area, in a partition that it shares with the data; 0 where it has one of its own."""
     signed: bool = False
-    """The kernel is to demand a signature."""
+    """The kernel must demand a signature."""
 
     @property
     def root_hashes(self) -> Iterator[RootHash]:
@@ -119,7 +119,7 @@ def _read_verity_line(words: Sequence[str], uki: Callable[[], bytes] | None) -> 
     if len(hashes) > 1:
         faults.append(f"its command line has {len(hashes)} root hashes")
     if found := DEBUG_ONLY.intersection(options):
-        faults.append(f"its option {', '.join(sorted(found))} makes verification a remark in the log")
+        faults.append(f"its option {', '.join(sorted(found))} has the kernel only log what fails verification")
     offset = next((option.removeprefix(_OFFSET) for option in options if option.startswith(_OFFSET)), "0")
     if not offset.isdecimal() or len(offset) > 18:
         raise FormatError(f"its hash tree begins at {offset[:40]!r}")

@@ -202,7 +202,7 @@ def test_a_name_that_nothing_would_keep_is_refused(overlays: tuple[Overlay, ...]
 
 def test_a_place_that_the_image_lacks_is_refused(tmp_path: Path) -> None:
     image = converted(tmp_path / "repo", TARS, VerityOptions(overlays=(Overlay("/home"),)))
-    with pytest.raises(TargetError, match="/home is no directory of the image"):
+    with pytest.raises(TargetError, match="/home is not a directory of the image"):
         image.install(tmp_path / "disk.raw")
 
 

@@ -175,7 +175,7 @@ def test_an_expired_certificate_signs_with_a_warning(image: bytes, tmp_path: Pat
         ({"key": "KEY", "command": "true"}, "one way"),
         ({"command": "true", "response": Path("r")}, "one way"),
         ({"tool": "sbsign"}, "needs a key"),
-        ({"key": "pkcs11:object=db"}, "takes a tool"),
+        ({"key": "pkcs11:object=db"}, "needs a tool"),
         ({"key": "pkcs11:object=db?pin-value=1", "tool": "sbsign"}, "holds the PIN"),
         ({"key": "/nowhere/key"}, "no such file"),
         ({"response": Path("/nowhere/response")}, "no such file"),
