@@ -69,7 +69,7 @@ NewRepo = Annotated[Path, replace(_REPO, default=writable_repo)]
 """To write to; it is made where there is none."""
 ChosenRepo = Annotated[Path | None, _REPO]
 """None where it is not named, and the command finds the right one."""
-"""Where it depends on more than that which one is taken."""
+_HASH: Final = Option("--hash", "hash of the objects and the digest (default: sha256)", shown=False)
 HashName = Annotated[Hash, _HASH]
 NewHash = Annotated[Hash | None, _HASH]
 """Of a new repository; an existing one has its own."""
