@@ -1,0 +1,125 @@
+"""What a check of an image is, what it looks at, and what it finds. Nothing of the image is run."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final, Literal
+
+from oci2boot.boot.discover import Kernel, find_kernels
+from oci2boot.boot.sealed import Uki, find_sealable
+from oci2boot.rootfs.dmverity import VerityOptions
+from oci2boot.tree.diff import text as shown_path
+from oci2boot.tree.files import Read
+from oci2boot.tree.model import Directory
+from oci2boot.workflows.requests import BootOptions
+
+Severity = Literal["error", "warning", "note"]
+"""`error`: it would not boot, or not as promised; `note`: worth knowing, and never a failure. The words are SARIF's."""
+Stage = Literal["source", "root"]
+"""`root` looks at what is in a rootfs image too; `source` at more: kernel and initramfs, what lies in /boot."""
+
+NAMED: Final = 5
+"""Paths that a sentence names; it counts the others."""
+MAX_PATHS: Final = 1000
+"""Paths that are kept of one finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One thing that a check has to say."""
+
+    text: str
+    paths: Sequence[bytes] = ()
+    """Of the image, with or without leading slash; what the sentence is about."""
+    hint: str | None = None
+    """Instead of the check's own."""
+    later: bool = False
+    """A conversion says it, or refuses it, when it comes to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """An image to be looked at, and how it is going to be booted."""
+
+    tree: Directory
+    """Its layers merged, /boot not emptied; or a rootfs image, which has neither."""
+    read: Read
+    architecture: str
+    """As OCI says it: `amd64`."""
+    stage: Stage = "source"
+    boot: BootOptions = field(default_factory=BootOptions)
+    verity: VerityOptions | None = None
+    """The mode `verity`; None is the mode `composefs`."""
+    programs: Mapping[str, Callable[[], bytes]] | None = None
+    """The EFI programs of a converted image, by path on the ESP; None where the image's own count."""
+    kernel_version: str | None = None
+    """Of a converted image."""
+
+    @cached_property
+    def kernels(self) -> list[Kernel]:
+        return find_kernels(self.tree)
+
+    @cached_property
+    def ukis(self) -> list[Uki]:
+        return find_sealable(self.tree, self.read)
+
+    @property
+    def sealed(self) -> list[Uki]:
+        """Return the image's UKIs that promise a root file system; where there are some, they boot."""
+        return [uki for uki in self.ukis if uki.sealed] if self.boot.flow in ("auto", "sealed") else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lint:
+    """A check by its name; `check` yields what it finds, and an `Error` that it raises is a finding too."""
+
+    name: str
+    severity: Severity
+    what: str
+    """What it looks at, in one sentence."""
+    hint: str
+    check: Callable[[Subject], Iterable[Found]]
+    stage: Stage = "source"
+    bootc: bool = False
+    """`bootc container lint` has one of this name."""
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "severity": self.severity,
+            "what": self.what,
+            "hint": self.hint,
+            "bootc": self.bootc,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found, ready to be shown."""
+
+    lint: Lint
+    text: str
+    hint: str
+    paths: tuple[str, ...] = ()
+    later: bool = False
+
+    @property
+    def sentence(self) -> str:
+        if not self.paths:
+            return self.text
+        more = f" and {len(self.paths) - NAMED} more" if len(self.paths) > NAMED else ""
+        return f"{self.text}: {', '.join(self.paths[:NAMED])}{more}"
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "lint": self.lint.name,
+            "severity": self.lint.severity,
+            "text": self.text,
+            "hint": self.hint,
+            "paths": list(self.paths),
+        }
+
+
+def finding_of(lint: Lint, found: Found) -> Finding:
+    paths = tuple("/" + shown_path(path).lstrip("/") for path in found.paths[:MAX_PATHS])
+    return Finding(lint, found.text, found.hint or lint.hint, paths, found.later)
