@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "workflows/images": {"workflows/progress", *ADAPTERS},
     "workflows/requests": {"workflows/options", "workflows/images", "workflows/progress", *ADAPTERS},
     "workflows/keys": {"workflows/keys", *DESK},
-    "workflows/lint": {"workflows/lint", *DESK},
+    # Without `system`, and so without any program that could be run.
+    "workflows/lint": {"workflows/lint", "workflows/requests", "workflows/progress", "store", *MIDDLE},
     "workflows/make": {"workflows/make", "workflows/lint", "workflows/keys", *DESK},
     "workflows/install": {"workflows/install", "workflows/make", "workflows/lint", "workflows/keys", *DESK},
     "workflows/verify": {"workflows/verify", "workflows/make", "workflows/lint", "workflows/keys", *DESK},

@@ -54,7 +54,8 @@ def _uki(subject: Subject) -> Iterator[Found]:
     """UKIs of the image: one that cannot be read is an error of a conversion, too."""
     for uki in subject.ukis:
         if any(argument.insecure for argument in uki.about_composefs):
-            yield Found("a UKI does not insist on verification: its composefs argument has the mark `?`", [uki.path])
+            text = "a UKI does not insist on verification: its composefs argument has the mark `?`"
+            yield Found(text, [uki.path], later=True)
         for addon in uki.addons:
             if decisive := addon.decisive():
                 yield Found(f"addon {addon.name}: {decisive}")

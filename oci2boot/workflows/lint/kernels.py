@@ -17,7 +17,11 @@ from oci2boot.workflows.lint.model import Found, Lint, Subject
 
 UNITS: Final = ("composefs-setup-root.service", "bootc-root-setup.service", "oci2boot-setup-root.service")
 """Of an initramfs: what sets up the root file system."""
-_UNIT: Final = re.compile(rb"(usr/)?lib/systemd/system/(" + b"|".join(map(re.escape, map(str.encode, UNITS))) + rb")")
+_UNIT: Final = re.compile(
+    rb"((usr/)?lib|etc)/systemd/system/("
+    + b"|".join(re.escape(unit.encode()) for unit in UNITS)
+    + rb")(\.d/[^/]+\.conf)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +150,35 @@ def _members_of(uki: Uki, subject: Subject) -> Mapping[bytes, cpio.Found]:
 
 
 def _open(members: Mapping[bytes, cpio.Found], path: bytes) -> Iterator[Found]:
-    for name, member in members.items():
-        if not _UNIT.fullmatch(name):
+    for unit in UNITS:
+        text = _unit_text(members, unit)
+        if text is None:
             continue
-        unit, text = show(name).rpartition("/")[2], member.content or b""
-        if re.search(rb"^ConditionKernelCommandLine=composefs", text, re.MULTILINE):
+        if any(value.startswith("composefs") for value in _values(text, "ConditionKernelCommandLine")):
             yield Found(f"{unit} is passed over without a composefs argument: the disk itself would be booted", [path])
-        if not re.search(rb"^FailureAction=(reboot|poweroff|halt)", text, re.MULTILINE):
+        if not any(value.startswith(("reboot", "poweroff", "halt")) for value in _values(text, "FailureAction")[-1:]):
             yield Found(f"where {unit} fails, the machine does not restart: it may end in a shell", [path])
+
+
+def _unit_text(members: Mapping[bytes, cpio.Found], unit: str) -> str | None:
+    """Return a unit and its drop-ins, the one of the last name last. systemd.unit(5)"""
+    found = {
+        name.rpartition(b"/system/")[2]: member.content or b""
+        for name, member in members.items()
+        if _UNIT.fullmatch(name)
+    }
+    if unit.encode() not in found:
+        return None
+    drop_ins = [text for name, text in sorted(found.items()) if name.startswith(f"{unit}.d/".encode())]
+    return b"\n".join([found[unit.encode()], *drop_ins]).decode(errors="replace")
+
+
+def _values(text: str, key: str) -> list[str]:
+    """Return what a key is set to; an empty setting takes back those before it."""
+    values: list[str] = []
+    for value in re.findall(rf"^{key}=(.*)$", text, re.MULTILINE):
+        values = [*values, value.strip()] if value.strip() else []
+    return values
 
 
 def _arguments(subject: Subject) -> Iterable[Found]:

@@ -66,7 +66,8 @@ def check(subject: Subject, name: str, linting: Linting, report: Report) -> None
 
     Raises `LintError`.
     """
-    found = [finding for finding in run_lints(subject, name, linting.skip).failures if not finding.later]
+    failures = run_lints(subject, name, linting.skip).failures
+    found = [finding for finding in failures if linting.strict or not finding.later]
     for finding in found:
         report(Warned(finding.sentence, finding.lint.name))
     if found and linting.strict:

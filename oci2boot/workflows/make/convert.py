@@ -12,7 +12,7 @@ from oci2boot.store.repository import Repository
 from oci2boot.store.roots import ComposefsRoot
 from oci2boot.workflows.keys.signing import check_signing
 from oci2boot.workflows.lint.model import Subject
-from oci2boot.workflows.lint.run import check
+from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.again import remembered
 from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.convert_verity import check_verity_request, make_verity
@@ -49,6 +49,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
         report(Warned(text))
 
     name = check_name(request.name or request.source.name)
+    lints_of(request.linting.skip)
     if request.boot and request.boot.signing:
         check_signing(request.boot.signing)
     if request.verity:

@@ -34,7 +34,7 @@ from oci2boot.tree.entries import entries_of
 from oci2boot.tree.merge import merge
 from oci2boot.workflows.keys.signing import check_signing, sign_files
 from oci2boot.workflows.lint.model import Subject
-from oci2boot.workflows.lint.run import check
+from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.canonical import Warn, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.payload import build_payload, version_of
 from oci2boot.workflows.make.second_view import check_unpacked
@@ -99,6 +99,7 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
     def warn(text: str) -> None:
         report(Warned(text))
 
+    lints_of(request.linting.skip)
     if request.boot.signing:
         check_signing(request.boot.signing)
     destination = None if request.dry_run else open_destination(request.destination, request.options)
