@@ -67,8 +67,8 @@ def _list(lints: Sequence[Lint], *, as_json: bool) -> None:
 
 def _show(linted: Linted) -> None:
     if linted.findings:
-        rows = [(one.lint.name, one.lint.severity, one.sentence, one.hint) for one in linted.findings]
+        rows = [(one.lint.name, one.severity, one.sentence, one.hint) for one in linted.findings]
         print_table(("CHECK", "SEVERITY", "FOUND", "HINT"), rows)
-    counts = Counter(finding.lint.severity for finding in linted.findings)
+    counts = Counter(finding.severity for finding in linted.findings)
     said = ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in sorted(counts.items()))
     out.print(f"{len(linted.ran)} checks: {said or 'nothing found'}", markup=False)

@@ -20,8 +20,14 @@ from oci2boot.workflows.lint.model import Found, Lint, Subject
 Programs = Mapping[str, Callable[[], bytes]]
 
 
+def _architecture(subject: Subject) -> Iterable[Found]:
+    machine_of(subject.architecture)
+    return ()
+
+
 def _loader(subject: Subject) -> Iterable[Found]:
-    _loaders(subject)
+    if subject.machine:
+        _loaders(subject)
     return ()
 
 
@@ -31,9 +37,9 @@ def _loaders(subject: Subject) -> Mapping[str, bytes]:
 
 
 def _stub(subject: Subject) -> Iterator[Found]:
-    if subject.sealed or subject.boot.flow == "type1":
+    if subject.sealed or subject.boot.flow == "type1" or not subject.machine:
         return
-    name = f"linux{EFI_NAMES[machine_of(subject.architecture)]}.efi.stub"
+    name = f"linux{EFI_NAMES[subject.machine]}.efi.stub"
     yield from _old(
         find_efi_program(subject.tree, subject.read, name, "systemd-stub"), f"/{STUB_DIRECTORY.decode()}{name}"
     )
@@ -106,6 +112,13 @@ def _growth(subject: Subject) -> Iterator[Found]:
 
 
 LINTS: Final = (
+    Lint(
+        name="architecture",
+        severity="error",
+        what="The image is for machines that an EFI boot loader is known for.",
+        hint="amd64, arm64, riscv64, 386 or loong64",
+        check=_architecture,
+    ),
     Lint(
         name="systemd-boot",
         severity="error",

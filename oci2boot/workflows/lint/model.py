@@ -1,15 +1,20 @@
 """What a check of an image is, what it looks at, and what it finds. Nothing of the image is run."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal
 
-from oci2boot.boot.discover import Kernel, find_kernels
+from oci2boot.boot import glue
+from oci2boot.boot.discover import Kernel, choose_kernel, find_kernels
+from oci2boot.boot.payload import MAX_INITRAMFS, OCI_MACHINES
 from oci2boot.boot.sealed import Uki, find_sealable
+from oci2boot.errors import Error
+from oci2boot.formats import cpio
 from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.tree.diff import text as shown_path
-from oci2boot.tree.files import Read
+from oci2boot.tree.files import Read, read_content
 from oci2boot.tree.model import Directory
 from oci2boot.workflows.requests import BootOptions
 
@@ -18,6 +23,14 @@ Severity = Literal["error", "warning", "note"]
 Stage = Literal["source", "root"]
 """`root` looks at what is in a rootfs image too; `source` at more: kernel and initramfs, what lies in /boot."""
 
+UNITS: Final = ("composefs-setup-root.service", "bootc-root-setup.service", "oci2boot-setup-root.service")
+"""Of an initramfs: what sets up the root file system."""
+UNIT: Final = re.compile(
+    rb"((usr/)?lib|etc)/systemd/system/("
+    + b"|".join(re.escape(unit.encode()) for unit in UNITS)
+    + rb")(\.d/[^/]+\.conf)?"
+)
+"""One of them, or a drop-in of it."""
 NAMED: Final = 5
 """Paths that a sentence names; it counts the others."""
 MAX_PATHS: Final = 1000
@@ -32,6 +45,8 @@ class Found:
     paths: Sequence[bytes] = ()
     """Of the image, with or without leading slash; what the sentence is about."""
     hint: str | None = None
+    """Instead of the check's own."""
+    severity: Severity | None = None
     """Instead of the check's own."""
     later: bool = False
     """A conversion says it, or refuses it, when it comes to it."""
@@ -63,10 +78,44 @@ class Subject:
     def ukis(self) -> list[Uki]:
         return find_sealable(self.tree, self.read)
 
+    @cached_property
+    def kernel(self) -> Kernel | None:
+        """The kernel that a UKI is built of; None where the image's own UKI boots. Raises what a conversion does."""
+        if self.sealed or (self.ukis and not self.kernels):
+            return None
+        return choose_kernel(self.kernels, self.boot.kernel, initramfs=False)
+
+    @property
+    def kernel_if_known(self) -> Kernel | None:
+        """None where the checks `kernel` and `uki` say why there is none, too."""
+        try:
+            return self.kernel
+        except Error:
+            return None
+
+    @cached_property
+    def initramfs(self) -> Mapping[bytes, cpio.Found]:
+        """What lies in the initramfs of that kernel, with the contents that `wanted` names; nothing without one."""
+        kernel = self.kernel_if_known
+        if kernel is None or kernel.initramfs is None or self.boot.initrd != "image":
+            return {}
+        data = read_content(kernel.initramfs, self.read, kernel.initramfs_path, MAX_INITRAMFS)
+        return cpio.read(data, wanted)
+
+    @cached_property
+    def machine(self) -> str | None:
+        """The kernel's word for the architecture; None where the check `architecture` says that there is none."""
+        return OCI_MACHINES.get(self.architecture)
+
     @property
     def sealed(self) -> list[Uki]:
         """Return the image's UKIs that promise a root file system; where there are some, they boot."""
         return [uki for uki in self.ukis if uki.sealed] if self.boot.flow in ("auto", "sealed") else []
+
+
+def wanted(path: bytes) -> bool:
+    """Say which files of an initramfs are read: what glue continues, and the units that set up the root file system."""
+    return glue.keep(path) or bool(UNIT.fullmatch(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +149,7 @@ class Finding:
     lint: Lint
     text: str
     hint: str
+    severity: Severity
     paths: tuple[str, ...] = ()
     later: bool = False
 
@@ -113,7 +163,7 @@ class Finding:
     def to_json(self) -> dict[str, object]:
         return {
             "lint": self.lint.name,
-            "severity": self.lint.severity,
+            "severity": self.severity,
             "text": self.text,
             "hint": self.hint,
             "paths": list(self.paths),
@@ -122,4 +172,4 @@ class Finding:
 
 def finding_of(lint: Lint, found: Found) -> Finding:
     paths = tuple("/" + shown_path(path).lstrip("/") for path in found.paths[:MAX_PATHS])
-    return Finding(lint, found.text, found.hint or lint.hint, paths, found.later)
+    return Finding(lint, found.text, found.hint or lint.hint, found.severity or lint.severity, paths, found.later)

@@ -21,7 +21,8 @@ INJECTED: Final = (b"run/systemd/resolve/stub-resolv.conf",)
 HOMES: Final = (b"home", b"root")
 
 _TAKEN: Final = re.compile(
-    rb"(vmlinu[xz]|initrd|initramfs|config|System\.map|symvers)[-.].*|(amd|intel)-ucode\.img|EFI|efi|loader|lost\+found"
+    rb"(vmlinu[xz]|initrd|initramfs|config|System\.map|symvers)([-.].*)?|(amd|intel)-ucode\.img"
+    rb"|EFI|efi|loader|lost\+found"
 )
 """Of /boot: what a conversion takes from there, and what belongs to it."""
 
@@ -43,12 +44,11 @@ def _systemd(subject: Subject) -> Iterator[Found]:
 
 
 def _api_directories(subject: Subject) -> Iterator[Found]:
-    for name in API_DIRECTORIES:
-        inode = subject.tree.entries.get(name)
-        if inode is None:
-            yield Found(f"the image has no /{name.decode()}", later=subject.verity is not None)
-        elif not isinstance(inode, Directory):
-            yield Found(f"/{name.decode()} of the image is no directory")
+    there = {name: subject.tree.entries.get(name) for name in API_DIRECTORIES}
+    if missing := [name for name, inode in there.items() if inode is None]:
+        yield Found("the image does not have", missing, later=subject.verity is not None)
+    if other := [name for name, inode in there.items() if inode is not None and not isinstance(inode, Directory)]:
+        yield Found("the image has something else than a directory at", other)
 
 
 def _root_directories(subject: Subject) -> Iterator[Found]:

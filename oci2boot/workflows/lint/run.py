@@ -6,12 +6,12 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from oci2boot.errors import Error, FormatError, LintError
-from oci2boot.workflows.lint import firmware, kernels, root, state
-from oci2boot.workflows.lint.model import Finding, Found, Lint, Subject, finding_of
+from oci2boot.workflows.lint import firmware, initramfs, kernels, root, state
+from oci2boot.workflows.lint.model import Finding, Found, Lint, Severity, Subject, finding_of
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import Linting
 
-LINTS: Final[tuple[Lint, ...]] = (*root.LINTS, *state.LINTS, *kernels.LINTS, *firmware.LINTS)
+LINTS: Final[tuple[Lint, ...]] = (*root.LINTS, *state.LINTS, *kernels.LINTS, *initramfs.LINTS, *firmware.LINTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Linted:
     @property
     def failures(self) -> Sequence[Finding]:
         """What is more than a note."""
-        return [finding for finding in self.findings if finding.lint.severity != "note"]
+        return [finding for finding in self.findings if finding.severity != "note"]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,7 +58,9 @@ def _findings(lint: Lint, subject: Subject) -> Iterator[Finding]:
         for found in lint.check(subject):
             yield finding_of(lint, found)
     except Error as error:
-        yield finding_of(lint, Found(error.message, hint=error.hint, later=True))
+        # What a conversion refuses is no mere warning.
+        severity: Severity = "note" if lint.severity == "note" else "error"
+        yield finding_of(lint, Found(error.message, hint=error.hint, severity=severity, later=True))
 
 
 def check(subject: Subject, name: str, linting: Linting, report: Report) -> None:

@@ -41,7 +41,7 @@ def _result(finding: Finding, rule: int) -> dict[str, Any]:
     return {
         "ruleId": finding.lint.name,
         "ruleIndex": rule,
-        "level": finding.lint.severity,
+        "level": finding.severity,
         "message": {"text": f"{finding.sentence}; {finding.hint}"},
         "locations": _locations(finding.paths or ("/",)),
     }

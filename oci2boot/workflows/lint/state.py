@@ -60,7 +60,7 @@ def _injected(subject: Subject) -> Iterator[Found]:
 def _policy(subject: Subject) -> Iterator[Found]:
     notes: list[str] = []
     policy = load_policy(subject.tree, subject.read, warn=notes.append)
-    yield from map(Found, notes)
+    yield from (Found(note, severity="warning") for note in notes)
     config = read_file(subject.tree, subject.read, CONFIG, MAX_FRAGMENT) or b""
     state = re.search(rb"^\s*SELINUX=(\w+)", config, re.MULTILINE)
     name = parse_policy_type(config, "libselinux")

@@ -1,5 +1,6 @@
 """What is said of kernels, initramfs, UKIs, boot loader and signatures: of images that have it and that have not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ import pytest
 from oci2boot.boot.payload import WARN_SIZES
 from oci2boot.formats import cpio
 from oci2boot.rootfs.dmverity import VerityOptions
+from oci2boot.workflows.lint.run import run_lints
 from oci2boot.workflows.requests import BootOptions
 from tests.boot.debian import package
 from tests.boot.initrds import SYSTEMD
 from tests.keys import Pair, make
-from tests.workflows.lint.images import MODULES, Changes, found
+from tests.workflows.lint.images import MODULES, Changes, found, subject
 from tests.workflows.sealable import BUILTIN, CONFIG, EFI, KVER, addon, kernel, stub, uki
 
 PROMISE = f"composefs={'ab' * 32} console=ttyS0"
@@ -36,7 +38,7 @@ def kernel_of(version: str) -> Changes:
 
 
 NO_KERNEL: Changes = dict.fromkeys(f"{MODULES}/{name}" for name in ("vmlinuz", "initramfs.img"))
-FLAWED = {
+FLAWED: dict[str, Changes] = {
     "kernel": NO_KERNEL,
     "duplicate-kernel": {f"boot/vmlinuz-{KVER}": b"another"},
     "kernel-modules": {"boot/vmlinuz-6.1.0-old": kernel(), "boot/initrd.img-6.1.0-old": cpio.write(SYSTEMD)},
@@ -138,6 +140,35 @@ def test_glue_that_fails_open_is_found_unless_a_drop_in_closes_it() -> None:
     assert len(found({UKI: uki(PROMISE, *())}, "glue")) == 1
     inside = uki(PROMISE, b"ID=x\n", KVER, cpio.file(UNIT.encode(), BOOTC.encode()))
     assert len(found({UKI: inside, **NO_KERNEL}, "glue")) == 2
+
+
+def test_glue_without_a_unit_is_named() -> None:
+    there = cpio.write([*SYSTEMD, cpio.file(b"usr/bin/composefs-setup-root", b"")])
+    (text,) = found({f"{MODULES}/initramfs.img": there}, "glue")
+    assert text.startswith("no unit that is known starts the glue of composefs-setup-root")
+    ours = cpio.write([*SYSTEMD, cpio.file(b"usr/lib/oci2boot/setup-root", b"")])
+    assert found({f"{MODULES}/initramfs.img": ours}, "glue") == []
+
+
+def test_an_architecture_without_a_boot_loader_is_found_once() -> None:
+    """P.9"""
+    strange = replace(subject({}), architecture="sparc64")
+    texts = [finding.sentence for finding in run_lints(strange, "image").findings]
+    assert texts == ["the image is for sparc64: no EFI boot loader for it is known"]
+    assert found({}, "architecture") == []
+
+
+def test_each_thing_is_said_once() -> None:
+    """What the initramfs is not given, and what the kernel lacks, is said by the check of it, not by all that look."""
+    assert found(FLAWED["growth"]) == found(FLAWED["growth"], "growth")
+    assert found(FLAWED["kernel-config"]) == found(FLAWED["kernel-config"], "kernel-config")
+
+
+def test_what_is_only_unknown_is_a_warning() -> None:
+    linted = run_lints(subject({f"{MODULES}/config": None}), "image")
+    assert [(one.lint.name, one.severity) for one in linted.findings] == [("kernel-config", "warning")]
+    linted = run_lints(subject(FLAWED["kernel-config"]), "image")
+    assert [(one.lint.name, one.severity) for one in linted.findings] == [("kernel-config", "error")]
 
 
 def test_a_sealed_image_needs_no_kernel_besides_its_uki(signer: Pair) -> None:
