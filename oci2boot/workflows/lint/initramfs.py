@@ -118,6 +118,7 @@ LINTS: Final = (
         what="The kernel has an initramfs that can be read, and all is there that is added to it.",
         hint="have it built in the image, by dracut, initramfs-tools or mkinitcpio",
         check=_initramfs,
+        repeated=True,
     ),
     Lint(
         name="glue",

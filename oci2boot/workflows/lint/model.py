@@ -131,6 +131,8 @@ class Lint:
     stage: Stage = "source"
     bootc: bool = False
     """`bootc container lint` has one of this name."""
+    repeated: bool = False
+    """A conversion does the same, and says the same: before one it is done where it may stop it."""
 
     def to_json(self) -> dict[str, object]:
         return {

@@ -68,7 +68,8 @@ def check(subject: Subject, name: str, linting: Linting, report: Report) -> None
 
     Raises `LintError`.
     """
-    failures = run_lints(subject, name, linting.skip).failures
+    repeated = () if linting.strict else (lint.name for lint in LINTS if lint.repeated)
+    failures = run_lints(subject, name, {*linting.skip, *repeated}).failures
     found = [finding for finding in failures if linting.strict or not finding.later]
     for finding in found:
         report(Warned(finding.sentence, finding.lint.name))

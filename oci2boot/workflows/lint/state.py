@@ -7,7 +7,7 @@ from typing import Final
 
 from oci2boot.errors import FormatError
 from oci2boot.formats.file_contexts.specs import parse_policy_type
-from oci2boot.tree.files import Read, list_directory, read_file
+from oci2boot.tree.files import Read, list_directory, read_file, show
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File, Inode, Symlink, find, walk
 from oci2boot.tree.selinux import CONFIG, load_policy
@@ -59,19 +59,22 @@ def _injected(subject: Subject) -> Iterator[Found]:
 
 def _policy(subject: Subject) -> Iterator[Found]:
     notes: list[str] = []
-    policy = load_policy(subject.tree, subject.read, warn=notes.append)
+    load_policy(subject.tree, subject.read, warn=notes.append)
     yield from (Found(note, severity="warning") for note in notes)
+
+
+def _kernel_policy(subject: Subject) -> Iterator[Found]:
     config = read_file(subject.tree, subject.read, CONFIG, MAX_FRAGMENT) or b""
-    state = re.search(rb"^\s*SELINUX=(\w+)", config, re.MULTILINE)
+    state = re.search(rb"^\s*SELINUX=(enforcing|permissive)\b", config, re.MULTILINE)
     name = parse_policy_type(config, "libselinux")
-    if policy is None or name is None or not state or state[1] == b"disabled":
+    if name is None or state is None:
         return
     directory = b"etc/selinux/" + name + b"/policy"
     if not any(one.startswith(b"policy.") for one, _ in list_directory(subject.tree, directory)):
         halts = "systemd stops the boot" if state[1] == b"enforcing" else "the kernel has none to load"
         yield Found(
             f"/etc/selinux/config is {state[1].decode()} and names a policy, and the image has no "
-            f"/{directory.decode(errors='replace')}/policy.*: {halts}"
+            f"/{show(directory)}/policy.*: {halts}"
         )
 
 
@@ -117,10 +120,16 @@ def _var(subject: Subject) -> Iterator[Found]:
         whole = b"var" + path
         if path == b"/" or KEPT_BY_PACKAGES.fullmatch(whole) or whole in made:
             continue
-        if not any(whole.startswith(one + b"/") for one in copied):
-            left.append(whole)
+        if not copied.isdisjoint(_above(whole)):
+            continue
+        left.append(whole)
     if left:
         yield Found("only the first installation gets these, no later version of the image", left)
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    while path := path.rpartition(b"/")[0]:
+        yield path
 
 
 def _tmpfiles(subject: Subject) -> tuple[set[bytes], set[bytes]]:
@@ -177,9 +186,18 @@ LINTS: Final = (
     Lint(
         name="selinux-policy",
         severity="error",
-        what="The SELinux policy that /etc/selinux/config names is there and can be read, and the kernel's with it.",
+        what="The SELinux policy that /etc/selinux/config names is there, and its file contexts can be read.",
         hint="install the policy in the image, or remove /etc/selinux/config",
         check=_policy,
+        stage="root",
+        repeated=True,
+    ),
+    Lint(
+        name="selinux-kernel-policy",
+        severity="error",
+        what="That policy is there for the kernel, too.",
+        hint="install the policy in the image, or remove /etc/selinux/config",
+        check=_kernel_policy,
         stage="root",
     ),
     Lint(

@@ -74,7 +74,7 @@ GROUP = b"root:x:0:\nweb:x:997:\nwheel:x:10:\nstaff:x:50:web\n"
         ("selinux-policy", {"etc/selinux/config": POLICY["etc/selinux/config"]}, ["file_contexts is missing, and"]),
         ("selinux-policy", {"etc/selinux/targeted/": b""}, ["has a policy but no config that names it"]),
         (
-            "selinux-policy",
+            "selinux-kernel-policy",
             {**POLICY, "etc/selinux/p/policy/policy.33": None},
             ["no /etc/selinux/p/policy/policy.*: systemd stops the boot"],
         ),
@@ -132,8 +132,9 @@ def test_it_is_found(check: str, changes: Changes, said: list[str]) -> None:
         ("etc-usretc", {"usr/share/etc/": b""}),
         ("buildah-injected", {"etc/hostname": b"name\n", "etc/resolv.conf": Path("../run/resolv.conf")}),
         ("selinux-policy", POLICY),
+        ("selinux-kernel-policy", POLICY),
         (
-            "selinux-policy",
+            "selinux-kernel-policy",
             {
                 **POLICY, "etc/selinux/config": b"SELINUX=disabled\nSELINUXTYPE=p\n",
                 "etc/selinux/p/policy/policy.33": None,

@@ -71,6 +71,15 @@ def test_what_a_conversion_refuses_itself_is_left_to_it() -> None:
         check(subject({"usr/lib/os-release": None}), "image", Linting(strict=True), told.append)
 
 
+def test_what_a_conversion_does_too_is_not_done_twice_unless_it_may_stop_it() -> None:
+    told: list[Event] = []
+    changes: Changes = {"etc/selinux/targeted/": b""}
+    check(subject(changes), "image", Linting(), told.append)
+    assert told == []
+    with pytest.raises(LintError, match="selinux-policy"):
+        check(subject(changes), "image", Linting(strict=True), told.append)
+
+
 def test_notes_never_fail() -> None:
     linted = run_lints(subject({"etc/kernel/cmdline": b"rw\n"}), "image")
     assert [finding.lint.name for finding in linted.findings] == ["console"]
