@@ -13,7 +13,7 @@ from oci2boot.boot.uki import STUB_WITH_ADDONS, stub_version
 from oci2boot.errors import Error
 from oci2boot.formats import authenticode
 from oci2boot.formats.sbat import read_sbat
-from oci2boot.tree.files import show
+from oci2boot.formats.tar import printable
 from oci2boot.tree.lookup import look_up
 from oci2boot.workflows.lint.model import Found, Lint, Subject
 
@@ -65,7 +65,7 @@ def _uki(subject: Subject) -> Iterator[Found]:
         for addon in uki.addons:
             if decisive := addon.decisive():
                 yield Found(f"addon {addon.name}: {decisive}")
-        yield from _old(subject.read(uki.file), f"/{show(uki.path)}")
+        yield from _old(subject.read(uki.file), printable(b"/" + uki.path))
 
 
 def _programs(subject: Subject) -> Programs:

@@ -8,6 +8,7 @@ from typing import Final
 from oci2boot.boot.discover import MODULES, read_arguments
 from oci2boot.boot.kernel import KernelSupport, check_kernel, check_verity_kernel
 from oci2boot.errors import Error
+from oci2boot.formats.tar import printable
 from oci2boot.tree.files import find_file, list_directory, show
 from oci2boot.workflows.lint.model import Found, Lint, Subject
 
@@ -72,9 +73,9 @@ def _known_bad(subject: Subject) -> Iterator[Found]:
     for version in dict.fromkeys(filter(None, versions)):
         parts = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?", version)
         number = tuple(int(part or 0) for part in parts.groups()) if parts else ()
-        yield from (
-            Found(f"Linux {version} {bad.what} ({bad.where})") for bad in KNOWN_BAD if bad.first <= number <= bad.last
-        )
+        shown = printable(version.encode())
+        bad = (one for one in KNOWN_BAD if one.first <= number <= one.last)
+        yield from (Found(f"Linux {shown} {one.what} ({one.where})") for one in bad)
 
 
 def _arguments(subject: Subject) -> Iterable[Found]:

@@ -12,6 +12,7 @@ from oci2boot.boot.payload import MAX_INITRAMFS, OCI_MACHINES
 from oci2boot.boot.sealed import Uki, find_sealable
 from oci2boot.errors import Error
 from oci2boot.formats import cpio
+from oci2boot.formats.tar import printable
 from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.tree.diff import text as shown_path
 from oci2boot.tree.files import Read, read_content
@@ -160,7 +161,7 @@ class Finding:
         if not self.paths:
             return self.text
         more = f" and {len(self.paths) - NAMED} more" if len(self.paths) > NAMED else ""
-        return f"{self.text}: {', '.join(self.paths[:NAMED])}{more}"
+        return f"{self.text}: {', '.join(printable(path.encode()) for path in self.paths[:NAMED])}{more}"
 
     def to_json(self) -> dict[str, object]:
         return {

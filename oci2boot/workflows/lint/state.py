@@ -7,11 +7,12 @@ from typing import Final
 
 from oci2boot.errors import FormatError
 from oci2boot.formats.file_contexts.specs import parse_policy_type
-from oci2boot.tree.files import Read, list_directory, read_file, show
+from oci2boot.formats.tar import printable
+from oci2boot.tree.files import Read, list_directory, read_file
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File, Inode, Symlink, find, walk
 from oci2boot.tree.selinux import CONFIG, load_policy
-from oci2boot.workflows.lint.model import Found, Lint, Subject
+from oci2boot.workflows.lint.model import NAMED, Found, Lint, Subject
 
 MAX_FRAGMENT: Final = 1 << 20
 """Bytes of a file in tmpfiles.d or sysusers.d, of /etc/passwd and of /etc/group."""
@@ -74,7 +75,7 @@ def _kernel_policy(subject: Subject) -> Iterator[Found]:
         halts = "systemd stops the boot" if state[1] == b"enforcing" else "the kernel has none to load"
         yield Found(
             f"/etc/selinux/config is {state[1].decode()} and names a policy, and the image has no "
-            f"/{show(directory)}/policy.*: {halts}"
+            f"{printable(b'/' + directory)}/policy.*: {halts}"
         )
 
 
@@ -94,7 +95,8 @@ def _sysusers(subject: Subject) -> Iterator[Found]:
         lines = (read_file(subject.tree, subject.read, path, MAX_FRAGMENT) or b"").decode(errors="replace").splitlines()
         names = [name for name, colon, _ in (line.partition(":") for line in lines) if colon and name not in known]
         if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            shown = ", ".join(printable(name.encode()) for name in names[:NAMED])
+            shown += f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             yield Found(
                 f"{what} that no file in sysusers.d makes: {shown}; where a machine changes /{path.decode()}, "
                 "it does not get those of a later image"
@@ -161,7 +163,7 @@ def _fragments(tree: Directory, read: Read, name: bytes) -> Iterator[list[str]]:
                 try:
                     yield shlex.split(line)
                 except ValueError as error:
-                    raise FormatError(f"/{path.decode(errors='replace')} has a line with an open quote") from error
+                    raise FormatError(f"{printable(b'/' + path)} has a line with an open quote") from error
 
 
 LINTS: Final = (

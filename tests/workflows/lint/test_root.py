@@ -167,6 +167,13 @@ def test_what_an_overlay_covers_can_be_written() -> None:
     assert len(found(changes, "read-only-home", verity=VerityOptions())) == 1
 
 
+def test_names_cannot_steer_a_terminal() -> None:
+    (text,) = found({"tmp/\x1b[2J": b""}, "nonempty-run-tmp")
+    assert text.endswith(r": /tmp/\x1b[2J")
+    (text,) = found({"etc/passwd": b"\x1b[2J:x:0:0::/:/bin/sh\n"}, "sysusers")
+    assert r"makes: \x1b[2J;" in text
+
+
 def test_many_paths_are_counted() -> None:
     (text,) = found({f"tmp/{number}": b"" for number in range(8)}, "nonempty-run-tmp")
     assert text.endswith(": /tmp/0, /tmp/1, /tmp/2, /tmp/3, /tmp/4 and 3 more")
