@@ -44,12 +44,12 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_directory_is_looked_at_and_nothing_is_stored(run: Run, tmp_path: Path) -> None:
     """P.12, C.28"""
     root = write(tmp_path / "root", {})
-    assert run("lint", root, "-q")[:2] == (0, "36 checks: nothing found\n")
+    assert run("lint", root, "-q")[:2] == (0, "37 checks: nothing found\n")
     status, output, _ = run("lint", write(tmp_path / "bare", NO_INIT), "-q")
     assert status == 0
     assert output.splitlines()[0].split() == ["CHECK", "SEVERITY", "FOUND", "HINT"]
     assert [line.split()[:2] for line in output.splitlines()[1:-1]] == [["init", "error"], ["systemd", "warning"]]
-    assert output.splitlines()[-1] == "36 checks: 1 error, 1 warning"
+    assert output.splitlines()[-1] == "37 checks: 1 error, 1 warning"
     assert not (tmp_path / "data").exists()
 
 
@@ -58,7 +58,7 @@ def test_strict_is_status_1_and_what_is_left_out_is_not_looked_at(run: Run, tmp_
     root = write(tmp_path / "root", NO_INIT)
     assert run("lint", root, "--strict", "-q")[0] == 1
     status, output, _ = run("lint", root, "--strict", "--skip", "init", "--skip", "systemd", "-q")
-    assert (status, output) == (0, "34 checks: nothing found\n")
+    assert (status, output) == (0, "35 checks: nothing found\n")
     status, _, errors = run("lint", root, "--skip", "intit", "-q")
     assert status == 1
     assert "there is no check intit" in errors
@@ -69,7 +69,7 @@ def test_programs_get_json_or_sarif(run: Run, layout: Path) -> None:
     words = ["lint", f"oci:{layout}:bare", "-q"]
     found = json.loads(run(*words, "--json")[1])
     assert [(one["lint"], one["severity"]) for one in found["findings"]] == [("init", "error"), ("systemd", "warning")]
-    assert (found["subject"], found["ok"], len(found["checks"])) == (f"oci:{layout}:bare", False, 36)
+    assert (found["subject"], found["ok"], len(found["checks"])) == (f"oci:{layout}:bare", False, 37)
     sarif = json.loads(run(*words, "--sarif")[1])
     assert [one["ruleId"] for one in sarif["runs"][0]["results"]] == ["init", "systemd"]
 
@@ -77,7 +77,7 @@ def test_programs_get_json_or_sarif(run: Run, layout: Path) -> None:
 def test_the_list_names_every_check(run: Run) -> None:
     status, output, _ = run("lint", "--list")
     assert status == 0
-    assert len(output.splitlines()) == 37
+    assert len(output.splitlines()) == 38
     listed = json.loads(run("lint", "--list", "--json")[1])
     (var_run,) = (one for one in listed if one["name"] == "var-run")
     assert (var_run["severity"], var_run["bootc"]) == ("error", True)

@@ -12,11 +12,13 @@ from oci2boot.boot.payload import MAX_INITRAMFS, OCI_MACHINES
 from oci2boot.boot.sealed import Uki, find_sealable
 from oci2boot.errors import Error
 from oci2boot.formats import cpio
+from oci2boot.formats.file_contexts.policy import Policy
 from oci2boot.formats.tar import printable
 from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.tree.diff import text as shown_path
 from oci2boot.tree.files import Read, read_content
 from oci2boot.tree.model import Directory
+from oci2boot.tree.selinux import load_policy
 from oci2boot.workflows.requests import BootOptions
 
 Severity = Literal["error", "warning", "note"]
@@ -102,6 +104,12 @@ class Subject:
             return {}
         data = read_content(kernel.initramfs, self.read, kernel.initramfs_path, MAX_INITRAMFS)
         return cpio.read(data, wanted)
+
+    @cached_property
+    def policy(self) -> tuple[Policy | None, Sequence[str]]:
+        """The SELinux policy, and what there is to say of it. Raises what a conversion does."""
+        notes: list[str] = []
+        return load_policy(self.tree, self.read, warn=notes.append), notes
 
     @cached_property
     def machine(self) -> str | None:

@@ -6,12 +6,13 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from oci2boot.errors import Error, FormatError, LintError
-from oci2boot.workflows.lint import firmware, initramfs, kernels, root, state
+from oci2boot.workflows.lint import firmware, initramfs, kernels, labels, root, state
 from oci2boot.workflows.lint.model import Finding, Found, Lint, Severity, Subject, finding_of
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import Linting
 
-LINTS: Final[tuple[Lint, ...]] = (*root.LINTS, *state.LINTS, *kernels.LINTS, *initramfs.LINTS, *firmware.LINTS)
+_FAMILIES: Final = (root.LINTS, state.LINTS, labels.LINTS, kernels.LINTS, initramfs.LINTS, firmware.LINTS)
+LINTS: Final[tuple[Lint, ...]] = tuple(lint for family in _FAMILIES for lint in family)
 
 
 @dataclass(frozen=True, slots=True)

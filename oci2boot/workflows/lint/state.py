@@ -11,7 +11,7 @@ from oci2boot.formats.tar import printable
 from oci2boot.tree.files import Read, list_directory, read_file
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File, Inode, Symlink, find, walk
-from oci2boot.tree.selinux import CONFIG, load_policy
+from oci2boot.tree.selinux import CONFIG
 from oci2boot.workflows.lint.model import NAMED, Found, Lint, Subject
 
 MAX_FRAGMENT: Final = 1 << 20
@@ -59,8 +59,7 @@ def _injected(subject: Subject) -> Iterator[Found]:
 
 
 def _policy(subject: Subject) -> Iterator[Found]:
-    notes: list[str] = []
-    load_policy(subject.tree, subject.read, warn=notes.append)
+    _, notes = subject.policy
     yield from (Found(note, severity="warning") for note in notes)
 
 

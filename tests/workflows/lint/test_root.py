@@ -10,9 +10,11 @@ import pytest
 from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from tests.workflows.lint.images import Changes, found
 
+CONTEXTS = "etc/selinux/p/contexts/files/file_contexts"
+LITERAL = b"/lit system_u:object_r:x:s0\n/l.*t system_u:object_r:y:s0\n"
 POLICY = {
     "etc/selinux/config": b"SELINUX=enforcing\nSELINUXTYPE=p\n",
-    "etc/selinux/p/contexts/files/file_contexts": b"/.* system_u:object_r:x:s0\n",
+    CONTEXTS: b"/.* system_u:object_r:x:s0\n",
     "etc/selinux/p/policy/policy.33": b"\x8c\xff\x7c\xf9",
 }
 BOOTC: Changes = {"usr/bin/bootc": b"\x7fELF", "ostree": Path("sysroot/ostree")}
@@ -78,6 +80,8 @@ GROUP = b"root:x:0:\nweb:x:997:\nwheel:x:10:\nstaff:x:50:web\n"
             {**POLICY, "etc/selinux/p/policy/policy.33": None},
             ["no /etc/selinux/p/policy/policy.*: systemd stops the boot"],
         ),
+        # To composefs-rs, the last line that matches counts: no literal beats it.
+        ("selinux-rules", {**POLICY, CONTEXTS: LITERAL, "lit": b""}, ["composefs-rs label /lit differently"]),
         ("sysusers", {"etc/passwd": PASSWD}, ["users that no file in sysusers.d makes: root, web;"]),
         (
             "sysusers",
@@ -133,6 +137,7 @@ def test_it_is_found(check: str, changes: Changes, said: list[str]) -> None:
         ("buildah-injected", {"etc/hostname": b"name\n", "etc/resolv.conf": Path("../run/resolv.conf")}),
         ("selinux-policy", POLICY),
         ("selinux-kernel-policy", POLICY),
+        ("selinux-rules", POLICY),
         (
             "selinux-kernel-policy",
             {
