@@ -101,6 +101,13 @@ def test_the_same_checks_come_first(run: Run, layout: Path, tmp_path: Path, comm
     assert "no check intit" in run(*argv, "--skip", "intit")[2]
 
 
+def test_an_event_names_its_check(run: Run, layout: Path, tmp_path: Path) -> None:
+    """P.12"""
+    words = ["convert", f"oci:{layout}:bare", "--name", "x", "--ukify", "builtin", "--progress-json"]
+    events = [json.loads(line) for line in run(*words, "--repo", tmp_path / "repo")[2].splitlines()]
+    assert [one["lint"] for one in events if one["event"] == "warned"] == ["init", "systemd"]
+
+
 def test_an_installation_looks_at_what_it_writes(run: Run, layout: Path, tmp_path: Path) -> None:
     """P.12; a converted image has neither /boot nor /run, so what is said of them was said before."""
     repo = ["--repo", tmp_path / "repo", "-q"]

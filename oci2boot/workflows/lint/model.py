@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Final, Literal
 
 from oci2boot.boot import glue
+from oci2boot.boot.configuration import RootConfiguration, configuration_files
 from oci2boot.boot.discover import Kernel, choose_kernel, find_kernels
 from oci2boot.boot.payload import MAX_INITRAMFS, OCI_MACHINES
 from oci2boot.boot.sealed import Uki, find_sealable
@@ -110,6 +111,14 @@ class Subject:
         """The SELinux policy, and what there is to say of it. Raises what a conversion does."""
         notes: list[str] = []
         return load_policy(self.tree, self.read, warn=notes.append), notes
+
+    @cached_property
+    def configuration(self) -> RootConfiguration:
+        """How /etc, /var and the root are mounted. Raises `ImageError` for a setting that stops the boot."""
+        configuration = RootConfiguration()
+        for path, content in configuration_files(self.tree, self.read):
+            configuration = configuration.with_file(path, content)
+        return configuration
 
     @cached_property
     def machine(self) -> str | None:

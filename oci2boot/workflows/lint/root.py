@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from oci2boot.boot.configuration import RootConfiguration, configuration_files
+from oci2boot.boot.configuration import configuration_files
 from oci2boot.boot.discover import read_os_release
+from oci2boot.errors import Error
 from oci2boot.tree.files import find_file, list_directory
 from oci2boot.tree.model import Directory, File, Inode, Symlink, find, walk
 from oci2boot.workflows.lint.model import Found, Lint, Subject
@@ -66,10 +67,8 @@ def _root_directories(subject: Subject) -> Iterator[Found]:
 
 def _composefs(subject: Subject) -> Iterator[Found]:
     """Settings that setup-root would stop the boot for, and images made for ostree that do not ask for composefs."""
-    configuration, named = RootConfiguration(), False
-    for path, content in configuration_files(subject.tree, subject.read):
-        configuration = configuration.with_file(path, content)
-        named = named or b"enabled" in content
+    _ = subject.configuration
+    named = any(b"enabled" in content for _, content in configuration_files(subject.tree, subject.read))
     if find_file(subject.tree, b"usr/bin/ostree") and not named:
         yield Found("the image has ostree, and no prepare-root.conf that enables composefs")
 
@@ -130,14 +129,18 @@ def _os_release(subject: Subject) -> Iterator[Found]:
 
 def _homes(subject: Subject) -> Iterator[Found]:
     overlays = [overlay.path.encode().strip(b"/") for overlay in subject.verity.overlays] if subject.verity else []
-    configuration = RootConfiguration()
-    for path, content in configuration_files(subject.tree, subject.read):
-        configuration = configuration.with_file(path, content)
-    if subject.verity is None and configuration.root_transient:
+    if subject.verity is None and _transient(subject):
         return
     homes = [name for name in HOMES if isinstance(subject.tree.entries.get(name), Directory) and name not in overlays]
     if homes:
         yield Found("nobody can write to what is a directory of the verified root", homes)
+
+
+def _transient(subject: Subject) -> bool:
+    try:
+        return subject.configuration.root_transient
+    except Error:  # the check of the configuration says so
+        return False
 
 
 def _identity(subject: Subject) -> Iterator[Found]:

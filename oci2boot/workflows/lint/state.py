@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from oci2boot.errors import FormatError
+from oci2boot.errors import Error, FormatError
 from oci2boot.formats.file_contexts.specs import parse_policy_type
 from oci2boot.formats.tar import printable
 from oci2boot.tree.files import Read, list_directory, read_file
@@ -113,7 +113,7 @@ def _var_log(subject: Subject) -> Iterator[Found]:
 def _var(subject: Subject) -> Iterator[Found]:
     """What the first installation alone puts into /var: no later version of the image adds to it, or changes it."""
     var = find(subject.tree, b"var")
-    if not isinstance(var, Directory):
+    if not isinstance(var, Directory) or subject.verity or _laid_over(subject):
         return
     made, copied = _tmpfiles(subject)
     left = []
@@ -126,6 +126,14 @@ def _var(subject: Subject) -> Iterator[Found]:
         left.append(whole)
     if left:
         yield Found("only the first installation gets these, no later version of the image", left)
+
+
+def _laid_over(subject: Subject) -> bool:
+    """Say whether what the image has in /var shows through what the machine writes."""
+    try:
+        return subject.configuration.var in ("overlay", "transient")
+    except Error:  # the check of the configuration says so
+        return False
 
 
 def _above(path: bytes) -> Iterator[bytes]:

@@ -179,6 +179,15 @@ def test_names_cannot_steer_a_terminal() -> None:
     assert r"makes: \x1b[2J;" in text
 
 
+def test_var_that_lies_over_the_image_is_no_trap() -> None:
+    """P.10"""
+    changes: Changes = {"var/data": b""}
+    assert found(changes, "var-tmpfiles", verity=VerityOptions()) == []
+    overlay = {**changes, "usr/lib/composefs/setup-root-conf.toml": b'[var]\nmount = "overlay"\n'}
+    assert found(overlay, "var-tmpfiles") == []
+    assert len(found({**changes, "usr/lib/composefs/setup-root-conf.toml": b"[var]\n"}, "var-tmpfiles")) == 1
+
+
 def test_many_paths_are_counted() -> None:
     (text,) = found({f"tmp/{number}": b"" for number in range(8)}, "nonempty-run-tmp")
     assert text.endswith(": /tmp/0, /tmp/1, /tmp/2, /tmp/3, /tmp/4 and 3 more")
