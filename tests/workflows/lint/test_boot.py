@@ -131,6 +131,14 @@ def test_what_is_added_to_the_initramfs_has_to_be_there() -> None:
     ]
 
 
+def test_what_the_initramfs_can_do_without_is_a_warning() -> None:
+    plain = [member for member in SYSTEMD if member.path != b"usr/bin/chroot"]
+    linted = run_lints(subject({f"{MODULES}/initramfs.img": cpio.write(plain)}), "image")
+    assert [(one.lint.name, one.severity, one.text) for one in linted.findings] == [
+        ("initramfs", "warning", "the root file system will not grow: neither the initramfs nor the image has chroot")
+    ]
+
+
 def test_glue_that_fails_open_is_found_unless_a_drop_in_closes_it() -> None:
     """C.36, O.4"""
     texts = found({f"{MODULES}/initramfs.img": initramfs(unit=BOOTC)}, "glue")
