@@ -8,9 +8,11 @@ import pytest
 
 from tests.cli.conftest import Run
 from tests.oci.layouts import Layout
-from tests.workflows.lint.images import Changes, good
-from tests.workflows.sealable import add_image, tar
+from tests.workflows.lint.images import MODULES, Changes, good
+from tests.workflows.sealable import KVER, add_image, tar
 
+DEBIAN = {"vmlinuz": "vmlinuz", "initrd.img": "initramfs.img", "config": "config"}
+"""Files in /boot by what they are called beside the modules."""
 NO_INIT: Changes = {"usr/lib/systemd/systemd": None, "sbin/init": None}
 
 
@@ -34,10 +36,13 @@ def write(root: Path, changes: Changes) -> Path:
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A layout with the images `good`, of which there is nothing to say, and `bare`, which has no init."""
+    """A layout with the images `good` and `debian`, of which there is nothing to say, and `bare`, without init."""
     layout = Layout(tmp_path_factory.mktemp("images") / "layout")
     add_image(layout, [tar(files({}), mode=0o755)], "good")
     add_image(layout, [tar(files(NO_INIT), mode=0o755)], "bare")
+    in_boot = {f"boot/{name}-{KVER}": good()[f"{MODULES}/{file}"] for name, file in DEBIAN.items()}
+    gone = dict.fromkeys(f"{MODULES}/{file}" for file in DEBIAN.values())
+    add_image(layout, [tar(files({**gone, **in_boot}), mode=0o755)], "debian")
     return layout.path
 
 
@@ -126,6 +131,14 @@ def test_an_installation_looks_at_what_it_writes(run: Run, layout: Path, tmp_pat
     words = ["install", "bare", "--target", root, "--esp", esp, "--no-nvram", "--allow-missing-verity"]
     assert "fails 2: init, systemd" in run(*words, "--strict", *repo)[2]
     assert list(root.iterdir()) == []
+
+
+def test_what_a_conversion_has_taken_from_boot_is_not_missed(run: Run, layout: Path, tmp_path: Path) -> None:
+    """A kernel in /boot is in the UKI by then, and no longer in the root file system."""
+    repo = ["--repo", tmp_path / "repo", "-q"]
+    assert run("convert", f"oci:{layout}:debian", "--name", "d", "--ukify", "builtin", "--strict", *repo)[0] == 0
+    assert run("install", "d", "--target", tmp_path / "disk.raw", "--strict", "--dry-run", *repo)[0] == 0
+    assert run("lint", "d", "--strict", *repo)[1].endswith("checks: nothing found\n")
 
 
 def test_a_source_that_is_installed_is_looked_at_once(run: Run, layout: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _known_bad(subject: Subject) -> Iterator[Found]:
     versions = [subject.kernel_version] if subject.kernel_version else []
     if not versions and subject.stage == "source":
         kernel = subject.kernel_if_known
-        versions = [kernel.version] if kernel else [uki.kernel_version for uki in subject.ukis]
+        versions = [kernel.version] if kernel else [uki.kernel_version for uki in subject.known_ukis]
     for version in dict.fromkeys(filter(None, versions)):
         parts = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?", version)
         number = tuple(int(part or 0) for part in parts.groups()) if parts else ()
@@ -88,7 +88,7 @@ def _console(subject: Subject) -> Iterator[Found]:
     if subject.machine is None:
         return
     try:
-        ukis = subject.sealed or ([] if subject.kernels else subject.ukis)
+        ukis = subject.sealed or ([] if subject.kernels else subject.known_ukis)
         words = [word for uki in ukis for word in uki.cmdline.split()]
         words = words if ukis else read_arguments(subject.tree, subject.read, subject.machine)
     except Error:  # the checks of these say so

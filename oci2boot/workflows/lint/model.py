@@ -82,16 +82,24 @@ class Subject:
     def ukis(self) -> list[Uki]:
         return find_sealable(self.tree, self.read)
 
+    @property
+    def known_ukis(self) -> list[Uki]:
+        """None where the check `uki` says what is wrong with them."""
+        try:
+            return self.ukis
+        except Error:
+            return []
+
     @cached_property
     def kernel(self) -> Kernel | None:
         """The kernel that a UKI is built of; None where the image's own UKI boots. Raises what a conversion does."""
-        if self.sealed or (self.ukis and not self.kernels):
+        if self.sealed or (self.known_ukis and not self.kernels):
             return None
         return choose_kernel(self.kernels, self.boot.kernel, initramfs=False)
 
     @property
     def kernel_if_known(self) -> Kernel | None:
-        """None where the checks `kernel` and `uki` say why there is none, too."""
+        """None where the check `kernel` says why there is none, too."""
         try:
             return self.kernel
         except Error:
@@ -128,7 +136,7 @@ class Subject:
     @property
     def sealed(self) -> list[Uki]:
         """Return the image's UKIs that promise a root file system; where there are some, they boot."""
-        return [uki for uki in self.ukis if uki.sealed] if self.boot.flow in ("auto", "sealed") else []
+        return [uki for uki in self.known_ukis if uki.sealed] if self.boot.flow in ("auto", "sealed") else []
 
 
 def wanted(path: bytes) -> bool:

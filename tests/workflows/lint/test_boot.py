@@ -170,6 +170,7 @@ def test_each_thing_is_said_once() -> None:
     """What the initramfs is not given, and what the kernel lacks, is said by the check of it, not by all that look."""
     assert found(FLAWED["growth"]) == found(FLAWED["growth"], "growth")
     assert found(FLAWED["kernel-config"]) == found(FLAWED["kernel-config"], "kernel-config")
+    assert found({UKI: b"MZ nonsense"}) == found({UKI: b"MZ nonsense"}, "uki")
 
 
 def test_what_is_only_unknown_is_a_warning() -> None:
