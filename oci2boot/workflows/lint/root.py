@@ -11,8 +11,8 @@ from oci2boot.tree.files import find_file, list_directory
 from oci2boot.tree.model import Directory, File, Inode, Symlink, find, walk
 from oci2boot.workflows.lint.model import Found, Lint, Subject
 
-SYSTEMD: Final = b"usr/lib/systemd/systemd"
-INITS: Final = (SYSTEMD, b"sbin/init", b"etc/init", b"bin/init")
+SYSTEMD: Final = (b"usr/lib/systemd/systemd", b"lib/systemd/systemd")
+INITS: Final = (*SYSTEMD, b"sbin/init", b"etc/init", b"bin/init")
 """What is started after the initramfs: switch-root of systemd and the kernel look at these."""
 API_DIRECTORIES: Final = (b"dev", b"proc", b"sys", b"run", b"tmp", b"var")
 """systemd, API_FILE_SYSTEMS; /var is mounted from the machine's state."""
@@ -37,7 +37,7 @@ def _init(subject: Subject) -> Iterator[Found]:
 
 
 def _systemd(subject: Subject) -> Iterator[Found]:
-    if not find_file(subject.tree, SYSTEMD):
+    if not any(find_file(subject.tree, path) for path in SYSTEMD):
         yield Found(
             "the image has no systemd: the root file system does not grow, no boot counts as good, "
             "and nothing tells the first boot its host name and keys"

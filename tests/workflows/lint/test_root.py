@@ -117,6 +117,7 @@ def test_it_is_found(check: str, changes: Changes, said: list[str]) -> None:
     [
         ("init", {"usr/lib/systemd/systemd": None, "sbin/init": b"#!/bin/sh\n"}),
         ("systemd", {"sbin/init": None}),
+        ("systemd", {"usr/lib/systemd/systemd": None, "lib/systemd/systemd": b"\x7fELF"}),
         ("os-release", {"usr/lib/os-release": None, "etc/os-release": b"ID=x\n"}),
         ("baseimage-root", BOOTC),
         ("baseimage-composefs", OSTREE),
