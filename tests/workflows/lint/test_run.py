@@ -16,6 +16,7 @@ from oci2boot.workflows.progress import Event, Warned
 from oci2boot.workflows.requests import Linting
 from tests.boot.trees import read_inline
 from tests.workflows.lint.images import Changes, subject
+from tests.workflows.sealable import EFI
 
 # `bootc container lint --list` of bootc 1.17.
 BOOTC = {
@@ -84,6 +85,15 @@ def test_notes_never_fail() -> None:
     linted = run_lints(subject({"etc/kernel/cmdline": b"rw\n"}), "image")
     assert [finding.lint.name for finding in linted.findings] == ["console"]
     assert linted.to_json()["ok"] is True
+
+
+def test_what_a_conversion_refuses_is_an_error_but_where_the_check_is_a_note() -> None:
+    changes: Changes = {f"{EFI}/linuxx64.efi.stub": None, "usr/lib/sysusers.d/a.conf": b'u "root\n'}
+    linted = run_lints(subject(changes), "image")
+    assert [(one.lint.name, one.lint.severity, one.severity) for one in linted.findings] == [
+        ("sysusers", "note", "note"),
+        ("systemd-stub", "warning", "error"),
+    ]
 
 
 def test_findings_are_sarif() -> None:
