@@ -36,10 +36,11 @@ def write(root: Path, changes: Changes) -> Path:
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A layout with the images `good` and `debian`, of which there is nothing to say, and `bare`, without init."""
+    """A layout with images: of `good` and `debian` there is nothing to say, `bare` has no init, `small` cannot grow."""
     layout = Layout(tmp_path_factory.mktemp("images") / "layout")
     add_image(layout, [tar(files({}), mode=0o755)], "good")
     add_image(layout, [tar(files(NO_INIT), mode=0o755)], "bare")
+    add_image(layout, [tar(files({"usr/sbin/sfdisk": None}), mode=0o755)], "small")
     in_boot = {f"boot/{name}-{KVER}": good()[f"{MODULES}/{file}"] for name, file in DEBIAN.items()}
     gone = dict.fromkeys(f"{MODULES}/{file}" for file in DEBIAN.values())
     add_image(layout, [tar(files({**gone, **in_boot}), mode=0o755)], "debian")
@@ -103,7 +104,17 @@ def test_the_same_checks_come_first(run: Run, layout: Path, tmp_path: Path, comm
     assert status == 0
     assert errors.splitlines()[0].endswith("[init]")
     assert run(*argv, "--strict", "--skip", "init", "--skip", "systemd")[0] == 0
-    assert "no check intit" in run(*argv, "--skip", "intit")[2]
+    nowhere = [command, f"oci:{tmp_path}/nowhere:x", *argv[2:]]
+    assert "no check intit" in run(*nowhere, "--skip", "intit")[2]
+
+
+@pytest.mark.parametrize("command", ["convert", "seal"])
+def test_what_is_found_again_while_it_is_made_is_said_once(
+    run: Run, layout: Path, tmp_path: Path, command: str
+) -> None:
+    more = ["--name", "x"] if command == "convert" else [f"oci:{tmp_path}/out:x"]
+    words = [command, f"oci:{layout}:small", *more, "--ukify", "builtin", "--repo", tmp_path / "repo", "-q"]
+    assert run(*words)[2].count("will not grow") == 1
 
 
 def test_an_event_names_its_check(run: Run, layout: Path, tmp_path: Path) -> None:
