@@ -9,13 +9,14 @@ import gzip
 import io
 import lzma
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Final, Literal
 
 import zstandard
 
+from oci2boot.boot import peer_units
 from oci2boot.boot.configuration import RootConfiguration, configuration_files
 from oci2boot.boot.kernel import KernelSupport, module_name
 from oci2boot.boot.programs import find_program, libraries
@@ -56,7 +57,7 @@ Kind = Literal["systemd", "initramfs-tools"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Glue:
     brought: str | None
-    """Whose glue the image's initramfs has already; then there is nothing to add."""
+    """Whose glue the image's initramfs has already; then no other is added."""
     archive: bytes = b""
     arguments: tuple[str, ...] = ()
     """Kernel arguments by which this initramfs finds the disk, and mounts it for writing."""
@@ -101,7 +102,7 @@ class Archive:
 
 def keep(path: bytes) -> bool:
     """Say which files of the image's initramfs `plan_glue` wants to read."""
-    return path.startswith(b"scripts/") and path.endswith(b"/ORDER")
+    return (path.startswith(b"scripts/") and path.endswith(b"/ORDER")) or bool(peer_units.UNIT.fullmatch(path))
 
 
 def brought_by(initramfs: Mapping[bytes, cpio.Found]) -> str | None:
@@ -112,10 +113,20 @@ def brought_by(initramfs: Mapping[bytes, cpio.Found]) -> str | None:
     return None
 
 
+def ways_around(initramfs: Mapping[bytes, cpio.Found]) -> Iterator[str]:
+    """Say how the boot goes on although the glue of an initramfs has verified nothing."""
+    units = peer_units.texts_of(initramfs)
+    brought = brought_by(initramfs)
+    if brought not in (None, "oci2boot") and not units:
+        yield f"no unit that is known starts the glue of {brought}: where it fails, anything may follow"
+    for unit, text in units.items():
+        yield from peer_units.ways_around(unit, text)
+
+
 def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found], support: KernelSupport) -> Glue:
     """Return what to add to this initramfs of the image (as `cpio.read` gives it, with `keep`)."""
     if brought := brought_by(initramfs):
-        return Glue(brought=brought)
+        return _completed(brought, initramfs)
     kind = _kind(initramfs)
     archive = Archive(initramfs)
     add_own(archive, SETUP_ROOT)
@@ -125,23 +136,48 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
         archive.add(cpio.file(path, content))
     programs, notes = add_programs(archive, tree, read)
     modules = add_modules(archive, tree, read, support)
-    # Without `rw` systemd-gpt-auto-generator has / remounted for writing, which the verified overlay refuses.
-    arguments = ["rw"]
     if kind == "systemd":
         wire_systemd(archive, b"oci2boot-setup-root.service", modules)
-        if not archive.has(b"usr/lib/systemd/system-generators/systemd-gpt-auto-generator"):
-            arguments.append(f"root=LABEL={ROOT_LABEL}")
     else:
         _wire_initramfs_tools(archive, modules=bool(modules))
     return Glue(
         brought=None,
         archive=archive.pack(),
-        arguments=tuple(arguments),
+        arguments=_arguments(archive, kind),
         modules=modules,
         programs=programs,
         notes=notes,
         configuration=configuration,
     )
+
+
+def _completed(brought: str, initramfs: Mapping[bytes, cpio.Found]) -> Glue:
+    """Add to the glue that an initramfs has what it leaves open."""
+    archive = Archive(initramfs)
+    notes = []
+    units = peer_units.texts_of(initramfs)
+    for unit, text in units.items():
+        if ways := list(peer_units.ways_around(unit, text)):
+            name = unit.encode()
+            archive.add(cpio.file(_UNIT + name + b".d/" + peer_units.NAME.encode(), peer_units.CLOSING))
+            archive.add(cpio.symlink(_UNIT + b"initrd-root-fs.target.requires/" + name, b"../" + name))
+            notes.append(f"{'; '.join(ways)}: a drop-in is added that closes it")
+    if not units:
+        notes += ways_around(initramfs)
+    return Glue(
+        brought=brought,
+        archive=archive.pack() if archive.members else b"",
+        arguments=_arguments(archive, _kind(initramfs)),
+        notes=tuple(notes),
+    )
+
+
+def _arguments(archive: Archive, kind: Kind) -> tuple[str, ...]:
+    # Without `rw` systemd-gpt-auto-generator has / remounted for writing, which the verified overlay refuses.
+    generator = b"usr/lib/systemd/system-generators/systemd-gpt-auto-generator"
+    if kind == "systemd" and not archive.has(generator):
+        return "rw", f"root=LABEL={ROOT_LABEL}"
+    return ("rw",)
 
 
 def script(name: str) -> bytes:

@@ -40,23 +40,17 @@ def vendor_addon(tree: Directory, read: Read, uki: Uki, promise: ComposefsArg) -
         )
     if not uki.kernel_version:
         raise ImageError(f"{what} does not say which kernel is in it: an addon for it would be one for all")
-    brought = _glue_of(data, what)
-    notes = []
-    if brought == "bootc":
-        notes.append(
-            f"the initramfs of {uki.name} boots without a composefs argument, too: anyone who removes the "
-            "addon can boot anything"
-        )
+    notes = [f"{way}; anyone may take the addon away" for way in _ways_around(data, what)]
     if not pe.parse(data).signed:
         notes.append(f"{uki.name} is not signed: under Secure Boot firmware refuses it")
     stub = find_efi_program(tree, read, f"addon{EFI_NAMES[uki.machine]}.efi.stub", "stub for addons")
     return build_addon(stub, str(promise), uki.kernel_version), tuple(notes)
 
 
-def _glue_of(data: bytes, what: str) -> str:
-    """Return whose code in the UKI's initramfs keeps the promise."""
+def _ways_around(data: bytes, what: str) -> list[str]:
+    """Say how the code in the UKI's initramfs may not keep the promise."""
     initramfs = b"".join(pe.contents(data, section) for section in pe.parse(data).sections_named(b".initrd")[:1])
-    brought = glue.brought_by(cpio.read(initramfs, glue.keep)) if initramfs else None
-    if brought is None:
+    members = cpio.read(initramfs, glue.keep) if initramfs else {}
+    if glue.brought_by(members) is None:
         raise FlowError(f"the initramfs in {what} knows nothing of composefs: the argument would have no effect")
-    return brought
+    return list(glue.ways_around(members))

@@ -46,8 +46,55 @@ def unpacked(plan: Glue) -> dict[bytes, cpio.Found]:
     ],
 )
 def test_an_initramfs_with_glue_is_left_alone(path: bytes, brought: str) -> None:
-    plan = plan_glue(tree_of({}), read_inline, initramfs([*SYSTEMD, cpio.file(path, b"")]), NO_MODULES)
-    assert (plan.brought, plan.archive) == (brought, b"")
+    closed = b"[Unit]\nFailureAction=reboot-force\n"
+    plan = plan_glue(tree_of({}), read_inline, initramfs([*SYSTEMD, cpio.file(path, closed)]), NO_MODULES)
+    assert (plan.brought, plan.archive, plan.arguments) == (brought, b"", ("rw",))
+    # Glue that no known unit starts is said, not mended.
+    assert bool(plan.notes) == (brought != "oci2boot" and b"/systemd/" not in path)
+
+
+def test_an_image_with_our_module_is_told_where_its_root_is() -> None:
+    """C.15: as one that gets our glue here: an initramfs without systemd's generator finds the disk by its label."""
+    members = [member for member in SYSTEMD if not member.path.endswith(b"gpt-auto-generator")]
+    brought = plan_glue(
+        tree_of({}), read_inline, initramfs([*members, cpio.file(b"usr/lib/oci2boot/setup-root", b"")]), NO_MODULES
+    )
+    assert brought.arguments == plan_glue(tree_of(GROWING), read_inline, initramfs(members), NO_MODULES).arguments
+    assert brought.arguments == ("rw", "root=LABEL=oci2boot")
+
+
+# Of the units of composefs-rs 0.9 and bootc 1.17, what decides.
+OPEN = {
+    "passed over": "ConditionKernelCommandLine=composefs\nFailureAction=reboot-force\n",
+    "another by mistake": "ConditionKernelCommandLine=composefs.digest\nFailureAction=reboot-force\n",
+    "a shell": "OnFailure=emergency.target\nOnFailureJobMode=isolate\n",
+    "taken back": "FailureAction=reboot-force\nFailureAction=\n",
+    "another action": "FailureAction=none\n",
+}
+
+
+@pytest.mark.parametrize("unit", ["composefs-setup-root.service", "bootc-root-setup.service"])
+@pytest.mark.parametrize("case", OPEN)
+def test_a_peers_unit_that_fails_open_is_closed(unit: str, case: str) -> None:
+    """B.10, C.15: systemd.unit(5): the drop-in of the last name has the last word."""
+    path = b"usr/lib/systemd/system/" + unit.encode()
+    theirs = [cpio.file(path, f"[Unit]\n{OPEN[case]}".encode()), cpio.directory(path + b".d")]
+    theirs.append(cpio.file(path + b".d/50-more.conf", b"[Unit]\nAfter=sysroot.mount\n"))
+    plan = plan_glue(tree_of({}), read_inline, initramfs([*SYSTEMD, *theirs]), NO_MODULES)
+    added = unpacked(plan)
+    (drop_in,) = (name for name in added if name.endswith(b".conf"))
+    assert drop_in.rpartition(b"/")[0] == path + b".d"
+    assert drop_in.rpartition(b"/")[2] > b"50-more.conf"
+    assert (added[drop_in].content or b"").splitlines()[1:] == [
+        b"[Unit]", b"ConditionKernelCommandLine=", b"OnFailure=", b"FailureAction=reboot-force",
+    ]  # fmt: skip
+    link = added[b"usr/lib/systemd/system/initrd-root-fs.target.requires/" + unit.encode()]
+    assert (stat.S_ISLNK(link.mode), link.content) == (True, b"../" + unit.encode())
+    assert unit in plan.notes[0]
+    again = plan_glue(
+        tree_of({}), read_inline, cpio.read(cpio.write([*SYSTEMD, *theirs]) + plan.archive, glue.keep), NO_MODULES
+    )
+    assert (again.archive, again.notes) == (b"", ())
 
 
 def test_systemd_gets_a_unit_that_its_root_target_requires() -> None:

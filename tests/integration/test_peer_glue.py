@@ -1,6 +1,7 @@
 """composefs-rs's own initramfs program, the crate composefs-setup-root, boots what we install."""
 
 import re
+import stat
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -23,7 +24,8 @@ DefaultDependencies=no
 Requires=sysroot.mount
 After=sysroot.mount
 Before=initrd-root-fs.target
-FailureAction=reboot-force
+ConditionKernelCommandLine=composefs
+OnFailure=emergency.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
@@ -71,7 +73,7 @@ def disk(demo_image: Callable[[Initramfs], Path], shared: Path) -> Path:
     home = vm.users_folder(shared / "peer-glue")
     name, theirs = initramfs_of(demo_image("dracut"))
     layout = add_layer(demo_image("dracut"), home / "layout", tar({name: their_archive() + theirs}))
-    vm.oci2boot("convert", f"oci:{layout}:latest", "--karg", "rw", "--repo", home / "repo", home=home)
+    vm.oci2boot("convert", f"oci:{layout}:latest", "--repo", home / "repo", home=home)
     vm.oci2boot("install", "--target", home / "disk.raw", "--repo", home / "repo", home=home)
     return home / "disk.raw"
 
@@ -79,12 +81,18 @@ def disk(demo_image: Callable[[Initramfs], Path], shared: Path) -> Path:
 def test_composefs_setup_root_boots_our_disk(
     disk: Path, demo_image: Callable[[Initramfs], Path], tmp_path: Path
 ) -> None:
-    """C.15, O.2: the repository, the state and the argument are what composefs-rs expects; its glue stays alone."""
+    """C.15, O.2: the repository, the state and the argument are what composefs-rs expects; its unit is closed."""
     (tmp_path / "uki.efi").write_bytes(vm.read_uki(disk, tmp_path)[1])
     words = ["--dump-section", f".initrd={tmp_path}/initrd", f"{tmp_path}/uki.efi", f"{tmp_path}/copy"]
     subprocess.run([program("objcopy"), *words], check=True, capture_output=True)
     initrd = (tmp_path / "initrd").read_bytes()
-    assert initrd.rstrip(b"\0") == (their_archive() + initramfs_of(demo_image("dracut"))[1]).rstrip(b"\0")
+    theirs = their_archive() + initramfs_of(demo_image("dracut"))[1]
+    assert initrd.startswith(theirs)
+    added = cpio.read(initrd[len(theirs) :].rstrip(b"\0"), lambda _: False)
+    assert {path for path, member in added.items() if not stat.S_ISDIR(member.mode)} == {
+        SYSTEMD + NAME + b".d/zz-oci2boot.conf",
+        SYSTEMD + b"initrd-root-fs.target.requires/" + NAME,
+    }
 
     with boot(vm.with_report(vm.machine(disk), content=False, reboot=True, more=ASK), tmp_path / "vm") as running:
         running.wait_for(r"(?m)^end$", 2 * vm.BOOT_SECONDS, port="report")

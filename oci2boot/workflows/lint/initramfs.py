@@ -1,6 +1,5 @@
 """The initramfs of an image: can it be taken, does it stop where it cannot verify, and is there room for it."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -12,7 +11,7 @@ from oci2boot.errors import Error
 from oci2boot.formats import cpio, pe
 from oci2boot.tree.files import find_file
 from oci2boot.workflows.lint.kernels import support_of
-from oci2boot.workflows.lint.model import UNIT, UNITS, Found, Lint, Subject, wanted
+from oci2boot.workflows.lint.model import Found, Lint, Subject
 
 
 def _initramfs(subject: Subject) -> Iterator[Found]:
@@ -41,51 +40,22 @@ def _glue(subject: Subject) -> Iterator[Found]:
         return
     kernel = subject.kernel_if_known
     if kernel and (members := subject.initramfs):
-        yield from _open(members, kernel.initramfs_path)
+        yield from _open(members, kernel.initramfs_path, later=True)
     for uki in subject.sealed:
         if members := _members_of(uki, subject):
             if glue.brought_by(members) is None:
                 yield Found("the initramfs of a UKI that promises an image knows nothing of composefs", [uki.path])
-            yield from _open(members, uki.path)
+            yield from _open(members, uki.path, later=False)
 
 
 def _members_of(uki: Uki, subject: Subject) -> Mapping[bytes, cpio.Found]:
     data = subject.read(uki.file)
     sections = pe.parse(data).sections_named(b".initrd")
-    return cpio.read(pe.contents(data, sections[0]), wanted) if sections else {}
+    return cpio.read(pe.contents(data, sections[0]), glue.keep) if sections else {}
 
 
-def _open(members: Mapping[bytes, cpio.Found], path: bytes) -> Iterator[Found]:
-    units = {unit: text for unit in UNITS if (text := _unit_text(members, unit)) is not None}
-    brought = glue.brought_by(members)
-    if brought not in (None, "oci2boot") and not units:
-        yield Found(f"no unit that is known starts the glue of {brought}: where it fails, anything may follow", [path])
-    for unit, text in units.items():
-        if any(value.startswith("composefs") for value in _values(text, "ConditionKernelCommandLine")):
-            yield Found(f"{unit} is passed over without a composefs argument: the disk itself would be booted", [path])
-        if not any(value.startswith(("reboot", "poweroff", "halt")) for value in _values(text, "FailureAction")[-1:]):
-            yield Found(f"where {unit} fails, the machine does not restart: it may end in a shell", [path])
-
-
-def _unit_text(members: Mapping[bytes, cpio.Found], unit: str) -> str | None:
-    """Return a unit and its drop-ins, the one of the last name last. systemd.unit(5)"""
-    found = {
-        name.rpartition(b"/system/")[2]: member.content or b""
-        for name, member in members.items()
-        if UNIT.fullmatch(name)
-    }
-    if unit.encode() not in found:
-        return None
-    drop_ins = [text for name, text in sorted(found.items()) if name.startswith(f"{unit}.d/".encode())]
-    return b"\n".join([found[unit.encode()], *drop_ins]).decode(errors="replace")
-
-
-def _values(text: str, key: str) -> list[str]:
-    """Return what a key is set to; an empty setting takes back those before it."""
-    values: list[str] = []
-    for value in re.findall(rf"^{key}=(.*)$", text, re.MULTILINE):
-        values = [*values, value.strip()] if value.strip() else []
-    return values
+def _open(members: Mapping[bytes, cpio.Found], path: bytes, *, later: bool) -> Iterator[Found]:
+    yield from (Found(way, [path], later=later) for way in glue.ways_around(members))
 
 
 def _size(subject: Subject) -> Iterator[Found]:

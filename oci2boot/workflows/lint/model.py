@@ -1,6 +1,5 @@
 """What a check of an image is, what it looks at, and what it finds. Nothing of the image is run."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,14 +26,6 @@ Severity = Literal["error", "warning", "note"]
 Stage = Literal["source", "root"]
 """`root` looks at what is in a rootfs image too; `source` at more: kernel and initramfs, what lies in /boot."""
 
-UNITS: Final = ("composefs-setup-root.service", "bootc-root-setup.service", "oci2boot-setup-root.service")
-"""Of an initramfs: what sets up the root file system."""
-UNIT: Final = re.compile(
-    rb"((usr/)?lib|etc)/systemd/system/("
-    + b"|".join(re.escape(unit.encode()) for unit in UNITS)
-    + rb")(\.d/[^/]+\.conf)?"
-)
-"""One of them, or a drop-in of it."""
 NAMED: Final = 5
 """Paths that a sentence names; it counts the others."""
 MAX_PATHS: Final = 1000
@@ -107,12 +98,12 @@ class Subject:
 
     @cached_property
     def initramfs(self) -> Mapping[bytes, cpio.Found]:
-        """What lies in the initramfs of that kernel, with the contents that `wanted` names; nothing without one."""
+        """What lies in the initramfs of that kernel, as the glue is planned by it; nothing without one."""
         kernel = self.kernel_if_known
         if kernel is None or kernel.initramfs is None or self.boot.initrd != "image":
             return {}
         data = read_content(kernel.initramfs, self.read, kernel.initramfs_path, MAX_INITRAMFS)
-        return cpio.read(data, wanted)
+        return cpio.read(data, glue.keep)
 
     @cached_property
     def policy(self) -> tuple[Policy | None, Sequence[str]]:
@@ -137,11 +128,6 @@ class Subject:
     def sealed(self) -> list[Uki]:
         """Return the image's UKIs that promise a root file system; where there are some, they boot."""
         return [uki for uki in self.known_ukis if uki.sealed] if self.boot.flow in ("auto", "sealed") else []
-
-
-def wanted(path: bytes) -> bool:
-    """Say which files of an initramfs are read: what glue continues, and the units that set up the root file system."""
-    return glue.keep(path) or bool(UNIT.fullmatch(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
