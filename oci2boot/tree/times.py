@@ -1,8 +1,72 @@
-"""Modification times as older writers kept them: in whole seconds."""
+"""Modification times as the layers of an image will carry them, while a directory of its build still has others.
 
-from dataclasses import replace
+A layer that buildah, podman, Docker or BuildKit writes has whole seconds, cut and not rounded: their common code is
+`FileInfoHeader` of containers/storage and `archive/tar` of containerd. What a build is told about times is done to new
+layers alone: `buildah --timestamp` gives everything in them one time, and `rewrite-timestamp` of BuildKit and of newer
+buildah lowers what is later than SOURCE_DATE_EPOCH. What the image is built on keeps its times in both cases.
+"""
 
-from oci2boot.tree.model import Directory, Inode, rewrite, walk
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal, Self
+
+from oci2boot.errors import FormatError
+from oci2boot.tree.model import Device, Directory, File, Inode, Metadata, Special, Symlink, rewrite, walk
+
+Kind = Literal["seconds", "exact", "set", "clamp"]
+CLAMP: Final = "clamp:"
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What becomes of a directory's times; `parse` and `str()` have the words for it."""
+
+    kind: Kind = "seconds"
+    epoch: int = 0
+    """Seconds since 1970, where all times, or later ones, become one."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        if text in ("seconds", "exact"):
+            return cls("exact" if text == "exact" else "seconds")
+        number = text.removeprefix(CLAMP)
+        if not re.fullmatch(r"[0-9]{1,11}", number):
+            raise FormatError(
+                f"not a rule for times: {text[:80]!r}",
+                hint=f"seconds, exact, or seconds since 1970: 1700000000, or {CLAMP}1700000000",
+            )
+        return cls("set" if number == text else "clamp", int(number))
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "set":
+                return str(self.epoch)
+            case "clamp":
+                return f"{CLAMP}{self.epoch}"
+        return self.kind
+
+    @property
+    def of_new_layers(self) -> bool:
+        return self.kind in ("set", "clamp")
+
+    def of(self, root: Directory, below: Directory | None = None) -> Directory:
+        """Return the tree with such times; what is as it is in `below`, what it was built on, keeps its seconds."""
+        if self.kind == "exact":
+            return root
+        cut = whole_seconds(root)
+        if self.kind == "seconds":
+            return cut
+        return _with_epoch(cut, self, _Kept(whole_seconds(below)) if below else None)
+
+    def change(self, meta: Metadata) -> Metadata:
+        """Return what a file has that is new in its image."""
+        if self.kind == "set" or meta.mtime > self.epoch:
+            return replace(meta, mtime=self.epoch)
+        return meta
+
+
+SECONDS: Final = Times()
 
 
 def has_nanoseconds(root: Directory) -> bool:
@@ -16,3 +80,52 @@ def whole_seconds(root: Directory) -> Directory:
         return replace(inode, meta=replace(inode.meta, mtime_nsec=0)) if inode.meta.mtime_nsec else inode
 
     return rewrite(root, change)
+
+
+class _Kept:
+    """Which inodes of a tree are those that it was built on."""
+
+    def __init__(self, below: Directory) -> None:
+        self._below = {path: _described(inode) for path, inode in walk(below)}
+
+    def old(self, root: Directory) -> set[int]:
+        """Return the ids of inodes that no new layer has: of a directory, nothing beneath it may be new either."""
+        paths: dict[bytes, Inode] = dict(walk(root))
+        changed = {id(inode) for path, inode in paths.items() if self._below.get(path) != _described(inode)}
+        # A file that got one more name is in the new layer by all of its names, what was removed by its whiteout.
+        new = {path for path, inode in paths.items() if id(inode) in changed} | (self._below.keys() - paths.keys())
+        above = {parent for path in new for parent in _parents(path)}
+        changed |= {id(paths[path]) for path in above if path in paths}
+        return {id(inode) for inode in paths.values()} - changed
+
+
+def _parents(path: bytes) -> Iterator[bytes]:
+    while path != b"/":
+        path = path.rpartition(b"/")[0] or b"/"
+        yield path
+
+
+def _with_epoch(root: Directory, times: Times, kept: _Kept | None) -> Directory:
+    old = kept.old(root) if kept else set()
+
+    def change(inode: Inode) -> Inode:
+        return inode if id(inode) in old else replace(inode, meta=times.change(inode.meta))
+
+    return rewrite(root, change)
+
+
+def _described(inode: Inode) -> tuple[object, ...]:
+    """Return all that an inode is, for a comparison; of a directory its own metadata alone."""
+    meta = inode.meta
+    own = (meta.mode, meta.uid, meta.gid, meta.mtime, dict(meta.xattrs))
+    match inode:
+        case Directory():
+            return ("directory", *own)
+        case File():
+            return ("file", *own, inode.content)
+        case Symlink():
+            return ("symlink", *own, inode.target)
+        case Device():
+            return ("device", *own, inode.kind, inode.rdev)
+        case Special():
+            return ("special", *own, inode.kind)

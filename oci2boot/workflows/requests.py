@@ -19,6 +19,7 @@ from oci2boot.sysroot.first_boot import FirstBoot
 from oci2boot.target.formats import DiskFormat
 from oci2boot.target.luks import Secret
 from oci2boot.tree.prepare import Xattrs
+from oci2boot.tree.times import SECONDS, Times
 from oci2boot.workflows.images import default_repo, writable_repo
 from oci2boot.workflows.options import Option, parse_bool, parse_size
 
@@ -117,6 +118,24 @@ class TreeOptions:
         ),
     ] = "allowlist-only"
     erofs_version: Annotated[ErofsVersion, Option("--erofs-version", "format of the rootfs image")] = 1
+    times: Annotated[
+        Times,
+        Option(
+            "--times",
+            "of a directory. seconds: as layers carry them; exact: with nanoseconds, as cfsctl create-image; "
+            "EPOCH: this one, as buildah --timestamp; clamp:EPOCH: no later one, as rewrite-timestamp of BuildKit",
+            metavar="TIMES",
+            parse=Times.parse,
+        ),
+    ] = SECONDS
+    times_below: Annotated[
+        Path | None,
+        Option(
+            "--times-below",
+            "directory that the build began with, its base image: these files keep their times in spite of --times",
+            metavar="DIR",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

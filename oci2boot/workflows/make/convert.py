@@ -14,6 +14,7 @@ from oci2boot.workflows.keys.signing import check_signing
 from oci2boot.workflows.make.again import remembered
 from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.convert_verity import check_verity_request, make_verity
+from oci2boot.workflows.make.directory import AskedTimes
 from oci2boot.workflows.make.payload import (
     BootFiles,
     Made,
@@ -47,10 +48,11 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
     name = check_name(request.name or request.source.name)
     if request.boot and request.boot.signing:
         check_signing(request.boot.signing)
+    times = AskedTimes.of(request.tree, request.source)
     if request.verity:
         check_verity_request(request, request.verity)
     with Repository.ensure(request.repo, request.hash) as repository:
-        unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer)
+        unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer, times)
         if request.verity:
             made = make_verity(request, request.verity, unpacked, repository, report)
         else:
