@@ -1,7 +1,8 @@
 """Modification times as the layers of an image will carry them, while a directory of its build still has others.
 
-A layer that buildah, podman, Docker or BuildKit writes has whole seconds, cut and not rounded: their common code is
-`FileInfoHeader` of containers/storage and `archive/tar` of containerd. What a build is told about times is done to new
+A layer that buildah, podman, Docker or BuildKit writes has whole seconds, cut and not rounded (containers/storage and
+containerd both do so); the one layer of `buildah --squash` has the nearest second, as Go's tar writer has it where
+nobody cut before. What a build is told about times is done to new
 layers alone: `buildah --timestamp` gives everything in them one time, and `rewrite-timestamp` of BuildKit and of newer
 buildah lowers what is later than SOURCE_DATE_EPOCH. What the image is built on keeps its times in both cases.
 """
@@ -14,8 +15,10 @@ from typing import Final, Literal, Self
 from oci2boot.errors import FormatError
 from oci2boot.tree.model import Device, Directory, File, Inode, Metadata, Special, Symlink, rewrite, walk
 
-Kind = Literal["seconds", "exact", "set", "clamp"]
+Kind = Literal["seconds", "nearest", "exact", "set", "clamp"]
+WORDS: Final[tuple[Kind, ...]] = ("seconds", "nearest", "exact")
 CLAMP: Final = "clamp:"
+_HALF: Final = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,13 @@ class Times:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        if text in ("seconds", "exact"):
-            return cls("exact" if text == "exact" else "seconds")
+        if word := next((word for word in WORDS if word == text), None):
+            return cls(word)
         number = text.removeprefix(CLAMP)
         if not re.fullmatch(r"[0-9]{1,11}", number):
             raise FormatError(
                 f"not a rule for times: {text[:80]!r}",
-                hint=f"seconds, exact, or seconds since 1970: 1700000000, or {CLAMP}1700000000",
+                hint=f"seconds, nearest, exact, or seconds since 1970: 1700000000, or {CLAMP}1700000000",
             )
         return cls("set" if number == text else "clamp", int(number))
 
@@ -54,8 +57,10 @@ class Times:
         """Return the tree with such times; what is as it is in `below`, what it was built on, keeps its seconds."""
         if self.kind == "exact":
             return root
+        if self.kind == "nearest":
+            root = _nearest_second(root)
         cut = whole_seconds(root)
-        if self.kind == "seconds":
+        if not self.of_new_layers:
             return cut
         return _with_epoch(cut, self, _Kept(whole_seconds(below)) if below else None)
 
@@ -78,6 +83,14 @@ def whole_seconds(root: Directory) -> Directory:
 
     def change(inode: Inode) -> Inode:
         return replace(inode, meta=replace(inode.meta, mtime_nsec=0)) if inode.meta.mtime_nsec else inode
+
+    return rewrite(root, change)
+
+
+def _nearest_second(root: Directory) -> Directory:
+    def change(inode: Inode) -> Inode:
+        meta = inode.meta
+        return replace(inode, meta=replace(meta, mtime=meta.mtime + 1)) if meta.mtime_nsec >= _HALF else inode
 
     return rewrite(root, change)
 

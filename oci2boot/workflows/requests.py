@@ -122,8 +122,8 @@ class TreeOptions:
         Times,
         Option(
             "--times",
-            "of a directory. seconds: as layers carry them; exact: with nanoseconds, as cfsctl create-image; "
-            "EPOCH: this one, as buildah --timestamp; clamp:EPOCH: no later one, as rewrite-timestamp of BuildKit",
+            "of a directory. seconds: as layers carry them; nearest: as the layer of buildah --squash; exact: with "
+            "nanoseconds, as cfsctl create-image; EPOCH: this one, as buildah --timestamp; clamp:EPOCH: no later one, as rewrite-timestamp of BuildKit",
             metavar="TIMES",
             parse=Times.parse,
         ),
