@@ -34,6 +34,7 @@ from oci2boot.workflows.make.sealed import (
     sealed_files,
     vendor_files,
 )
+from oci2boot.workflows.make.stale import Stale
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
 from oci2boot.workflows.progress import Report, Told, Warned
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
@@ -85,7 +86,8 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
     report(Told(tell_size(rootfs)))
     rules, files = request.tree, BootFiles()
     if request.boot:
-        rules, files = _choose_payload(unpacked, digests, request.boot, read, report)
+        why = Stale(unpacked, bench, repository)
+        rules, files = _choose_payload(unpacked, digests, request.boot, read, report, why)
         check_signatures(files, request.boot.db)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
         files = signed_files(files, request.boot.signing, report)
@@ -96,13 +98,13 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
 
 
 def _choose_payload(
-    unpacked: Unpacked, digests: Digests, options: BootOptions, read: Read, report: Report
+    unpacked: Unpacked, digests: Digests, options: BootOptions, read: Read, report: Report, why: Stale
 ) -> tuple[TreeOptions, BootFiles]:
     """Return what boots the image, and the rules of the digest that it promises."""
     tree, architecture = unpacked.tree, unpacked.architecture
     if options.flow in ("auto", "sealed"):
         ukis = candidates(find_sealable(tree, read), unpacked.uki_layers)
-        if sealed := find_sealed(ukis, digests, options, unpacked.uki_layers):
+        if sealed := find_sealed(ukis, digests, options, why):
             _warn_of_arguments(options, report)
             return digests.options_of(sealed.variant), sealed_files(sealed, read, architecture, report)
     karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)

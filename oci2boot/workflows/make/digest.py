@@ -23,7 +23,7 @@ from oci2boot.workflows.make.directory import USUAL, AskedTimes, measuring, read
 from oci2boot.workflows.make.layers import each_layer
 from oci2boot.workflows.make.unpack import marked_layers, merge_system
 from oci2boot.workflows.progress import Report, Warned
-from oci2boot.workflows.requests import DigestRequest, KargStyle
+from oci2boot.workflows.requests import DigestRequest, KargStyle, tell_path
 
 DIGEST_FILE: Final = b"usr/lib/composefs/rootfs.digest"
 """In an initramfs: setup-root takes it for the promise, which the command line then may only repeat."""
@@ -103,6 +103,7 @@ def gather(
     times: AskedTimes = USUAL,
 ) -> Gathered:
     """Read a directory or the layers of an image; contents are measured by `algorithm` and not stored."""
+    tell_path(source, report)
     if isinstance(source, DirectoryReference):
         return _gather_directory(source.path, algorithm, times)
     return _gather_image(source, algorithm, options, report, uki_layer)

@@ -39,7 +39,7 @@ from oci2boot.workflows.make.payload import build_payload, version_of
 from oci2boot.workflows.make.second_view import check_unpacked
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack, unpack_image
 from oci2boot.workflows.progress import Report, Step, Told, Warned
-from oci2boot.workflows.requests import SealRequest
+from oci2boot.workflows.requests import SealRequest, tell_path
 
 NO_ANNOTATIONS: Final[Mapping[str, str]] = MappingProxyType({})
 _COMPOSEFS: Final = "composefs."
@@ -164,6 +164,7 @@ def _open_base(request: SealRequest, repository: Repository, stack: ExitStack, r
     times = AskedTimes.of(request.tree, request.source)
     if isinstance(request.source, DirectoryReference):
         return _directory_base(request, times, repository, report, warn)
+    tell_path(request.source, report)
     source = stack.enter_context(open_source(request.source, request.options))
     image = source.fetch()
     unpacked = unpack_image(source, image, repository, report, warn)

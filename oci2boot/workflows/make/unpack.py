@@ -22,6 +22,7 @@ from oci2boot.workflows.make.canonical import Read, Warn, reader
 from oci2boot.workflows.make.directory import USUAL, AskedTimes, read_directory
 from oci2boot.workflows.make.layers import ensure_layers
 from oci2boot.workflows.progress import Report
+from oci2boot.workflows.requests import tell_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def unpack(
     uki_layer: int | None = None,
     times: AskedTimes = USUAL,
 ) -> Unpacked:
+    tell_path(reference, report)
     match reference:
         case DirectoryReference(path):
             tree = _store_directory(path, times, repository)

@@ -166,8 +166,7 @@ class _Opener:
         return self._file(path) if stat.S_ISREG(mode) else None
 
     def computed(self, text: str, algorithm: Hash) -> Side:
-        path = Path(text)
-        reference = DumpfileReference(path) if path.is_file() else parse_source(text)
+        reference = parse_source(text)
         if isinstance(reference, DumpfileReference):
             return _dumpfile(text, read_dumpfile(reference.path), algorithm)
         return self._source(text, reference, algorithm)
