@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from oci2boot.errors import FormatError
 from oci2boot.oci.reference import DirectoryReference, Reference
 from oci2boot.tree.times import Times
 from oci2boot.workflows.make.digest import measure
@@ -46,7 +47,7 @@ $b rm usr/bin/stage.sh
 """
 LOOK = """\
 /usr/bin/busybox cp -a /mnt/. /out/$1
-cd /mnt && /usr/bin/busybox find . -type l -exec /usr/bin/busybox stat -c '%n %y' {} + >/out/$1.links
+cd /mnt && /usr/bin/busybox find . -exec /usr/bin/busybox stat -c '%n %y' {} + >/out/$1.times
 """
 RECIPE = """\
 FROM below AS base
@@ -123,13 +124,12 @@ def built(storage: Storage, tag: str, *words: str) -> tuple[Path, Path]:
         (seen / name).mkdir(parents=True)
     layout = storage.build(tag, RECIPE, "--volume", f"{seen}:/out:rw", *words)
     for name in ("stage", "below"):
-        for line in (seen / f"{name}.links").read_text().splitlines():
-            # busybox's cp leaves a symbolic link's time out.
+        for line in (seen / f"{name}.times").read_text().splitlines():
+            # busybox's cp takes seconds, and leaves a symbolic link's time out.
             path, day, clock, _ = line.split()
             whole, _, fraction = clock.partition(".")
             second = int(datetime.fromisoformat(f"{day}T{whole}+00:00").timestamp())
-            link = seen / name / path
-            os.utime(link, ns=(0, second * 10**9 + int(fraction)), follow_symlinks=False)
+            os.utime(seen / name / path, ns=(0, second * 10**9 + int(fraction)), follow_symlinks=False)
     return layout, seen
 
 
@@ -169,3 +169,22 @@ def test_a_stage_has_the_digest_of_the_image_that_comes_of_it(build: str, storag
     assert digest(Reference.parse(f"oci:{layout}:latest")) == expected
     if build == "one-layer":  # else a stage may be one that buildah read back from its layers
         assert digest(seen / "stage", "exact") != expected
+
+
+def test_what_another_build_adds_above_counts_or_not_as_cfsctl_has_it(storage: Storage, tmp_path: Path) -> None:
+    """C.26, C.4: a layer with /boot alone leaves the digest as it is, one with more does not."""
+    layout, seen = built(storage, "first", "--layers=false")
+    stage = digest(seen / "stage")
+    only_boot = storage.build("only-boot", "FROM first\nCOPY file /boot/loader/file\n")
+    with_usr = storage.build("with-usr", "FROM first\nCOPY file /usr/lib/another\n")
+    assert by_cfsctl(layout, tmp_path / "0") == stage
+    assert by_cfsctl(only_boot, tmp_path / "1") == stage
+    assert digest(Reference.parse(f"oci:{only_boot}:latest")) == stage
+    assert by_cfsctl(with_usr, tmp_path / "2") == digest(Reference.parse(f"oci:{with_usr}:latest")) != stage
+
+
+def test_times_that_are_of_no_use_to_a_source_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="times are chosen for a directory, and oci:x is none"):
+        digest(Reference.parse("oci:x"), "exact")
+    with pytest.raises(FormatError, match="matters to times of new layers alone"):
+        digest(tmp_path, "seconds", tmp_path)
