@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
 from dataclasses import replace
@@ -82,6 +83,22 @@ def test_a_directory_gets_the_uki_that_promises_it(root: Path, db: Pair) -> None
     assert by_cfsctl(root) == digest
     before = built.path.read_bytes()
     assert build(request, silent).path.read_bytes() == before
+
+
+def test_a_uki_of_a_stage_with_nanoseconds_is_taken_with_the_layer_of_it(root: Path, tmp_path: Path) -> None:
+    """C.26: GNU tar makes the layer, in the format of POSIX of 1988, which has seconds."""
+    for number, path in enumerate(sorted(root.rglob("*"))):
+        os.utime(path, ns=(0, (1_700_000_000 + number) * 10**9 + 987_654_321), follow_symlinks=False)
+    built = build(BuildRequest(rootfs=root, boot=BUILTIN), silent)
+    argv = [program("tar"), "--format=ustar", "--numeric-owner", "-C", root, "-cf", tmp_path / "layer.tar", "."]
+    subprocess.run(argv, check=True)
+    layout = Layout(tmp_path / "layout")
+    layout.tag(layout.image([layout.layer((tmp_path / "layer.tar").read_bytes())]), "latest")
+    request = ConvertRequest(
+        source=Reference.parse(f"oci:{layout.path}:latest"), repo=tmp_path / "repo", name="x", boot=BUILTIN
+    )
+    bootable = convert(request, silent)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", built.digest)
 
 
 def test_the_uki_goes_where_it_is_told(root: Path, tmp_path: Path) -> None:
