@@ -75,6 +75,24 @@ def test_what_the_build_began_with_keeps_its_times() -> None:
     assert clamped == {path: 2 if mtime == 10 else 3 for path, mtime in found.items()}
 
 
+def folder(mtime: int, **entries: File | Directory) -> Directory:
+    return Directory(Metadata(mode=0o755, mtime=mtime), {name.encode(): one for name, one in entries.items()})
+
+
+def test_a_new_layer_has_every_directory_above_what_changed() -> None:
+    """Also above a file's other names and above what was removed; what is old and later than the epoch stays."""
+    old, linked = file(5), file(5)
+    below = folder(20, added=folder(20, x=old), linked=folder(20, x=linked), removed=folder(20, x=old),
+                   same=folder(20, x=old), touched=file(20))  # fmt: skip
+    stage = folder(20, added=folder(20, x=old, new=file(5)), linked=folder(20, x=linked), other=linked,
+                   removed=folder(20), same=folder(20, x=old), touched=file(30))  # fmt: skip
+    found = {path: mtime for path, (mtime, _) in times(Times.parse("clamp:10").of(stage, below)).items()}
+    assert found == {
+        "/": 10, "/added": 10, "/added/new": 5, "/added/x": 5, "/linked": 10, "/linked/x": 5, "/other": 5,
+        "/removed": 10, "/same": 20, "/same/x": 5, "/touched": 10,
+    }  # fmt: skip
+
+
 @given(st.text(max_size=20))
 def test_any_text_is_a_rule_or_an_error_of_ours(text: str) -> None:
     with suppress(FormatError):
