@@ -105,10 +105,9 @@ class _Kept:
         """Return the ids of inodes that no new layer has: of a directory, nothing beneath it may be new either."""
         paths: dict[bytes, Inode] = dict(walk(root))
         changed = {id(inode) for path, inode in paths.items() if self._below.get(path) != _described(inode)}
-        # A file that got one more name is in the new layer by all of its names, what was removed by its whiteout.
-        new = {path for path, inode in paths.items() if id(inode) in changed} | (self._below.keys() - paths.keys())
-        above = {parent for path in new for parent in _parents(path)}
-        changed |= {id(paths[path]) for path in above if path in paths}
+        # A whiteout has the directories above it in the new layer. Those above what is there change with it anyway.
+        removed = self._below.keys() - paths.keys()
+        changed |= {id(paths[parent]) for path in removed for parent in _parents(path) if parent in paths}
         return {id(inode) for inode in paths.values()} - changed
 
 
@@ -121,6 +120,7 @@ def _parents(path: bytes) -> Iterator[bytes]:
 def _with_epoch(root: Directory, times: Times, kept: _Kept | None) -> Directory:
     old = kept.old(root) if kept else set()
 
+    # `rewrite` gives a directory with something new in it as a new object, which is not among the old ones.
     def change(inode: Inode) -> Inode:
         return inode if id(inode) in old else replace(inode, meta=times.change(inode.meta))
 

@@ -121,3 +121,20 @@ def test_a_damaged_tar_is_an_error_of_ours(place: Path) -> None:
     (place / "x.tar").write_bytes(b"\xfd7zXZ\0" + bytes(100))
     with pytest.raises(SourceError, match="compressed by xz"), open_source(parse_source("x.tar")) as source:
         source.fetch()
+
+
+def test_a_terminal_is_not_waited_for() -> None:
+    controller, terminal = os.openpty()
+    try:
+        done = subprocess.run(
+            [program("oci2boot"), "digest", "-"],
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "error: standard input is a terminal")

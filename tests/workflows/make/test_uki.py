@@ -90,7 +90,16 @@ def test_a_uki_of_a_stage_with_nanoseconds_is_taken_with_the_layer_of_it(root: P
     for number, path in enumerate(sorted(root.rglob("*"))):
         os.utime(path, ns=(0, (1_700_000_000 + number) * 10**9 + 987_654_321), follow_symlinks=False)
     built = build(BuildRequest(rootfs=root, boot=BUILTIN), silent)
-    argv = [program("tar"), "--format=ustar", "--numeric-owner", "-C", root, "-cf", tmp_path / "layer.tar", "."]
+    argv: list[str | Path] = [
+        program("tar"),
+        "--format=ustar",
+        "--numeric-owner",
+        "-C",
+        root,
+        "-cf",
+        tmp_path / "layer.tar",
+        ".",
+    ]
     subprocess.run(argv, check=True)
     layout = Layout(tmp_path / "layout")
     layout.tag(layout.image([layout.layer((tmp_path / "layer.tar").read_bytes())]), "latest")
