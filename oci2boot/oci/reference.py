@@ -227,6 +227,9 @@ class TarReference(Reference):
 class InputReference(Reference):
     """What standard input brings: a tar of a root file system, or an archive of an image."""
 
+    tag: None = None
+    """An archive that is read so is one of a single image."""
+
     @property
     def name(self) -> str:
         return "stdin"

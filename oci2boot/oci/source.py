@@ -49,7 +49,9 @@ def open_source(reference: Reference, options: SourceOptions = SourceOptions()) 
         case InputReference():
             # The source holds the file from here on.
             with standard_input() as path:
-                return open_source(recognize(path), options)
+                source = open_source(recognize(path), options)
+                source.reference = reference
+                return source
         case DockerArchiveReference():
             return DockerArchiveSource(reference, options.platform)
         case StorageReference():

@@ -1,5 +1,6 @@
 """What a path is, by its content: archives by skopeo, tars by GNU tar, dump files by cfsctl."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -100,6 +101,10 @@ def test_an_archive_of_an_image_comes_on_standard_input(place: Path) -> None:
     run("tar", "-C", "again", "-xf", "rootfs.tar")
     with (place / "oci.tar").open("rb") as file:
         done = subprocess.run([program("oci2boot"), "digest", "-"], check=True, capture_output=True, stdin=file)
+    with (place / "oci.tar").open("rb") as file:
+        words = [program("oci2boot"), "inspect", "-", "--json"]
+        inspected = subprocess.run(words, check=True, capture_output=True, stdin=file)
+    assert json.loads(inspected.stdout)["source"] == "-"
     assert done.stdout.decode().strip() == cfsctl_digest("again")
 
 
