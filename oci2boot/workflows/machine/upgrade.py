@@ -1,8 +1,8 @@
 """A new image for a machine: the next version of the one that it has, or another one."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.model import DeployPlan, Machine
 from oci2boot.workflows.machine.place import Place, open_machine
 from oci2boot.workflows.machine.soft_reboot import soft_reboot
-from oci2boot.workflows.make.again import request_again
+from oci2boot.workflows.make.again import request_again, request_like
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Report, Told
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
@@ -98,19 +98,18 @@ def upgrade(request: UpgradeRequest, report: Report) -> Upgraded:
         return _deploy(request, machine, convert(again, report), news, report)
 
 
-def switch(request: UpgradeRequest, wanted: ConvertRequest, report: Report) -> Upgraded:
+def switch(request: UpgradeRequest, wanted: ConvertRequest, report: Report, said: Collection[str] = ()) -> Upgraded:
     """Bring the machine to another image; from then on it is upgraded from there.
 
-    For a slot it is made as the one before, except its source and name.
+    It is made as the one before, except what is `said`: fields of `wanted.boot`.
     """
     with (
         open_machine(request.place, request.options, writing=not request.dry_run) as machine,
         TemporaryDirectory(prefix="oci2boot-") as scratch,
     ):
         with machine.state() as state:
-            if state.mode == "verity":
-                again = request_again(state.tracked, machine.store, Path(scratch), request.given)
-                wanted = replace(again, source=wanted.source, name=wanted.name)
+            if state.remembers or state.mode == "verity":
+                wanted = request_like(state.tracked, wanted, said, machine.store, Path(scratch))
         if request.dry_run:
             news = _news(wanted, machine.store, None)
             return _planned(machine, state.mode, news) or Upgraded("available", news)

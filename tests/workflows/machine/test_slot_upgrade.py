@@ -19,7 +19,7 @@ from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import Upgraded, UpgradeRequest, switch, upgrade
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import ConvertRequest, DiskRequest, InstallRequest
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, DiskRequest, InstallRequest
 from tests.oci.layouts import Layout
 from tests.partitions import table
 from tests.status_schema import check_status
@@ -109,6 +109,18 @@ def test_a_store_that_is_named_stays(place: SlotPlace, publisher: Publisher, tmp
     assert news.layers == 1
     assert rollback(named)[0].id == str(named.booted)
     assert states(named)[str(named.booted)] == ["booted", "next"]
+
+
+def test_a_switch_takes_options_on_top(place: SlotPlace, publisher: Publisher) -> None:
+    """P.11: one memory for both kinds of machines."""
+    source = Reference.parse(publisher.release(b"other", "w"))
+    boot = BootOptions(kargs=("debug",))
+    wanted = ConvertRequest(source=source, repo=place.repository, name="other", boot=boot)
+    done = switch(UpgradeRequest(place), wanted, silent, {"kargs"})
+    assert done.bootable
+    assert "debug" in str(done.bootable.cmdline).split()
+    assert done.bootable.options["kargs"] == ["debug"]
+    assert done.bootable.options["ukify"] == "builtin"
 
 
 def test_a_switch_makes_the_new_image_as_the_one_before(place: SlotPlace, publisher: Publisher, tmp_path: Path) -> None:
