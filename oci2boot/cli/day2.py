@@ -10,6 +10,7 @@ from oci2boot.cli.options import DryRun, JustJson, Mounted, SigningNow, TlsVerif
 from oci2boot.cli.output import Output, out
 from oci2boot.errors import Error
 from oci2boot.workflows.machine import keep
+from oci2boot.workflows.machine.demands import Allowed
 from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.place import AskedPlace
 from oci2boot.workflows.machine.rollback import RolledBack
@@ -67,13 +68,14 @@ def upgrade(
     asked: AskedPlace,
     repo: ChosenRepo = None,
     given: Annotated[BootOptions, Only("db")],
+    allowed: Allowed,
     signing: SigningNow,
     output: Output,
 ) -> None:
     """Bring this machine to the newest version of its image; the next boot starts it."""
     place = asked.find(asked.store(repo), others=[*said(options), *(["--soft-reboot"] if extent.soft else [])])
     goal = extent.goal(asked, live=place.live)
-    request = UpgradeRequest(place, goal, replace(given, signing=signing), options, dry_run)
+    request = UpgradeRequest(place, goal, replace(given, signing=signing), options, dry_run, allowed)
     with output.reporting() as report:
         done = run_upgrade(request, report)
     output.show(done, show_upgraded)
@@ -91,6 +93,7 @@ def switch(
     asked: AskedPlace,
     repo: ChosenRepo = None,
     on_top: Annotated[dict[str, Any], Said(BootOptions, *ON_TOP)],
+    allowed: Allowed,
     signing: SigningNow,
     fetching: TlsVerify,
     output: Output,
@@ -106,7 +109,7 @@ def switch(
     goal = extent.goal(asked, live=place.live)
     options = replace(options, allow_missing_verity=boot.allow_missing_verity)
     wanted = ConvertRequest(source=source, repo=place.repository, name=name, options=fetching.options(), boot=boot)
-    request = UpgradeRequest(place, goal, boot, options, dry_run)
+    request = UpgradeRequest(place, goal, boot, options, dry_run, allowed)
     with output.reporting() as report:
         done = run_switch(request, wanted, report, on_top.keys())
     output.show(done, show_upgraded)

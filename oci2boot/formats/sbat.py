@@ -18,6 +18,9 @@ class Entry:
     version: str
     """Of its package, as its vendor writes it; empty in a level of revocation."""
 
+    def __str__(self) -> str:
+        return f"{self.component} {self.version} (SBAT {self.generation})"
+
 
 def read_sbat(program: bytes) -> list[str]:
     """Return the entries, a line each, without the one about SBAT itself; none for a program without `.sbat`."""

@@ -28,6 +28,8 @@ BUILDERS: Final = ("auto", "builtin")
 """Of UKIs, that are the same on every machine; a path is not."""
 APART: Final = frozenset({"ukify", "db", "dracut", "signing"})
 """Options of booting that a record does not hold as they are."""
+OUTCOME: Final = "outcome"
+"""Key of the record for what came of it: `boot.outcome`."""
 OF_ONE_IMAGE: Final = ("kernel", "uki")
 """Options of booting that name a part of an image."""
 

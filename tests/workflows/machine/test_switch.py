@@ -51,7 +51,15 @@ def arguments(machine: Machine, tmp_path: Path) -> list[str]:
     record = json.loads((machine.root / "state/deploy" / digests(machine)[0] / "oci2boot.json").read_text())
     (uki,) = (path for path in record["esp"] if path.startswith("EFI/Linux/") and ".extra.d" not in path)
     found = next(path for path in (machine.esp / "EFI/Linux").iterdir() if path.name.startswith(Path(uki).stem))
-    argv = [program("objcopy"), "-O", "binary", "--dump-section", f".cmdline={tmp_path}/line", found, tmp_path / "x"]
+    argv: list[str | Path] = [
+        program("objcopy"),
+        "-O",
+        "binary",
+        "--dump-section",
+        f".cmdline={tmp_path}/line",
+        found,
+        tmp_path / "x",
+    ]
     subprocess.run(argv, check=True, capture_output=True)
     return (tmp_path / "line").read_bytes().rstrip(b"\0").decode().split()
 
