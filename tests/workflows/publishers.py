@@ -104,15 +104,15 @@ class Follower:
         return switch(request, wanted, silent, {"flow"} if boot else ())
 
 
-def follower(registry: Registry, folder: Path, **options: object) -> tuple[Follower, Bootable]:
+def follower(registry: Registry, folder: Path, *, efivars: Path | None = None) -> tuple[Follower, Bootable]:
     """Install what the registry serves now; the machine never sees a key."""
     made = Follower(registry, folder / "root", folder / "esp")
     made.root.mkdir()
     made.esp.mkdir()
-    boot = BootOptions(ukify="builtin", allow_missing_verity=True, **options)  # type: ignore[arg-type]
+    boot = BootOptions(ukify="builtin", allow_missing_verity=True)
     request = ConvertRequest(
         source=registry.reference(), repo=folder / "repo", name="demo", options=LOOPBACK, boot=boot
     )
     image = convert(request, silent)
-    install_directories(folder / "repo", "demo", made.root, made.esp, ANY_FILE_SYSTEM, silent)
+    install_directories(folder / "repo", "demo", made.root, made.esp, ANY_FILE_SYSTEM, silent, efivars=efivars)
     return made, image

@@ -12,20 +12,18 @@ from oci2boot.errors import SignatureError
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir_plan import is_entry
 from oci2boot.sysroot.bootdir_steps import Write
-from oci2boot.system.efivars import EFIVARS, read_variable
+from oci2boot.system.efivars import read_variable
 from oci2boot.system.files import read_limited
 from oci2boot.workflows.machine.model import DeployPlan
-from oci2boot.workflows.machine.place import Place
 from oci2boot.workflows.progress import Report, Warned
 
 _REMOVABLE: Final = re.compile(r"EFI/BOOT/BOOT[A-Z0-9]+\.EFI", re.IGNORECASE)
 _MAGIC: Final = b"MZ"
 
 
-def read_firmware(place: Place, efivars: Path | None) -> Firmware | None:
-    """Return what the machine's firmware holds; None without Secure Boot, or where it is not at hand."""
-    folder = efivars or (EFIVARS if place.live else None)
-    return Firmware.read(partial(read_variable, folder)) if folder and folder.is_dir() else None
+def read_firmware(efivars: Path | None) -> Firmware | None:
+    """Return what the firmware of these variables holds; None without Secure Boot, or where they are not at hand."""
+    return Firmware.read(partial(read_variable, efivars)) if efivars and efivars.is_dir() else None
 
 
 def check_firmware(firmware: Firmware, plan: DeployPlan, repository: Repository, report: Report) -> None:

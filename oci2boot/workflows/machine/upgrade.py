@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from oci2boot.boot.firmware import Firmware
 from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import open_source
 from oci2boot.store.images import Bootable, saved_images
@@ -14,6 +15,7 @@ from oci2boot.store.layers import has_layer
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import Mode
 from oci2boot.sysroot.machine import Sysroot
+from oci2boot.system.efivars import EFIVARS
 from oci2boot.system.run import run
 from oci2boot.workflows.keys.signing import read_trusted
 from oci2boot.workflows.machine.demands import Allowed, Demands, demands_of
@@ -42,6 +44,9 @@ class UpgradeRequest:
     allowed: Allowed = field(default_factory=Allowed)
     efivars: Path | None = None
     """The variables of the machine's firmware; by default those of this machine, where it is the one that runs."""
+
+    def firmware(self) -> Firmware | None:
+        return read_firmware(self.efivars or (EFIVARS if self.place.live else None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +161,7 @@ def _deploy(
         return Upgraded("downloaded", news, bootable)
     with Repository.open(machine.store) as repository:
         bootable = demands.met_by(repository, bootable, report)
-        firmware = read_firmware(request.place, request.efivars)
-        if firmware:
+        if firmware := request.firmware():
             check_firmware(firmware, machine.plan(repository, bootable), repository, report)
         plan = machine.deploy(repository, bootable, report)
     if plan is None:
@@ -184,7 +188,7 @@ def _planned(
             if known and name in (None, one.name):
                 one = demands.met_by(repository, one, report)
                 plan = machine.plan(repository, one)
-                if firmware := read_firmware(request.place, request.efivars):
+                if firmware := request.firmware():
                     check_firmware(firmware, plan, repository, report)
                 return Upgraded("planned", news, one, plan)
     return None

@@ -159,3 +159,14 @@ def test_variables_that_cannot_be_read_are_one_sentence(name: str, machine: Foll
     variables.put(name, "d719b2cb-3d3a-4596-a3bc-dad00e67656f", b"\xff" * 40)
     with pytest.raises(FormatError):
         upgraded(machine, variables)
+
+
+def test_an_installation_is_held_to_it_too(
+    registry: Registry, variables: Variables, keys: dict[str, Pair], tmp_path: Path
+) -> None:
+    """P.7, P.8: beside the system that runs; nothing is written."""
+    registry.serve("one")
+    variables.db(keys["vendor"])
+    with pytest.raises(SignatureError, match="it is signed by CN=publisher, and the firmware trusts CN=vendor"):
+        follower(registry, tmp_path, efivars=variables.folder)
+    assert list((tmp_path / "esp").iterdir()) == []
