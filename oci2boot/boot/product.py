@@ -35,7 +35,7 @@ class Product:
             return cls("")
         own = [one for one in entries if one.component.split(".")[0] == entries[0].component]
         versions = (*(one.version for one in own[:2]), *([mark[2].decode()] if mark else []))
-        # Before 256 the entries of systemd-boot and of its stub had one name.
+        # In systemd 252 the entries of systemd-boot and of its stub have one name, in 257 each its own.
         name = mark[1].decode() if mark else entries[0].component
         return cls(name, entries[0].generation if entries else 0, versions)
 

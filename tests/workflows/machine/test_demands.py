@@ -69,7 +69,7 @@ def forget_outcome(machine: Follower) -> None:
 
 
 def test_the_publishers_next_image_is_taken(machine: Follower) -> None:
-    """P.11, C.31: no key, no option."""
+    """B.11, P.11: no key, no option."""
     machine.registry.serve("two")
     assert machine.upgrade().outcome == "deployed"
     first, _ = status(machine)["deployments"]
@@ -78,7 +78,7 @@ def test_the_publishers_next_image_is_taken(machine: Follower) -> None:
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["remembered", "by the UKI on the ESP"])
 def test_what_is_less_than_the_one_before_is_refused(machine: Follower, forgotten: bool) -> None:
-    """C.31, C.32, D.23: unsealed, of another's key, or older: each is what a registry could serve."""
+    """B.11, C.32, D.23: unsealed, of another's key, or older: each is what a registry could serve."""
     if forgotten:
         forget_outcome(machine)
     error = refused(machine, UnsealedError, "unsealed")
@@ -109,7 +109,7 @@ def test_a_refusal_is_planned_too(machine: Follower) -> None:
 
 
 def test_what_is_allowed_is_done_and_said(machine: Follower) -> None:
-    """C.32: a machine that was sealed and is not any more says so, until it is again."""
+    """B.11, C.32: a machine that was sealed and is not any more says so, until it is again."""
     told: list[Event] = []
     machine.registry.serve("unsealed")
     assert machine.upgrade(unsealed=True, report=told.append).outcome == "deployed"

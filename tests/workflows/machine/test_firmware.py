@@ -84,7 +84,7 @@ def test_without_secure_boot_nothing_is_asked(machine: Follower, variables: Vari
 
 
 def test_a_signer_that_is_not_in_db_is_named(machine: Follower, variables: Variables, keys: dict[str, Pair]) -> None:
-    """P.7: with what the firmware trusts."""
+    """B.11, P.7: with what the firmware trusts."""
     variables.db(keys["vendor"])
     assert refused(machine, variables) == (
         f"this machine's Secure Boot would not start {UKI}: it is signed by CN=publisher, and the firmware trusts "

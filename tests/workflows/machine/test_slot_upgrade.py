@@ -144,7 +144,7 @@ def test_a_switch_makes_the_new_image_as_the_one_before(place: SlotPlace, publis
 def test_a_signed_machine_demands_the_same_key_of_the_next_image(
     publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """C.32: a disk with slots too, whether its record says who signed it or not."""
+    """B.11, C.32: a disk with slots too, whether its record says who signed it or not."""
     monkeypatch.setattr(slots, "STORE", tmp_path / "var/composefs")
     publisher.release(b"one")
     owner, other = make_signing(tmp_path, "owner"), make_signing(tmp_path, "other")
