@@ -137,18 +137,15 @@ class Firmware:
 
 
 def _parts(read: ReadVariable, name: str) -> bytes | None:
-    """Return a list of shim's: where one variable cannot hold it, others with numbers in their names go on."""
-    first = read(name, SHIM)
-    if first is None:
-        return None
-    found = [first]
-    for number in range(1, MAX_PARTS):
+    """Return a list of shim's: where one variable cannot hold it, it goes on in others with numbers in their names."""
+    found = [read(name, SHIM)]
+    for number in range(MAX_PARTS):
         part = read(f"{name}{number}", SHIM)
-        if part is None:
+        if part is None and number:
             break
-        # The first part is there under a number too. shim, `import_mok_state`.
         found.append(part)
-    return b"".join(dict.fromkeys(found))
+    given = [part for part in found if part is not None]
+    return b"".join(dict.fromkeys(given)) if given else None
 
 
 def _certificates(entries: Sequence[Entry]) -> Iterator[Certificate]:

@@ -137,7 +137,8 @@ def demands_of(
     state: MachineState, trusted: list[Certificate], allowed: Allowed, *, same_image: bool = True
 ) -> Demands:
     """Return what the machine demands, by what it remembers, or else by what is in its boot directory."""
-    followed = state.remembers or state.next or state.current
+    installed = (one for one in state.deployments if one.entries)
+    followed = state.remembers or state.next or state.current or next(installed, None)
     if followed is None:
         return Demands(outcome=None, addons={}, allowed=allowed)
     outcome = outcome_of_deployment(state, followed, trusted, allowed)
