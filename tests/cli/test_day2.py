@@ -335,3 +335,10 @@ def test_less_than_before_is_refused_with_the_way_out_and_said_by_status(run: Ru
     assert "it was sealed, signed by CN=publisher, until less was allowed" in " ".join(
         run("status", *places(machine))[1].split()
     )
+
+
+def test_certificates_for_what_boots_are_no_use_without_it(run: Run, machine: Machine) -> None:
+    """C.35: an option that would do nothing is not passed over in silence."""
+    code, _, errors = run("convert", machine.source, "--no-boot", "--db", "db.crt", "--repo", machine.repo)
+    assert code == 1
+    assert "nothing that boots is made" in errors

@@ -39,6 +39,7 @@ class Registry:
         key: Pair | None,
         extra: Sequence[dict[str, bytes | Path]] = (),
         boot: Sequence[dict[str, bytes | Path]] = (),
+        name: str = "IMAGE_ID=shop\nIMAGE_VERSION=",
     ) -> None:
         """Make an image; sealed by a UKI of this version with the key's signature, or without a key unsealed."""
         layout = Layout(self.folder / f"layout-{tag}")
@@ -47,7 +48,7 @@ class Registry:
         if key:
             source = Reference.parse(f"oci:{layout.path}:plain")
             digest = measure(DigestRequest(source=source), silent).rootfs.digest.hex
-            release = OS_RELEASE + f"IMAGE_ID=shop\nIMAGE_VERSION={version}\n".encode()
+            release = OS_RELEASE + f"{name}{version}\n".encode()
             sealed = key.sbsign(uki(f"rw composefs=?{digest}", release))
             tars.append(tar({f"boot/EFI/Linux/shop_{version}.efi": sealed}))
             tars.extend(tar(files) for files in boot)

@@ -106,7 +106,8 @@ class Demands:
             if old.version is None or (old.id != new.id and not self.same_image):
                 continue
             if old.id != new.id:
-                said = f"this machine has {old.id} {old.version}, and the new image is {new.id}: it is another system"
+                said = f"this machine has {old.id} {old.version}, and the new image is {new.id} {new.version}"
+                said += ": it is another system"
             elif new.version is None:
                 said = f"this machine has {old.id} {old.version}, and the new image does not say which version it is"
             elif version.compare(new.version, old.version) < 0:

@@ -17,6 +17,7 @@ from tests.oci.registries import docker_registry
 from tests.status_schema import check_status
 from tests.store.stored import everything
 from tests.workflows.publishers import Follower, Registry, follower
+from tests.workflows.sealable import addon_stub, with_sections
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,16 @@ def registry(keys: dict[str, Pair], tmp_path_factory: pytest.TempPathFactory) ->
         made.release("two", "1.11", keys["publisher"])
         made.release("strange", "1.12", keys["stranger"])
         made.release("unsealed", "1.13", None)
+        made.release("foreign", "9", keys["publisher"], name="IMAGE_ID=other\nIMAGE_VERSION=")
+        made.release("silent", "9", keys["publisher"], name="IMAGE_ID=shop\nX=")
+        for tag, version, said in (
+            ("added", "1.10", b"shop.serial,2,Shop,serial,2.0,url"),
+            ("revoked-addon", "1.11", b"shop.serial,1,Shop,serial,2.0,url"),
+            ("older-addon", "1.11", b"shop.serial,2,Shop,serial,1.9,url"),
+        ):
+            path = f"boot/EFI/Linux/shop_{version}.efi.extra.d/serial.addon.efi"
+            sections = [(b".cmdline", b"console=ttyS0"), (b".sbat", b"sbat,1,SBAT Version,sbat,1,url\n" + said + b"\n")]
+            made.release(tag, version, keys["publisher"], boot=[{path: with_sections(addon_stub(), sections)}])
         yield made
 
 
@@ -98,6 +109,29 @@ def test_what_is_less_than_the_one_before_is_refused(machine: Follower, forgotte
         machine.switch("strange")
     with pytest.raises(DowngradeError):
         machine.switch("old")
+
+
+def test_another_system_or_one_without_a_version_is_not_the_next_version(machine: Follower) -> None:
+    """B.11: one key may sign several systems; `switch` is the word for another one."""
+    assert refused(machine, DowngradeError, "foreign").message == (
+        "this machine has shop 1.10, and the new image is other 9: it is another system"
+    )
+    assert refused(machine, DowngradeError, "silent").message == (
+        "this machine has shop 1.10, and the new image does not say which version it is"
+    )
+    assert machine.switch("foreign").outcome == "deployed"
+
+
+def test_an_addon_that_is_older_is_refused_too(registry: Registry, tmp_path: Path) -> None:
+    """B.11: by its entries in .sbat, as shim reads them. No addon is bound to one UKI."""
+    registry.serve("added")
+    machine, _ = follower(registry, tmp_path)
+    assert refused(machine, DowngradeError, "revoked-addon").message == (
+        "the addon serial.addon.efi of the new image is shop.serial 2.0 (SBAT 1), older than shop.serial 2.0 (SBAT 2), "
+        "which this machine has"
+    )
+    assert "shop.serial 1.9" in refused(machine, DowngradeError, "older-addon").message
+    assert machine.upgrade(downgrade=True).outcome == "deployed"
 
 
 def test_a_refusal_is_planned_too(machine: Follower) -> None:
