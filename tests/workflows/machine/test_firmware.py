@@ -129,13 +129,17 @@ def test_every_program_is_held_to_it(machine: Follower, variables: Variables) ->
     )
 
 
-def test_what_is_in_the_boot_directory_already_is_held_to_it(machine: Follower, variables: Variables) -> None:
+def test_what_is_in_the_boot_directory_already_is_held_to_it(
+    machine: Follower, variables: Variables, keys: dict[str, Pair]
+) -> None:
     """It is what would boot next; a loader that is there started this machine."""
     for tag in ("unsigned-addon", "two"):
         machine.registry.serve(tag)
         assert machine.upgrade().outcome == "deployed"
     machine.registry.serve("unsigned-addon")
     assert "debug.addon.efi: it is signed by nobody" in refused(machine, variables)
+    variables.db(keys["vendor"])
+    assert f"would not start {UKI}: it is signed by CN=publisher" in refused(machine, variables)
     assert machine.upgrade().outcome == "deployed"
 
 
