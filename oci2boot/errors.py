@@ -105,6 +105,10 @@ class DowngradeError(ImageError):
     """An image that is older than the one that a machine has."""
 
 
+class LintError(ImageError):
+    """An image that does not pass a check that it was to pass."""
+
+
 class ReadOnlyError(ImageError):
     """A root file system that cannot be written where it is to be."""
 

@@ -18,6 +18,7 @@ from oci2boot.workflows.requests import (
     BootOptions,
     ConvertRequest,
     Fetching,
+    Linting,
     Name,
     NewHash,
     NewRepo,
@@ -46,6 +47,7 @@ def convert(
     verity: AskedVerity,
     root_signer: RootSigner | None,
     attest_hook: AttestHook = None,
+    linting: Linting,
     fetching: Fetching,
     output: Output,
 ) -> None:
@@ -58,6 +60,7 @@ def convert(
         boot=boot if make_boot and tree.bootable else None,
         verity=verity.options(mode),
         root_signing=root_signer.options() if root_signer else signing,
+        linting=linting,
     )
     if boot.db and request.boot is None:
         raise Error("--db is about what boots, and nothing that boots is made", hint="leave --db or --no-boot out")

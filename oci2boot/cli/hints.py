@@ -21,6 +21,7 @@ OPTIONS: Final[Mapping[type[Error], str]] = {
     errors.UnsealedError: "--allow-unsealed accepts it",
     errors.OtherSignerError: "--allow-other-signer accepts it",
     errors.DowngradeError: "--allow-downgrade accepts it",
+    errors.LintError: "--skip NAME leaves a check out, and without --strict all of them only warn",
     errors.ReadOnlyError: "--overlay /PATH",
     errors.NoVerityError: "leave out --no-verity, or the others",
     errors.KargFormError: "--verity-karg systemd, or veritytab",

@@ -16,6 +16,7 @@ from oci2boot.sysroot.machine import Sysroot, changing
 from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.system.efivars import EFIVARS
 from oci2boot.workflows.install.beside import HOST, boot_first, check_bootable, check_not_own
+from oci2boot.workflows.lint.stored import check_stored
 from oci2boot.workflows.machine.deploy import (
     DeployOptions,
     SysrootPlan,
@@ -25,6 +26,7 @@ from oci2boot.workflows.machine.deploy import (
 )
 from oci2boot.workflows.machine.firmware import check_firmware, read_firmware
 from oci2boot.workflows.progress import Report, Warned
+from oci2boot.workflows.requests import Linting
 
 
 def install_directories(
@@ -38,6 +40,7 @@ def install_directories(
     dry_run: bool = False,
     nvram: bool = True,
     efivars: Path | None = None,
+    linting: Linting | None = None,
 ) -> SysrootPlan:
     """Install a converted image into mounted file systems: the physical root at `root`, the ESP at `esp`.
 
@@ -51,6 +54,7 @@ def install_directories(
             raise TargetError(f"{path} is not a directory", hint="make and mount the file systems first")
     with Repository.open(repo) as source:
         bootable = find_image(source, name)
+        check_stored(source, bootable, linting, report)
         sysroot = Sysroot(root.resolve(), esp.resolve())
         check_not_own(sysroot.root)
         check_bootable(sysroot.root, sysroot.boot_directory(), bootable, report)
