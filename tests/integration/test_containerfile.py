@@ -38,6 +38,29 @@ FROM scratch
 COPY --from=measured /digest /digest
 """
 
+CHANGED = """\
+ARG BASE
+FROM ${BASE} AS below
+FROM ${BASE} AS base
+RUN touch /usr/bin/new && rm /usr/bin/dpkg && ln /usr/bin/bash /usr/bin/shell && chmod 700 /usr/bin/apt
+COPY Containerfile /usr/share/doc/
+FROM oci2boot-builder AS measured
+ARG TIMES
+RUN --mount=type=bind,from=base,target=/mnt/base --mount=type=bind,from=below,target=/mnt/below \
+    oci2boot digest dir:/mnt/base --selinux-rules composefs-rs ${TIMES} >/digest
+FROM base
+COPY --from=measured /digest /boot/digest
+"""
+EPOCH = "1700000000"
+BUILDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "each step is a layer": (("--layers=true",), ""),
+    "each stage is a layer": (("--layers=false",), ""),
+    "each stage is a layer of one time": (
+        ("--layers=false", "--timestamp", EPOCH),
+        f"--times {EPOCH} --times-below /mnt/below",
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -242,6 +265,30 @@ def test_a_stage_prints_the_digest_of_the_stage_before(
         printed = content.read()
     assert re.fullmatch(rb"[0-9a-f]{64}\n", printed)
     assert b"composefs=" + printed.strip() in uki
+
+
+@pytest.mark.parametrize("case", BUILDS)
+def test_a_stage_with_run_and_copy_has_the_digest_of_what_is_pushed(
+    storage: Storage, base: Built, tmp_path: Path, case: str
+) -> None:
+    """D.11, D.14: the digest of the stage lies in /boot of the pushed image, of which cfsctl computes it; the same of
+    what a second build adds to that image.
+    """
+    words, times = BUILDS[case]
+    (tmp_path / "Containerfile").write_text(CHANGED)
+    built = base
+    for number in (1, 2) if case == "each stage is a layer" else (1,):
+        tag = f"changed-{number}-{list(BUILDS).index(case)}"
+        storage.build(
+            tag, tmp_path, *words,
+            "--build-arg", f"BASE=oci:{built.layout}:latest", "--build-arg", f"TIMES={times}",
+        )  # fmt: skip
+        built = storage.export(tag)
+        with built.top as layer:
+            printed = layer.extractfile("boot/digest")
+            assert printed
+            assert printed.read().decode() == bootable_id(built, tmp_path / tag) + "\n"
+        (tmp_path / "Containerfile").write_text(CHANGED.replace("rm /usr/bin/dpkg &&", "rm /usr/bin/shell &&"))
 
 
 def payload(uki: bytes, folder: Path) -> dict[str, bytes]:
