@@ -135,8 +135,8 @@ def test_a_uki_that_was_built_wrong_is_not_taken(debian: tuple[Directory, Read],
 
 def test_sizes_are_told_and_a_limit_holds(debian: tuple[Directory, Read], payload: BootPayload) -> None:
     """C.19"""
-    assert payload.sizes["uki"] == len(payload.uki)
-    assert payload.sizes["kernel"] == len(section(payload, b".linux"))
+    assert payload.sizes.total == len(payload.uki)
+    assert payload.sizes.kernel == len(section(payload, b".linux"))
     with pytest.raises(LimitError, match="bytes, 1000 are allowed"):
         finish_payload(plan_payload(*debian, PROMISE, replace(OPTIONS, size_limit=1000)))
 

@@ -60,6 +60,11 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
     `given` brings what no record can hold, keys above all; certificates go to files in `scratch`.
     """
     kept = bootable.options
+    if bootable.flow in ("files", "aboot"):
+        raise TargetError(
+            f"{bootable.name} is booted by files that a boot loader of the board's own loads (--flow {bootable.flow})",
+            hint="convert its next version, and give the new files to that boot loader",
+        )
     try:
         boot = _boot_options(kept, scratch)
         platform = (

@@ -61,6 +61,8 @@ class Tested:
     cases: tuple[Case, ...]
     boot_seconds: Mapping[str, float]
     """From the kernel's start, as `Booted.times` says."""
+    image_seconds: Mapping[str, float]
+    """To verify the rootfs image, as `Booted.image_times` says."""
     pcrs: Mapping[str, str]
     """What the machine read of its TPM (bank sha256), by number."""
 
@@ -80,6 +82,7 @@ class Tested:
             "accelerator": self.accelerator,
             "ok": self.ok,
             "boot_seconds": dict(self.boot_seconds),
+            "image_seconds": dict(self.image_seconds),
             "pcrs": dict(self.pcrs),
             "cases": [asdict(case) for case in self.cases],
         }
@@ -175,6 +178,7 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
         accelerator=machine.accelerator,
         cases=tuple(cases),
         boot_seconds=booted.times() if booted else {},
+        image_seconds=booted.image_times() if booted else {},
         pcrs=booted.pcrs if booted else {},
     )
 
