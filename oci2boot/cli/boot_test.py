@@ -32,7 +32,9 @@ def _show(tested: Tested) -> None:
         times = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in tested.boot_seconds.items())
         facts.append(("seconds from the kernel's start", times))
     if tested.image_seconds:
-        # The first is how this disk boots.
-        ways = ", ".join(f"{way} {seconds:.2f}" for way, seconds in tested.image_seconds.items())
+        ways = ", ".join(
+            f"{way} {seconds:.2f}{' (as this disk boots)' if way == tested.read else ''}"
+            for way, seconds in tested.image_seconds.items()
+        )
         facts.append(("seconds to verify the rootfs image", ways))
     print_facts(facts)

@@ -22,25 +22,25 @@ PAGE_SIZES: Final = (2048, 4096, 8192, 16384)
 MAX_U32: Final = 0xFFFF_FFFF
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Header(Record):
-    magic: Annotated[bytes, "8s"] = MAGIC
+    magic: Annotated[bytes, "8s"]
     kernel_size: U32
     kernel_addr: U32
     ramdisk_size: U32
     ramdisk_addr: U32
-    second_size: U32 = 0
-    second_addr: U32 = 0
+    second_size: U32
+    second_addr: U32
     tags_addr: U32
     page_size: U32
-    header_version: U32 = VERSION
+    header_version: U32
     os_version: U32
     name: Annotated[bytes, "16s"]
     cmdline: Annotated[bytes, "512s"]
     id: Annotated[bytes, "32s"]
     extra_cmdline: Annotated[bytes, "1024s"]
-    recovery_dtbo_size: U32 = 0
-    recovery_dtbo_offset: U64 = 0
+    recovery_dtbo_size: U32
+    recovery_dtbo_offset: U64
     header_size: U32
     dtb_size: U32
     dtb_addr: U64
@@ -97,29 +97,70 @@ def write(kernel: bytes, ramdisk: bytes, dtb: bytes, cmdline: str, layout: Layou
     for what, data in (("kernel", kernel), ("ramdisk", ramdisk), ("device tree", dtb)):
         if not 0 < len(data) <= MAX_U32:
             raise FormatError(f"an Android boot image cannot have a {what} of {len(data)} bytes")
-    digest = hashlib.sha1(usedforsecurity=False)
-    # Neither a second stage nor a recovery DTBO: their sizes count.
-    for data in (kernel, ramdisk, b"", b"", dtb):
-        digest.update(data)
-        digest.update(len(data).to_bytes(4, "little"))
     header = Header(
+        magic=MAGIC,
         kernel_size=len(kernel),
         kernel_addr=layout.base + layout.kernel_offset,
         ramdisk_size=len(ramdisk),
         ramdisk_addr=layout.base + layout.ramdisk_offset,
+        second_size=0,
+        second_addr=0,
         tags_addr=layout.base + layout.tags_offset,
         page_size=layout.pagesize,
+        header_version=VERSION,
         os_version=layout.os_version << 11 | layout.os_patch_level,
         name=layout.board.encode(),
         cmdline=line[:CMDLINE_SIZE],
-        id=digest.digest(),
+        id=_id(kernel, ramdisk, dtb),
         extra_cmdline=line[CMDLINE_SIZE:],
+        recovery_dtbo_size=0,
+        recovery_dtbo_offset=0,
         header_size=Header.layout().size,
         dtb_size=len(dtb),
         dtb_addr=layout.base + layout.dtb_offset,
     )
     parts = (header.pack(), kernel, ramdisk, dtb)
     return b"".join(piece for part in parts for piece in (part, bytes(-len(part) % layout.pagesize)))
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    kernel: bytes
+    ramdisk: bytes
+    dtb: bytes
+    cmdline: str
+
+
+def read(data: bytes) -> Contents:
+    """Return what `write` was given; an image of another version, with more in it or with another id, is refused."""
+    header = Header.unpack(data)
+    if (header.magic, header.header_version, header.header_size) != (MAGIC, VERSION, Header.layout().size):
+        raise FormatError(f"no Android boot image of header version {VERSION}")
+    if header.page_size not in PAGE_SIZES or header.second_size or header.recovery_dtbo_size:
+        raise FormatError("an Android boot image with pages or parts that none made here has")
+    position, parts = header.page_size, []
+    for size in (header.kernel_size, header.ramdisk_size, header.dtb_size):
+        part = data[position : position + size]
+        if len(part) < size:
+            raise FormatError(f"an Android boot image that ends within a part of {size} bytes")
+        parts.append(part)
+        position += size + -size % header.page_size
+    if header.id != _id(*parts).ljust(32, b"\0"):
+        raise FormatError("an Android boot image whose id is not that of its parts")
+    try:
+        line = (header.cmdline + header.extra_cmdline).rstrip(b"\0").decode("ascii")
+    except UnicodeDecodeError as error:
+        raise FormatError("an Android boot image whose command line holds bytes outside ASCII") from error
+    return Contents(parts[0], parts[1], parts[2], line)
+
+
+def _id(kernel: bytes, ramdisk: bytes, dtb: bytes) -> bytes:
+    digest = hashlib.sha1(usedforsecurity=False)
+    # Neither a second stage nor a recovery DTBO: their sizes count.
+    for data in (kernel, ramdisk, b"", b"", dtb):
+        digest.update(data)
+        digest.update(len(data).to_bytes(4, "little"))
+    return digest.digest()
 
 
 def _number(text: str) -> int:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from oci2boot.errors import DigestError, FormatError
 from oci2boot.formats import cpio
+from oci2boot.workflows.make.loose import read_loose
 from tests.cli.conftest import Run
 from tests.oci.layouts import Layout
 from tests.witness import program
@@ -155,3 +157,34 @@ def test_one_budget_holds_in_every_flow(run: Run, source: str, tmp_path: Path, f
     status, _, errors = run(*words, "--uki-limit", str(sizes["total"] - 1))
     assert status == 1
     assert f"has {sizes['total']} bytes, {sizes['total'] - 1} are allowed (MiB: kernel" in " ".join(errors.split())
+
+
+@pytest.mark.parametrize("name", ["kernel", "initramfs", "cmdline"])
+def test_a_file_that_is_not_the_one_of_the_manifest_is_not_started(
+    name: str, run: Run, source: str, tmp_path: Path
+) -> None:
+    """C.16: `test` holds them to it before it boots anything."""
+    out = tmp_path / "out"
+    assert run("convert", source, out, "--flow", "files", "--repo", tmp_path / "repo")[0] == 0
+    assert read_loose(out).cmdline == (out / "cmdline").read_text().rstrip()
+    data = (out / name).read_bytes()
+    (out / name).write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
+    with pytest.raises(DigestError, match=rf"{name}: its manifest promises sha256:[0-9a-f]+, found is sha256:"):
+        read_loose(out)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": "other", "rootfs": "%s", "files": {}}',
+        '{"format": "oci2boot-boot-files-1", "rootfs": "x", "files": {}}',
+        '{"format": "oci2boot-boot-files-1", "rootfs": "%s", "files": {}}',
+    ],
+)
+def test_what_is_no_manifest_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(text.replace("%s", "ab" * 32))
+    with pytest.raises(FormatError, match=r"is no manifest of boot files|names no cmdline"):
+        read_loose(tmp_path)

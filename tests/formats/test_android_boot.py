@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oci2boot.errors import Error, FormatError, LimitError
-from oci2boot.formats.android_boot import Layout, write
+from oci2boot.formats.android_boot import Contents, Layout, read, write
 from tests.witness import program
 
 KERNEL, RAMDISK, DTB = (random.Random(size).randbytes(size) for size in (70_001, 8192, 4097))
@@ -99,3 +99,37 @@ def test_a_command_line_that_would_be_cut_off_is_refused(line: str, message: str
 def test_an_image_has_all_three_parts(parts: tuple[bytes, bytes, bytes]) -> None:
     with pytest.raises(Error, match="of 0 bytes"):
         write(*parts, LINE, Layout())
+
+
+@pytest.mark.parametrize("line", [LINE, "x" * 512, "x" * 1535, ""])
+def test_what_mkbootimg_wrote_is_read(line: str, tmp_path: Path) -> None:
+    """C.37"""
+    for size in ("2048", "16384"):
+        assert read(mkbootimg(tmp_path, line, "--pagesize", size)) == Contents(KERNEL, RAMDISK, DTB, line)
+
+
+def _patched(at: int, data: bytes) -> bytes:
+    image = bytearray(write(KERNEL, RAMDISK, DTB, LINE, Layout()))
+    image[at : at + len(data)] = data
+    return bytes(image)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (b"ANDROID!" + bytes(100), "cut short"),
+        (_patched(0, b"X"), "no Android boot image"),
+        (_patched(40, b"\x03"), "no Android boot image"),
+        (_patched(36, b"\x00\x01"), "none made here"),
+        (_patched(24, b"\x01"), "none made here"),
+        (_patched(8, b"\xff\xff\xff\xff"), "ends within a part"),
+        (_patched(2048, bytes([KERNEL[0] ^ 1])), "not that of its parts"),
+        (_patched(576, b"\x00"), "not that of its parts"),
+        (_patched(64, b"\xff"), "outside ASCII"),
+        (write(KERNEL, RAMDISK, DTB, LINE, Layout())[:-4096], "ends within a part"),
+    ],
+)
+def test_a_damaged_image_is_refused(image: bytes, message: str) -> None:
+    """By the offsets of the specification: kernel_size 8, second_size 24, page_size 36, version 40, id 576."""
+    with pytest.raises(FormatError, match=message):
+        read(image)

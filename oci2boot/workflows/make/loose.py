@@ -1,7 +1,9 @@
 """The flows whose boot files go to a boot loader that we do not write to: U-Boot, PXE, Android's. C.16."""
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +20,10 @@ from oci2boot.boot.loose import (
     manifest,
     plain_files,
 )
-from oci2boot.errors import FormatError, TargetError
+from oci2boot.boot.payload import MAX_INITRAMFS
+from oci2boot.digest import VerityDigest
+from oci2boot.errors import DigestError, FormatError, TargetError
+from oci2boot.formats import android_boot
 from oci2boot.formats.android_boot import Layout
 from oci2boot.store.images import WITHOUT_UKI, Bootable
 from oci2boot.system.files import is_temporary, plain_errors, read_limited, write_atomically
@@ -90,6 +95,42 @@ def files_of(parts: LooseParts, options: BootOptions) -> Mapping[str, bytes]:
     if options.flow == "aboot":
         return aboot_files(parts, Layout.parse(options.aboot or ""))
     return plain_files(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFiles:
+    """Boot files that are what their manifest says."""
+
+    kernel: bytes
+    initramfs: bytes
+    cmdline: str
+    digest: VerityDigest
+
+
+def read_loose(directory: Path) -> ReadFiles:
+    """Read what `write_loose` wrote; `DigestError` for a file that is not the one that the manifest names."""
+    try:
+        document = json.loads(read_limited(directory / MANIFEST, MAX_MANIFEST, TargetError))
+        digest = VerityDigest.parse(document["rootfs"])
+        wanted = {name: str(document["files"][name]["sha256"]) for name in NAMES if name in document["files"]}
+        if document["format"] != FORMAT:
+            raise ValueError
+    except (FormatError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise FormatError(f"{directory / MANIFEST} is no manifest of boot files") from error
+    files = {name: read_limited(directory / name, MAX_INITRAMFS, TargetError) for name in wanted}
+    for name, data in files.items():
+        found = hashlib.sha256(data).hexdigest()
+        if found != wanted[name]:
+            raise DigestError(
+                f"{directory / name}: its manifest promises sha256:{wanted[name]}, found is sha256:{found}"
+            )
+    if ABOOT in files:
+        image = android_boot.read(files[ABOOT])
+        return ReadFiles(image.kernel, image.ramdisk, image.cmdline, digest)
+    if missing := {KERNEL, INITRAMFS, CMDLINE} - files.keys():
+        raise FormatError(f"{directory / MANIFEST} names no {min(missing)}", hint="a run that wrote it was stopped")
+    line = files[CMDLINE].decode("ascii", errors="replace").removesuffix("\n")
+    return ReadFiles(files[KERNEL], files[INITRAMFS], line, digest)
 
 
 def write_loose(directory: Path, files: Mapping[str, bytes], bootable: Bootable, report: Report) -> None:

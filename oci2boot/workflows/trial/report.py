@@ -155,20 +155,30 @@ class Booted:
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def image_times(self) -> dict[str, float]:
-        """Return seconds until the rootfs image is verified, by `ahead` and `on-demand`, the way of this boot first.
+        """Return seconds until the rootfs image is verified, by `ahead` and `on-demand`.
 
-        The other is what it would take: the machine did it again, with nothing in memory.
+        That of `read` was measured by the initramfs. The other is what it would take: the machine did it again, with
+        nothing in memory.
         """
         took: dict[str, float] = {}
-        line = find_words(rf"the image is verified, (ahead|on-demand), from ({_STAMP}) to ({_STAMP}) s", self.console)
-        if line:
+        if line := self._reading():
             took[line[1]] = round(float(line[3]) - float(line[2]), 2)
         again = re.fullmatch(f"({_STAMP}) ({_STAMP}) ({_STAMP})", self.report.get("image", ""))
         if again:
             begin, opened, read = map(float, again.groups())
             for way, end in (("ahead", read), ("on-demand", opened)):
                 took.setdefault(way, round(end - begin, 2))
-        return took
+        return dict(sorted(took.items()))
+
+    @property
+    def read(self) -> str | None:
+        """How the initramfs had the rootfs image verified, `ahead` or `on-demand`; None where it does not say so."""
+        line = self._reading()
+        return line[1] if line else None
+
+    def _reading(self) -> re.Match[str] | None:
+        words = rf"the image is verified, (ahead|on-demand), from ({_STAMP}) to ({_STAMP}) s"
+        return find_words(words, self.console)
 
 
 def words_of(console: str, pattern: str) -> str:

@@ -110,3 +110,16 @@ def test_a_long_line_is_shown_whole_and_a_menu_is_not() -> None:
     line = f"[   14.703712] setup-root[211]: oci2boot: FATAL: {reason}"
     assert words_of(f"before\n{line}\nafter", TWO_PROMISES).endswith(f"oci2boot: FATAL: {reason}")
     assert len(words_of(f"{'menu ' * 1000}Error loading os.efi: Access denied\n", FIRMWARE)) <= 200
+
+
+VERIFIED = "[   33.1] setup-root[208]: oci2boot: the image is verified, %s, from 9.81 to 10.32 s\n"
+
+
+def test_how_the_image_was_read_comes_from_the_initramfs_and_the_other_way_from_the_machine() -> None:
+    """C.20, D.5"""
+    ahead = booted(VERIFIED % "ahead", image="80.00 80.02 80.40")
+    assert (ahead.read, ahead.image_times()) == ("ahead", {"ahead": 0.51, "on-demand": 0.02})
+    on_demand = booted(VERIFIED % "on-demand", image="80.00 80.02 80.40")
+    assert (on_demand.read, on_demand.image_times()) == ("on-demand", {"ahead": 0.4, "on-demand": 0.51})
+    assert (booted().read, booted().image_times()) == (None, {})
+    assert booted(image="80.00 soon 80.40").image_times() == {}
