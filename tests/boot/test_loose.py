@@ -207,3 +207,11 @@ def test_glue_that_knows_no_such_file_is_named(image: tuple[Directory, Read]) ->
     tree = joined(tree, tree_of({f"boot/initrd.img-{kernel()[0]}": own}))
     notes = type1_payload(tree, read, PROMISE, OPTIONS).notes
     assert any("composefs-setup-root, takes its promise from the command line alone" in note for note in notes)
+
+
+def test_the_users_own_root_takes_the_place_of_the_label(image: tuple[Directory, Read]) -> None:
+    """C.16: the label is that of a disk made here; an installation into other file systems names its own."""
+    promise = replace(PROMISE, by_label=True)
+    for given, wanted in ((), ["root=LABEL=oci2boot"]), (("root=UUID=1-2",), ["root=UUID=1-2"]):
+        line = type1_payload(*image, promise, replace(OPTIONS, arguments=given)).cmdline
+        assert [word for word in line.split() if word.startswith("root=")] == wanted

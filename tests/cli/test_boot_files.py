@@ -188,3 +188,22 @@ def test_what_is_no_manifest_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(text.replace("%s", "ab" * 32))
     with pytest.raises(FormatError, match=r"is no manifest of boot files|names no cmdline"):
         read_loose(tmp_path)
+
+
+def test_a_disk_is_not_started_by_the_files_of_another(run: Run, source: str, tmp_path: Path) -> None:
+    """C.16, C.23: nor by files that nothing on a disk or in the firmware's keys could check."""
+    repo = ["--repo", tmp_path / "repo"]
+    assert run("convert", source, tmp_path / "out", "--flow", "files", "--name", "one", *repo)[0] == 0
+    status, _, errors = run("install", "one", "--target", tmp_path / "disk.raw", *repo)
+    assert status == 0, errors
+    for words in (["--tamper"], ["--keys", tmp_path]):
+        status, _, errors = run("test", tmp_path / "disk.raw", "--files", tmp_path / "out", *words)
+        assert (status, "goes without --keys and --tamper" in " ".join(errors.split())) == (1, True)
+    layout = Layout(tmp_path / "layout")
+    add_image(layout, base({"usr/lib/more": b"more"}), "other")
+    words = ["convert", f"oci:{layout.path}:other", tmp_path / "other", "--flow", "files", *repo]
+    assert run(*words)[0] == 0
+    status, _, errors = run("test", tmp_path / "disk.raw", "--files", tmp_path / "other")
+    digests = [json.loads((tmp_path / name / "manifest.json").read_bytes())["rootfs"] for name in ("other", "out")]
+    assert status == 1
+    assert f"the boot files promise {digests[0]}, the disk has {digests[1]}" in " ".join(errors.split())

@@ -25,6 +25,7 @@ from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Warned
 from oci2boot.workflows.trial.guarded import device_tamperings, image_tamperings
 from oci2boot.workflows.trial.measured import compare
+from oci2boot.workflows.trial.reading import image_times, way_of
 from oci2boot.workflows.trial.report import PATIENCE, Bench, Booted, Case
 from oci2boot.workflows.trial.tamper import Sign, Subject, Tampering, look_at, tamperings
 from oci2boot.workflows.verify.esp import esp_of_fat
@@ -72,7 +73,7 @@ class Tested:
     read: str | None
     """How the initramfs had the rootfs image verified."""
     image_seconds: Mapping[str, float]
-    """To verify the rootfs image, as `Booted.image_times` says."""
+    """To verify the rootfs image, as `reading.image_times` says."""
     pcrs: Mapping[str, str]
     """What the machine read of its TPM (bank sha256), by number."""
 
@@ -131,8 +132,10 @@ def try_disk(request: BootTestRequest, report: Report) -> Tested:
 
 
 def _try_raw(request: BootTestRequest, report: Report) -> Tested:
-    promised = find_promise(request.disk)
     secure = request.keys is not None
+    if request.files and (secure or request.tamper):
+        raise FormatError("--files goes without --keys and --tamper: nothing on the disk starts it, or is checked")
+    promised = find_promise(request.disk)
     if secure and promised.uki is None:
         raise FormatError(
             f"{promised.path} is a type 1 entry: Secure Boot does not cover its initramfs and command line",
@@ -140,8 +143,6 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
         )
     if promised.verity and promised.verity.signed and not secure:
         report(Warned("the kernel will demand a signature of the root hash: --keys gives it the keys"))
-    if request.files and (secure or request.tamper):
-        raise FormatError("--files goes without --keys and --tamper: nothing on the disk starts it, or is checked")
     loose = read_loose(request.files) if request.files else None
     if loose and loose.digest != promised.digest:
         raise DigestError(f"the boot files promise {loose.digest}, the disk has {promised.digest}")
@@ -195,8 +196,8 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
         accelerator=machine.accelerator,
         cases=tuple(cases),
         boot_seconds=booted.times() if booted else {},
-        read=booted.read if booted else None,
-        image_seconds=booted.image_times() if booted else {},
+        read=way_of(booted.console) if booted else None,
+        image_seconds=image_times(booted.console, booted.report) if booted else {},
         pcrs=booted.pcrs if booted else {},
     )
 

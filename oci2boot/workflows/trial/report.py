@@ -19,6 +19,7 @@ from oci2boot.system.qmp import save_screen
 from oci2boot.system.run import run
 from oci2boot.system.swtpm import check_socket, software_tpm
 from oci2boot.workflows.progress import Report, Warned
+from oci2boot.workflows.trial.reading import read_again
 from oci2boot.workflows.trial.tamper import Tampering
 
 LOGIN: Final = r"\S login: ?"
@@ -28,9 +29,6 @@ END: Final = r"(?m:^oci2boot-end=)"
 UP: Final = f"{LOGIN}|{END}"
 PATIENCE: Final = 120.0
 """Seconds from the login prompt to the end of the report; systemd before 256 sends none."""
-
-_STAMP: Final = r"\d{1,9}\.\d\d"
-"""Of /proc/uptime."""
 
 VERITY_DEVICE: Final = "/dev/mapper/root"
 
@@ -64,14 +62,6 @@ for stamp in InitRD Userspace; do
 done
 read -r line _ </proc/uptime && say uptime "$line"
 """
-IMAGE: Final = """
-image=/sysroot/composefs/objects/%s/%s
-echo 3 >/proc/sys/vm/drop_caches
-read -r begin _ </proc/uptime
-(: <$image) && read -r opened _ </proc/uptime && cat $image >/dev/null && read -r line _ </proc/uptime &&
-    say image "$begin $opened $line"
-"""
-"""What it takes to open the rootfs image, and to read all of it: of that, the initramfs did one."""
 LAST: Final = b"say end\n"
 
 
@@ -153,32 +143,6 @@ class Booted:
         if mounted:
             found["composefs"] = round(float(mounted[1]), 1)
         return dict(sorted(found.items(), key=lambda item: item[1]))
-
-    def image_times(self) -> dict[str, float]:
-        """Return seconds until the rootfs image is verified, by `ahead` and `on-demand`.
-
-        That of `read` was measured by the initramfs. The other is what it would take: the machine did it again, with
-        nothing in memory.
-        """
-        took: dict[str, float] = {}
-        if line := self._reading():
-            took[line[1]] = round(float(line[3]) - float(line[2]), 2)
-        again = re.fullmatch(f"({_STAMP}) ({_STAMP}) ({_STAMP})", self.report.get("image", ""))
-        if again:
-            begin, opened, read = map(float, again.groups())
-            for way, end in (("ahead", read), ("on-demand", opened)):
-                took.setdefault(way, round(end - begin, 2))
-        return dict(sorted(took.items()))
-
-    @property
-    def read(self) -> str | None:
-        """How the initramfs had the rootfs image verified, `ahead` or `on-demand`; None where it does not say so."""
-        line = self._reading()
-        return line[1] if line else None
-
-    def _reading(self) -> re.Match[str] | None:
-        words = rf"the image is verified, (ahead|on-demand), from ({_STAMP}) to ({_STAMP}) s"
-        return find_words(words, self.console)
 
 
 def words_of(console: str, pattern: str) -> str:
@@ -265,11 +229,9 @@ class Bench:
 
     @contextmanager
     def _boot(self, machine: VirtualMachine, name: str) -> Iterator[Running]:
-        hexdigits = self.digest.hex if isinstance(self.digest, VerityDigest) else ""
-        image = (IMAGE % (hexdigits[:2], hexdigits[2:])).encode() if hexdigits else b""
         smbios = (
             *unit_credentials("oci2boot-report.service", UNIT, wanted_by="multi-user.target"),
-            credential("oci2boot.report", SCRIPT + image + LAST),
+            credential("oci2boot.report", SCRIPT + read_again(self.digest) + LAST),
         )
         with boot(replace(machine, smbios=smbios), self.folder / name) as running:
             yield running
