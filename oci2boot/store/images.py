@@ -27,7 +27,9 @@ UNREADABLE: Final = ("a boot record of the store cannot be read", "convert the i
 
 Flow = Literal["local", "sealed", "vendor", "type1", "files", "aboot"]
 """Where the UKI is from: built here, or the image's own, with the digest in it or in an addon; the others have none."""
-WITHOUT_UKI: Final[frozenset[Flow]] = frozenset({"type1", "files", "aboot"})
+LOOSE: Final[frozenset[Flow]] = frozenset({"files", "aboot"})
+"""Their boot files go to a boot loader of the board's own."""
+WITHOUT_UKI: Final[frozenset[Flow]] = frozenset({"type1", *LOOSE})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from oci2boot.formats.x509 import to_pem
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.dmverity import VerityOptions
-from oci2boot.store.images import Bootable
+from oci2boot.store.images import LOOSE, Bootable
 from oci2boot.tree.prepare import Xattrs
 from oci2boot.workflows.keys.signing import read_trusted
 from oci2boot.workflows.options import without_none
@@ -60,7 +60,7 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
     `given` brings what no record can hold, keys above all; certificates go to files in `scratch`.
     """
     kept = bootable.options
-    if bootable.flow in ("files", "aboot"):
+    if bootable.flow in LOOSE:
         raise TargetError(
             f"{bootable.name} is booted by files that a boot loader of the board's own loads (--flow {bootable.flow})",
             hint="convert its next version, and give the new files to that boot loader",

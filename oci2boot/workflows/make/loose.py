@@ -25,12 +25,11 @@ from oci2boot.digest import VerityDigest
 from oci2boot.errors import DigestError, FormatError, TargetError
 from oci2boot.formats import android_boot
 from oci2boot.formats.android_boot import Layout
-from oci2boot.store.images import WITHOUT_UKI, Bootable
+from oci2boot.store.images import LOOSE, WITHOUT_UKI, Bootable
 from oci2boot.system.files import is_temporary, plain_errors, read_limited, write_atomically
 from oci2boot.workflows.progress import Report, Told
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
 
-LOOSE: Final = ("files", "aboot")
 NAMES: Final = (KERNEL, INITRAMFS, CMDLINE, DEVICETREE, ABOOT)
 MAX_MANIFEST: Final = 1 << 20
 VOUCHED: Final[Mapping[str, str]] = {

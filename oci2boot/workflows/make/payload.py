@@ -23,7 +23,7 @@ from oci2boot.errors import ImageError, ToolError
 from oci2boot.formats import os_release
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.rootfs.composefs import Rootfs
-from oci2boot.store.images import WITHOUT_UKI, Flow, OciRecord
+from oci2boot.store.images import LOOSE, WITHOUT_UKI, Flow, OciRecord
 from oci2boot.store.roots import Root
 from oci2boot.system.files import read_limited
 from oci2boot.system.run import find_program, run
@@ -124,7 +124,7 @@ def with_loader(
     if options.loader == "direct" and options.secure_boot_enroll:
         raise ImageError("with --loader direct there is no systemd-boot that could enrol keys")
     configuration = loader_conf(options.timeout, options.secure_boot_enroll)
-    name = options.loader if files.flow in ("local", "sealed", "vendor", "type1") else "none"
+    name = "none" if files.flow in LOOSE else options.loader
     loader = find_loader(tree, read, architecture, name, configuration)
     if options.loader == "shim":
         check_sbat(files.esp)
