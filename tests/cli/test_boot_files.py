@@ -12,7 +12,7 @@ from oci2boot.workflows.make.loose import read_loose
 from tests.cli.conftest import Run
 from tests.oci.layouts import Layout
 from tests.witness import program
-from tests.workflows.sealable import KVER, add_image, base
+from tests.workflows.sealable import EFI, KVER, add_image, base, tar
 
 BOARD = f"usr/lib/modules/{KVER}/dtb/board.dtb"
 FLOWS = ("local", "type1", "files", "aboot", "sealed")
@@ -87,6 +87,19 @@ def test_an_android_boot_image_takes_the_place_of_plain_files(run: Run, source: 
     assert f"command line args: {(tmp_path / 'plain/cmdline').read_text()}" in said
     assert "page size: 4096\n" in said
     assert "product name: demo\n" in said
+
+
+def test_the_image_needs_neither_a_loader_nor_a_stub(run: Run, tmp_path: Path) -> None:
+    """C.16: a board without UEFI has no use for them, and the checks before a conversion do not ask for them."""
+    layout = Layout(tmp_path / "layout")
+    gone = {f"{EFI}/.wh.{name}": b"" for name in ("systemd-bootx64.efi", "linuxx64.efi.stub", "addonx64.efi.stub")}
+    add_image(layout, [*base(), tar({**gone})], "bare")
+    words = ["convert", f"oci:{layout.path}:bare", "--repo", tmp_path / "repo"]
+    assert run(*words)[0] == 1
+    status, _, errors = run(*words, tmp_path / "out", "--flow", "files")
+    assert status == 0, errors
+    assert "systemd-boot" not in errors
+    assert "systemd-stub" not in errors
 
 
 @pytest.mark.parametrize(
