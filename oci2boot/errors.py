@@ -34,6 +34,10 @@ class ImageError(Error):
     """An image that cannot become a bootable root file system."""
 
 
+class StaleError(ImageError):
+    """A UKI that promises another tree than the image that it is in."""
+
+
 class TargetError(Error):
     """A place that cannot take the installation."""
 
@@ -91,6 +95,18 @@ class OptionalVerityError(ImageError):
 
 class ShimError(ImageError):
     """A program that shim does not start."""
+
+
+class UnsealedError(SignatureError):
+    """An image that is sealed or signed less than the one that a machine has."""
+
+
+class OtherSignerError(SignatureError):
+    """An image that another key signed than the one that a machine has."""
+
+
+class DowngradeError(ImageError):
+    """An image that is older than the one that a machine has."""
 
 
 class LintError(ImageError):

@@ -1,6 +1,6 @@
 """How an image was converted, kept in its boot record, so that its next version is converted alike."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
@@ -10,10 +10,12 @@ from oci2boot.errors import FormatError, TargetError
 from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.formats.x509 import to_pem
 from oci2boot.oci.manifest import Platform
+from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import LOOSE, Bootable
 from oci2boot.tree.prepare import Xattrs
+from oci2boot.tree.times import SECONDS, Times
 from oci2boot.workflows.keys.signing import read_trusted
 from oci2boot.workflows.options import without_none
 from oci2boot.workflows.requests import (
@@ -28,6 +30,10 @@ BUILDERS: Final = ("auto", "builtin")
 """Of UKIs, that are the same on every machine; a path is not."""
 APART: Final = frozenset({"ukify", "db", "dracut", "signing"})
 """Options of booting that a record does not hold as they are."""
+OUTCOME: Final = "outcome"
+"""Key of the record for what came of it: `boot.outcome`."""
+OF_ONE_IMAGE: Final = ("kernel", "uki")
+"""Options of booting that name a part of an image."""
 
 
 def remembered(request: ConvertRequest) -> dict[str, Any]:
@@ -39,6 +45,10 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
         found["platform"] = str(request.options.platform)
     if request.uki_layer is not None:
         found["uki_layer"] = request.uki_layer
+    if isinstance(request.source, DirectoryReference):
+        found["times"] = str(request.tree.times)
+        if request.tree.times_below:
+            found["times_below"] = str(request.tree.times_below)
     if request.verity:
         found["verity"] = request.verity.to_json()
     if boot := request.boot:
@@ -54,11 +64,54 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
     return found
 
 
-def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOptions) -> ConvertRequest:
+def request_again(
+    bootable: Bootable, repo: Path, scratch: Path, given: BootOptions, *, unsigned: bool = False
+) -> ConvertRequest:
     """Return the request for the same image as it is now.
 
-    `given` brings what no record can hold, keys above all; certificates go to files in `scratch`.
+    `given` brings what no record can hold, keys above all; certificates go to files in `scratch`. With `unsigned` what
+    was signed need not be so any more.
     """
+    if bootable.options.get("signed") and given.signing is None and bootable.flow != "sealed" and not unsigned:
+        raise TargetError(
+            f"{bootable.name} was signed when it was converted: its next version would not boot without a signature",
+            hint="--secureboot-key and --secureboot-certificate sign it; a sealed image needs no key here",
+        )
+    request, boot = _read(bootable, repo, scratch)
+    return replace(
+        request, boot=replace(boot, signing=given.signing, db=given.db or boot.db), root_signing=given.signing
+    )
+
+
+def request_like(
+    bootable: Bootable, wanted: ConvertRequest, said: Collection[str], repo: Path, scratch: Path
+) -> ConvertRequest:
+    """Return the request for another image, to be made as this one was.
+
+    `said` names the fields of `wanted.boot` that somebody asked for: they go before what is remembered, and kernel
+    arguments behind it. What names a part of the one image, as its kernel, is not remembered for another.
+    """
+    request, kept = _read(bootable, repo, scratch)
+    asked = wanted.boot or BootOptions()
+    chosen: dict[str, Any] = {name: getattr(asked, name) for name in {*said, *OF_ONE_IMAGE, "signing"}}
+    if "kargs" in said:
+        chosen["kargs"] = tuple(dict.fromkeys((*kept.kargs, *asked.kargs)))
+    return replace(
+        request,
+        source=wanted.source,
+        name=wanted.name,
+        # How a registry is reached was said of the other one.
+        options=replace(wanted.options, platform=wanted.options.platform or request.options.platform),
+        # The rules of a sealed image are its UKI's, and nobody's wish.
+        tree=wanted.tree if bootable.flow == "sealed" else request.tree,
+        boot=replace(kept, **chosen),
+        uki_layer=wanted.uki_layer,
+        root_signing=asked.signing,
+    )
+
+
+def _read(bootable: Bootable, repo: Path, scratch: Path) -> tuple[ConvertRequest, BootOptions]:
+    """Return what an image's record remembers, without keys."""
     kept = bootable.options
     if bootable.flow in LOOSE:
         raise TargetError(
@@ -77,25 +130,21 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
             selinux_rules=_one_of(bootable.selinux_rules, Rules),
             xattrs=_one_of(bootable.xattrs, Xattrs),
             erofs_version=_one_of(bootable.root.erofs_version, ErofsVersion),
+            times=Times.parse(kept["times"]) if "times" in kept else SECONDS,
+            times_below=Path(kept["times_below"]) if "times_below" in kept else None,
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
-    if kept.get("signed") and given.signing is None and bootable.flow != "sealed":
-        raise TargetError(
-            f"{bootable.name} was signed when it was converted: its next version would not boot without a signature",
-            hint="--secureboot-key and --secureboot-certificate sign it; a sealed image needs no key here",
-        )
-    return ConvertRequest(
+    request = ConvertRequest(
         source=parse_source(bootable.source),
         repo=repo,
         name=bootable.name,
         options=options,
         tree=rules,
-        boot=replace(boot, signing=given.signing, db=given.db or boot.db),
         uki_layer=layer,
         verity=verity,
-        root_signing=given.signing,
     )
+    return request, boot
 
 
 def _kinds() -> dict[str, Any]:

@@ -12,9 +12,10 @@ from oci2boot.store.roots import ComposefsRoot
 from oci2boot.workflows.keys.signing import check_signing
 from oci2boot.workflows.lint.model import Subject
 from oci2boot.workflows.lint.run import check, lints_of
-from oci2boot.workflows.make.again import remembered
+from oci2boot.workflows.make.again import OUTCOME, remembered
 from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.convert_verity import check_verity_request, make_verity
+from oci2boot.workflows.make.directory import AskedTimes
 from oci2boot.workflows.make.loose import check_flow, files_of, write_loose
 from oci2boot.workflows.make.payload import (
     BootFiles,
@@ -31,11 +32,12 @@ from oci2boot.workflows.make.rules import Workbench, rules_of
 from oci2boot.workflows.make.sealed import (
     Digests,
     candidates,
-    check_signatures,
     find_sealed,
     sealed_files,
     vendor_files,
 )
+from oci2boot.workflows.make.signers import check_db, outcome_of
+from oci2boot.workflows.make.stale import Stale
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
 from oci2boot.workflows.progress import Report, Told, Warned, once
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
@@ -54,10 +56,11 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
     lints_of(request.linting.skip)
     if request.boot and request.boot.signing:
         check_signing(request.boot.signing)
+    times = AskedTimes.of(request.tree, request.source)
     if request.verity:
         check_verity_request(request, request.verity)
     with Repository.ensure(request.repo, request.hash) as repository:
-        unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer)
+        unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer, times)
         if request.boot:
             subject = Subject(
                 tree=unpacked.tree,
@@ -74,6 +77,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
         loose = (
             files_of(made.files.loose, request.boot) if request.directory and request.boot and made.files.loose else {}
         )
+        outcome = {OUTCOME: outcome_of(made.files, request.boot, report).to_json()} if made.files.esp else {}
         bootable = Bootable(
             name=name,
             source=str(request.source),
@@ -88,7 +92,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
             cmdline=made.files.cmdline,
             flow=made.files.flow,
             sizes=made.files.sizes.to_json() if made.files.sizes else {},
-            options=remembered(request),
+            options={**remembered(request), **outcome},
         )
         saved = save(repository, bootable, made.listed.image, made.files.esp or {}, unpacked.oci)
     if request.directory:
@@ -106,10 +110,11 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
     report(Told(tell_size(rootfs)))
     rules, files = request.tree, BootFiles()
     if request.boot:
-        rules, files = _choose_payload(unpacked, digests, request.boot, read, report)
-        check_signatures(files, request.boot.db)
+        why = Stale(unpacked, bench, repository)
+        rules, files = _choose_payload(unpacked, digests, request.boot, read, report, why)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
         files = signed_files(files, request.boot.signing, report)
+        check_db(files, request.boot)
         rootfs = digests.rootfs(rules)
     if check_shipped(unpacked.tree, read, rootfs.digest):
         report(Told("the rootfs image that the image brings along is the one made here"))
@@ -117,13 +122,13 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
 
 
 def _choose_payload(
-    unpacked: Unpacked, digests: Digests, options: BootOptions, read: Read, report: Report
+    unpacked: Unpacked, digests: Digests, options: BootOptions, read: Read, report: Report, why: Stale
 ) -> tuple[TreeOptions, BootFiles]:
     """Return what boots the image, and the rules of the digest that it promises."""
     tree, architecture = unpacked.tree, unpacked.architecture
     if options.flow in ("auto", "sealed"):
         ukis = candidates(find_sealable(tree, read), unpacked.uki_layers)
-        if sealed := find_sealed(ukis, digests, options, unpacked.uki_layers):
+        if sealed := find_sealed(ukis, digests, options, why):
             _warn_of_arguments(options, report)
             return digests.options_of(sealed.variant), sealed_files(
                 sealed, read, architecture, options.size_limit, report
