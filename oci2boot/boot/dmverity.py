@@ -108,6 +108,9 @@ class DmVerityPromise:
             check_sealed(option for word in merged for option in word.partition("=")[2].split(","))
         return cmdline.join(["ro", *merged])
 
+    def told(self, _: Glue) -> tuple[Mapping[bytes, bytes], tuple[str, ...]]:
+        return {}, ()
+
 
 def signature_path(uki: str) -> str:
     """Return where on the ESP the root hash's signature lies for a UKI there. systemd-stub(7), "Companion Files"."""

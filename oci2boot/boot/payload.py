@@ -7,12 +7,14 @@ from types import MappingProxyType
 from typing import Final
 
 from oci2boot.boot import discover, glue
+from oci2boot.boot.budget import Sizes, check_budget, sizes_of_uki
 from oci2boot.boot.inherited import find_inherited
 from oci2boot.boot.initrd import InitrdName, plan_initrd
 from oci2boot.boot.names import LINUX
 from oci2boot.boot.promise import RootPromise
+from oci2boot.boot.told import pack_told
 from oci2boot.boot.uki import UkiParts, build_uki, check_machines, verify_uki
-from oci2boot.errors import ImageError, LimitError, NoStubError
+from oci2boot.errors import ImageError, NoStubError
 from oci2boot.formats import cpio, os_release
 from oci2boot.tree.files import Read, find_file, read_content, read_file
 from oci2boot.tree.model import Directory, File
@@ -20,8 +22,6 @@ from oci2boot.tree.model import Directory, File
 MAX_KERNEL: Final = 512 << 20
 MAX_INITRAMFS: Final = 1 << 30
 MAX_EFI_PROGRAM: Final = 64 << 20
-WARN_SIZES: Final = (64 << 20, 32 << 20)
-"""Budgets of some devices for all that the firmware loads."""
 
 STUB_DIRECTORY: Final = b"usr/lib/systemd/boot/efi/"
 EFI_NAMES: Final[Mapping[str, str]] = MappingProxyType(
@@ -48,7 +48,7 @@ class PayloadOptions:
     arguments: tuple[str, ...] = ()
     """The user's kernel arguments."""
     size_limit: int | None = None
-    """Bytes of the UKI."""
+    """Bytes of all that the boot loader loads."""
     initrd: InitrdName = "image"
     initrd_tools: tuple[str, ...] = ()
     """Programs of the image that a built-in initramfs has besides, for debugging."""
@@ -56,6 +56,8 @@ class PayloadOptions:
     """Takes the place of the one that the image brings."""
     stub: bool = True
     """Whether a UKI is built; without one, kernel and initramfs stay files."""
+    devicetree: str | None = None
+    """Of a boot chain without UKI: a file of the image, as `devicetree.find_devicetree` takes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,8 @@ class PayloadPlan:
 
     stub: bytes
     parts: UkiParts
+    told: bool
+    """Whether the last part of the initramfs says what is promised."""
     name: str
     glue: glue.Glue
     notes: tuple[str, ...]
@@ -79,8 +83,7 @@ class BootPayload:
     kernel_version: str
     glue: str
     """Whose code in the initramfs keeps the promise."""
-    sizes: Mapping[str, int]
-    """Bytes of `kernel`, `initramfs`, `glue` and the whole `uki`."""
+    sizes: Sizes
     notes: tuple[str, ...]
 
 
@@ -93,13 +96,15 @@ def plan_payload(tree: Directory, read: Read, promise: RootPromise, options: Pay
         [inherited.kernel] if inherited else kernels, options.kernel_version, initramfs=options.initrd == "image"
     )
     initrds, added = _initramfs(tree, read, kernel, promise, options)
+    told, why = promise.told(added)
+    told_archive = pack_told(told, initrds) if told else b""
     image_words = list(inherited.words) if inherited else discover.read_arguments(tree, read, machine)
     cmdline = promise.build_cmdline(image_words, options.arguments, added)
     release, name = _release(tree, read, options.version)
     stub = _find_stub(tree, read, machine) if options.stub else b""
     parts = UkiParts(
         kernel=read_content(kernel.image, read, kernel.image_path, MAX_KERNEL),
-        initrds=initrds,
+        initrds=(*initrds, told_archive) if told else initrds,
         cmdline=cmdline,
         os_release=release,
         uname=kernel.version,
@@ -107,12 +112,21 @@ def plan_payload(tree: Directory, read: Read, promise: RootPromise, options: Pay
     )
     if stub:
         check_machines(stub, parts.kernel, machine)
-    if added.archive and not _paths(added.archive) <= _paths(parts.initrd):
+    ours = _paths(added.archive + bytes(-len(added.archive) % 4) + told_archive)
+    if ours and not ours <= _paths(parts.initrd):
         raise ImageError("the kernel would not unpack the glue that follows the image's initramfs")
-    notes = added.notes
+    notes = (*added.notes, *why)
     if inherited:
         notes += (f"kernel, initramfs and arguments are those of /{inherited.uki}: the image has no other",)
-    return PayloadPlan(stub=stub, parts=parts, name=name, glue=added, notes=notes, size_limit=options.size_limit)
+    return PayloadPlan(
+        stub=stub,
+        parts=parts,
+        told=bool(told),
+        name=name,
+        glue=added,
+        notes=notes,
+        size_limit=options.size_limit,
+    )
 
 
 def _initramfs(
@@ -148,29 +162,15 @@ def finish_payload(plan: PayloadPlan, uki: bytes | None = None) -> BootPayload:
     if uki is None:
         uki = build_uki(plan.stub, plan.parts)
     verify_uki(uki, plan.stub, plan.parts)
-    sizes = {
-        "kernel": len(plan.parts.kernel),
-        "initramfs": len(plan.parts.initrds[0]),
-        "glue": len(plan.glue.archive),
-        "uki": len(uki),
-    }
-    shown = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sizes.items())
-    if plan.size_limit is not None and len(uki) > plan.size_limit:
-        raise LimitError(
-            f"the UKI has {len(uki)} bytes, {plan.size_limit} are allowed (MiB: {shown})",
-            hint="build a smaller initramfs in the image, for this kind of machine only",
-        )
-    budget = next((limit for limit in WARN_SIZES if len(uki) > limit), None)
-    notes = plan.notes
-    if budget is not None:
-        notes += (f"the UKI is larger than the {budget >> 20} MiB that some firmware takes (MiB: {shown})",)
+    sizes = sizes_of_uki(uki)
+    notes = (*plan.notes, *check_budget(sizes, plan.size_limit))
     return BootPayload(
         uki=uki,
         uki_path=f"{LINUX}/{plan.name}.efi",
         cmdline=plan.parts.cmdline,
         kernel_version=plan.parts.uname,
         glue=plan.glue.brought or "oci2boot",
-        sizes=MappingProxyType(sizes),
+        sizes=sizes,
         notes=notes,
     )
 

@@ -7,6 +7,8 @@ from typing import Protocol
 from oci2boot.boot import discover, glue
 from oci2boot.boot.initrd import BootMode
 from oci2boot.boot.kernel import KernelSupport, check_kernel
+from oci2boot.boot.told import DIGEST_FILE, OWN, READ_FILE, ReadMode
+from oci2boot.errors import ImageError
 from oci2boot.formats import cpio
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.files import Read
@@ -38,6 +40,9 @@ class RootPromise(Protocol):
     def build_cmdline(self, image: Sequence[str], user: Sequence[str], added: glue.Glue) -> str:
         """Return the UKI's command line: the image's words, the user's, and the promise, each once."""
 
+    def told(self, added: glue.Glue) -> tuple[Mapping[bytes, bytes], tuple[str, ...]]:
+        """Return what any initramfs is told by an archive behind it, and notes."""
+
 
 @dataclass(frozen=True, slots=True)
 class ComposefsPromise:
@@ -46,6 +51,11 @@ class ComposefsPromise:
     argument: ComposefsArg
     mode: BootMode = "composefs"
     dm_verity: bool = False
+    in_initramfs: bool = False
+    """The initramfs has the digest too: for a command line that nothing signs."""
+    read: ReadMode = "ahead"
+    by_label: bool = False
+    """The boot loader does not say which disk it started from, by which systemd would find the root partition."""
 
     def check_kernel(self, tree: Directory, read: Read, version: str) -> KernelSupport:
         return check_kernel(tree, read, version)
@@ -60,6 +70,27 @@ class ComposefsPromise:
 
     def build_cmdline(self, image: Sequence[str], user: Sequence[str], added: glue.Glue) -> str:
         added.configuration.check(self.argument)
-        keys = {word.partition("=")[0] for word in image}
-        absent = [word for word in added.arguments if word.partition("=")[0] not in keys]
+        # Some read the first root=, some the last, and the built-in initramfs refuses two.
+        keys = {word.partition("=")[0] for word in (*image, *(word for word in user if word.startswith("root=")))}
+        found = [*added.arguments, *([f"root=LABEL={glue.ROOT_LABEL}"] if self.by_label else [])]
+        absent = [word for word in dict.fromkeys(found) if word.partition("=")[0] not in keys]
         return discover.build_cmdline([*image, *absent], user, self.argument)
+
+    def told(self, added: glue.Glue) -> tuple[Mapping[bytes, bytes], tuple[str, ...]]:
+        files, notes = {}, []
+        if self.read == "on-demand":
+            if self.argument.insecure:
+                raise ImageError(
+                    f"{self.argument} makes fs-verity optional, and without it nothing verifies what is read on demand",
+                    hint="demand fs-verity, or have the rootfs image read ahead",
+                )
+            files[READ_FILE] = b"on-demand\n"
+        # A digest without fs-verity promises nothing: only the command line, where it shows, may say so.
+        if self.in_initramfs and not self.argument.insecure:
+            files[DIGEST_FILE] = f"{self.argument.digest}\n".encode()
+        if files and added.brought not in OWN:
+            notes.append(
+                f"the glue in the image's initramfs, {added.brought}, takes its promise from the command line alone, "
+                "and reads the rootfs image as it likes"
+            )
+        return files, tuple(notes)

@@ -1,8 +1,9 @@
 """The type1 flow: a kernel and its initramfs as files, for an image without systemd-stub, or a GRUB that reads BLS.
 
-The composefs argument stands in a text file beside them. Nothing signs that file or the initramfs: it is a boot menu,
-and no chain of trust. An entry that the image has for its kernel (/boot/loader/entries) is taken over, with the paths
-changed and the argument added. Paths are relative to the partition that holds the entry, for every boot loader. UAPI.1.
+The composefs argument stands in a text file beside them, and the digest in the initramfs too, so that an entry with
+another one does not boot. Nothing signs either: it is a boot menu, and no chain of trust. An entry that the image has
+for its kernel (/boot/loader/entries) is taken over, with the paths changed and the argument added. Paths are relative
+to the partition that holds the entry, for every boot loader. UAPI.1.
 """
 
 import hashlib
@@ -12,6 +13,9 @@ from types import MappingProxyType
 from typing import Final
 
 from oci2boot.boot import discover
+from oci2boot.boot.budget import check_budget
+from oci2boot.boot.devicetree import read_devicetree
+from oci2boot.boot.loose import LooseParts
 from oci2boot.boot.payload import (
     EFI_NAMES,
     MAX_INITRAMFS,
@@ -45,22 +49,41 @@ class Type1Payload:
     files: Mapping[str, bytes]
     """By path on the boot partition, the entry last."""
     entry: str
-    cmdline: str
     kernel_version: str
     notes: tuple[str, ...]
+    parts: LooseParts
+    """The same without the entry."""
+
+    @property
+    def cmdline(self) -> str:
+        return self.parts.cmdline
 
 
-def type1_payload(tree: Directory, read: Read, promise: ComposefsArg, options: PayloadOptions) -> Type1Payload:
-    """Return what boots the image, which has a kernel; `tree` is the merged one, its /boot not yet emptied."""
-    plan = plan_payload(tree, read, ComposefsPromise(promise), replace(options, stub=False))
+def type1_payload(
+    tree: Directory, read: Read, promise: ComposefsPromise, options: PayloadOptions, *, efi: bool = True
+) -> Type1Payload:
+    """Return what boots the image, which has a kernel; `tree` is the merged one, its /boot not yet emptied.
+
+    Without `efi` another boot loader starts the kernel, which need not be a program of the firmware's.
+    """
+    plan = plan_payload(tree, read, promise, replace(options, stub=False))
     machine = machine_of(options.architecture)
-    _check_kernel(plan.parts.kernel, machine)
+    _check_kernel(plan.parts.kernel, machine, efi=efi)
     entries = list(_entries_of(tree, read, plan.parts.kernel))
     theirs = entries[0] if entries else None
     files = _files(tree, read, plan, theirs)
-    folder = f"{FILES}/{_content_name(files)}"
-    line = _cmdline(plan, theirs, promise)
-    _check_length(line, [f"{folder}/{name}" for name in files if name.startswith("initrd")])
+    if options.devicetree:
+        files["devicetree"] = read_devicetree(tree, read, options.devicetree, plan.parts.uname)
+    parts = LooseParts(
+        kernel=files["linux"],
+        initrds=tuple(data for name, data in files.items() if name.startswith("initrd")),
+        cmdline=_cmdline(plan, theirs, promise.argument),
+        devicetree=files.get("devicetree", b""),
+    )
+    budget = check_budget(parts.sizes, options.size_limit)
+    paths = _placed(files, told=plan.told)
+    initrds = [path for name, path in paths.items() if name.startswith("initrd")]
+    _check_length(parts.cmdline, initrds)
     release = os_release.parse(plan.parts.os_release)
     title = release.get("PRETTY_NAME") or release["IMAGE_ID"]
     entry = (theirs or Type1((("title", title),))).replaced(
@@ -70,31 +93,40 @@ def type1_payload(tree: Directory, read: Read, promise: ComposefsArg, options: P
             ("version", (release["IMAGE_VERSION"],)),
             ("sort-key", (release["IMAGE_ID"],)),
             ("architecture", (EFI_NAMES[machine],)),
-            ("options", (line,)),
-            ("linux", (f"/{folder}/linux",)),
-            ("initrd", tuple(f"/{folder}/{name}" for name in files if name.startswith("initrd"))),
-            *([("devicetree", (f"/{folder}/devicetree",))] if "devicetree" in files else []),
+            ("options", (parts.cmdline,)),
+            ("linux", (f"/{paths['linux']}",)),
+            ("initrd", tuple(f"/{path}" for path in initrds)),
+            *([("devicetree", (f"/{paths['devicetree']}",))] if "devicetree" in files else []),
         ]
     )
     path = f"{ENTRIES}/{plan.name}.conf"
-    notes = (*plan.notes, _UNSEALED)
+    notes = (*plan.notes, *budget, *([_UNSEALED] if efi else []))
     if len(entries) > 1:
         notes += (f"of {len(entries)} entries that the image has for its kernel, the first in the menu is taken",)
     return Type1Payload(
-        files=MappingProxyType(
-            {**{f"{folder}/{name}": data for name, data in files.items()}, path: str(entry).encode()}
-        ),
+        files=MappingProxyType({**{paths[name]: data for name, data in files.items()}, path: str(entry).encode()}),
         entry=path,
-        cmdline=line,
         kernel_version=plan.parts.uname,
         notes=notes,
+        parts=parts,
     )
 
 
-def _check_kernel(kernel: bytes, machine: str) -> None:
+def _placed(files: Mapping[str, bytes], *, told: bool) -> dict[str, str]:
+    """Return where each file lies: what says the promise, the last of the initramfs, apart from what many have."""
+    last = [name for name in files if name.startswith("initrd")][-1]
+    apart = {last: files[last]} if told else {}
+    shared = {name: data for name, data in files.items() if name not in apart}
+    found = {name: f"{FILES}/{_content_name(group)}/{name}" for group in (shared, apart) for name in group}
+    return {name: found[name] for name in files}
+
+
+def _check_kernel(kernel: bytes, machine: str, *, efi: bool) -> None:
     try:
         found = pe.parse(kernel).machine
     except FormatError as error:
+        if not efi:
+            return
         raise ImageError(f"the image's kernel cannot be started by firmware: it is {error.message}") from error
     if found != machine:
         raise ImageError(f"the image is for {machine}, its kernel for {found}")

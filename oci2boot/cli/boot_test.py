@@ -31,4 +31,10 @@ def _show(tested: Tested) -> None:
     if tested.boot_seconds:
         times = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in tested.boot_seconds.items())
         facts.append(("seconds from the kernel's start", times))
+    if tested.image_seconds:
+        ways = ", ".join(
+            f"{way} {seconds:.2f}{' (as this disk boots)' if way == tested.read else ''}"
+            for way, seconds in tested.image_seconds.items()
+        )
+        facts.append(("seconds to verify the rootfs image", ways))
     print_facts(facts)

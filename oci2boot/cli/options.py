@@ -9,7 +9,7 @@ from oci2boot.workflows.options import Option
 from oci2boot.workflows.requests import BootOptions, Fetching, SigningOptions, TreeOptions
 
 BootableTree = Annotated[TreeOptions, Only("selinux_rules", "xattrs", "erofs_version", "times", "times_below")]
-Uki = Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "ukify", "size_limit")]
+Uki = Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "ukify", "size_limit", "read")]
 """What a UKI is built of, and nothing of what starts it."""
 Signing = SigningOptions | None
 SigningNow = Annotated[

@@ -25,8 +25,11 @@ MAX_NAME: Final = 200
 
 UNREADABLE: Final = ("a boot record of the store cannot be read", "convert the image again")
 
-Flow = Literal["local", "sealed", "vendor", "type1"]
-"""Where the UKI is from: built here, or the image's own, the digest in it or in an addon to it; type1 has none."""
+Flow = Literal["local", "sealed", "vendor", "type1", "files", "aboot"]
+"""Where the UKI is from: built here, or the image's own, with the digest in it or in an addon; the others have none."""
+LOOSE: Final[frozenset[Flow]] = frozenset({"files", "aboot"})
+"""Their boot files go to a boot loader of the board's own."""
+WITHOUT_UKI: Final[frozenset[Flow]] = frozenset({"type1", *LOOSE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Bootable:
     flow: Flow = "local"
     esp: Mapping[str, VerityDigest] = field(default_factory=dict)
     """The files of the EFI system partition, by path."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that the boot loader loads, by what they are."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What else was asked for at the conversion: an upgrade does the same."""
 

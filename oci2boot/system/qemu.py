@@ -42,6 +42,15 @@ class Firmware:
     """Does Secure Boot, which needs system management mode; its variable store is in Setup Mode as delivered."""
 
 
+@dataclass(frozen=True, slots=True)
+class DirectBoot:
+    """What QEMU hands to the firmware to start, as a boot loader of the board would; the disk brings none of it."""
+
+    kernel: Path
+    initramfs: Path
+    cmdline: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualMachine:
     """What to boot. The disk file is not written unless `keep_writes`."""
@@ -68,6 +77,7 @@ class VirtualMachine:
     """Port of the host's loopback that the guest reaches, and nothing else, as 10.0.2.100:5000; by socat."""
     optical: bool = False
     """The disk is a DVD in a SATA drive."""
+    direct: DirectBoot | None = None
 
 
 def find_firmware(*, secure: bool = False, descriptors: tuple[Path, ...] = DESCRIPTORS) -> Firmware:
@@ -180,6 +190,8 @@ def qemu_argv(machine: VirtualMachine, variables: Path, ports: tuple[Path, ...] 
     ]  # fmt: skip
     if not machine.may_reboot:
         argv += ["-no-reboot"]
+    if direct := machine.direct:
+        argv += ["-kernel", str(direct.kernel), "-initrd", str(direct.initramfs), "-append", direct.cmdline]
     if machine.second_disk is not None:
         argv += ["-drive", f"if=none,id=second,format=raw,file={_value(machine.second_disk)}{snapshot}"]
         argv += ["-device", "virtio-blk-pci,drive=second"]

@@ -9,6 +9,7 @@ from oci2boot.boot.dracut import DracutOptions
 from oci2boot.boot.initrd import InitrdName
 from oci2boot.boot.loader import TIMEOUT, EnrollMode, LoaderName
 from oci2boot.boot.sign import SignTool
+from oci2boot.boot.told import ReadMode
 from oci2boot.digest import Hash
 from oci2boot.errors import FormatError
 from oci2boot.formats.file_contexts.specs import Rules
@@ -28,7 +29,7 @@ from oci2boot.workflows.progress import Report, Told
 
 ErofsVersion = Literal[0, 1, 2]
 KargStyle = Literal["composefs", "digest"]
-FlowChoice = Literal["auto", "sealed", "vendor", "local", "type1"]
+FlowChoice = Literal["auto", "sealed", "vendor", "local", "type1", "files", "aboot"]
 """`auto` is sealed where a UKI of the image carries a composefs argument, else local; never what nothing signs."""
 
 
@@ -216,13 +217,45 @@ class BootOptions:
             "sealed: use the image's UKI, with the digest in it; vendor: use the image's UKI, and put the digest into "
             "an addon; "
             "local: build a UKI here; type1: no UKI, but a kernel, an initramfs and a menu entry that nothing signs; "
+            "files: kernel, initramfs, command line and device tree as plain files in DIRECTORY, for U-Boot or PXE; "
+            "aboot: an Android boot image there, for fastboot; "
             "auto: sealed if a UKI of the image has a digest, else local",
         ),
     ] = "auto"
+    devicetree: Annotated[
+        str | None,
+        Option(
+            "--devicetree",
+            "device tree of the image for the flows without UKI: vendor/board.dtb of its kernel, or /path/in/the/image",
+            metavar="NAME",
+        ),
+    ] = None
+    aboot: Annotated[
+        str | None,
+        Option(
+            "--aboot",
+            "how --flow aboot lays out the boot image, in mkbootimg's words: pagesize=4096,base=0x80000000,…",
+            metavar="NAME=VALUE,…",
+        ),
+    ] = None
+    read: Annotated[
+        ReadMode,
+        Option(
+            "--read",
+            "ahead: the initramfs reads the rootfs image whole, and a damaged one does not boot; on-demand: it is "
+            "opened by its digest, and each block is verified when it is used",
+        ),
+    ] = "ahead"
     uki: Annotated[str | None, Option("--uki", "UKI to use, if the image has several")] = None
     """File name or path."""
     size_limit: Annotated[
-        int | None, Option("--uki-limit", "largest size that a UKI built here may have: 64M", parse=parse_size)
+        int | None,
+        Option(
+            "--uki-limit",
+            "most that the boot loader may have to load, in every flow, of kernel, command line, device tree and "
+            "initramfs together: 64M",
+            parse=parse_size,
+        ),
     ] = None
     initrd: Annotated[
         InitrdName,
@@ -300,6 +333,9 @@ class ConvertRequest:
     repo: NewRepo
     hash: NewHash = None
     uki_layer: UkiLayer = None
+    directory: Annotated[
+        Path | None, Option("DIRECTORY", "where --flow files and aboot write; it is made, and may have such files")
+    ] = None
     options: SourceOptions = field(default_factory=SourceOptions)
     tree: TreeOptions = field(default_factory=TreeOptions)
     boot: BootOptions | None = field(default_factory=BootOptions)

@@ -135,10 +135,22 @@ def test_a_uki_that_was_built_wrong_is_not_taken(debian: tuple[Directory, Read],
 
 def test_sizes_are_told_and_a_limit_holds(debian: tuple[Directory, Read], payload: BootPayload) -> None:
     """C.19"""
-    assert payload.sizes["uki"] == len(payload.uki)
-    assert payload.sizes["kernel"] == len(section(payload, b".linux"))
+    assert payload.sizes.total == len(payload.uki)
+    assert payload.sizes.kernel == len(section(payload, b".linux"))
     with pytest.raises(LimitError, match="bytes, 1000 are allowed"):
         finish_payload(plan_payload(*debian, PROMISE, replace(OPTIONS, size_limit=1000)))
+
+
+def test_a_uki_says_when_the_rootfs_image_is_read_where_that_is_not_as_usual(
+    debian: tuple[Directory, Read], payload: BootPayload
+) -> None:
+    """D.5, C.24: in its initramfs, which its signature covers; what reads ahead has the bytes that it always had."""
+    promise = replace(PROMISE, read="on-demand")
+    other = finish_payload(plan_payload(*debian, promise, OPTIONS))
+    found = cpio.read(section(other, b".initrd"), lambda path: path.endswith(b"/read"))
+    assert found.pop(b"usr/lib/oci2boot/read").content == b"on-demand\n"
+    assert found.keys() == cpio.read(section(payload, b".initrd"), lambda _: False).keys()
+    assert other.cmdline == payload.cmdline
 
 
 def test_initramfs_tools_find_the_disk_by_its_label(debian: tuple[Directory, Read]) -> None:

@@ -1,5 +1,7 @@
 """Kernels without a UKI: an entry of the Boot Loader Specification, as systemd's bootctl reads it."""
 
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +21,13 @@ from tests.boot.debian import kernel
 from tests.boot.initrds import GROWING, SYSTEMD
 from tests.boot.trees import joined, scan, tree_of
 from tests.sysroot.bootctl import listed
+from tests.witness import program
 
-PROMISE = ComposefsArg(VerityDigest.parse("ab" * 32))
+PROMISE = ComposefsPromise(ComposefsArg(VerityDigest.parse("ab" * 32)), in_initramfs=True)
 OPTIONS = PayloadOptions(architecture="amd64", version="20261121.1", arguments=("console=ttyS0",))
 OS_RELEASE = b'ID=debian\nPRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_ID="13"\n'
 INITRAMFS = zstandard.compress(cpio.write(SYSTEMD))
-MICROCODE = b"070701 microcode"
+MICROCODE = cpio.write([cpio.file(b"kernel/x86/microcode/AuthenticAMD.bin", b"microcode")])
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +82,41 @@ def test_bootctl_sees_an_entry_with_the_promise(debian: tuple[Directory, Read], 
 
 
 def test_equal_files_lie_in_one_place(debian: tuple[Directory, Read]) -> None:
+    """Two versions share kernel and initramfs; what says which root each boots is small, and lies apart."""
     first = type1_payload(*debian, PROMISE, OPTIONS)
     other = type1_payload(
-        *debian, ComposefsArg(VerityDigest.parse("cd" * 32)), PayloadOptions(architecture="amd64", version="2")
+        *debian,
+        ComposefsPromise(ComposefsArg(VerityDigest.parse("cd" * 32)), in_initramfs=True),
+        PayloadOptions(architecture="amd64", version="2"),
     )
-    assert set(first.files) ^ set(other.files) == {first.entry, other.entry}
+    apart = set(first.files) ^ set(other.files)
+    assert {path.rpartition("/")[2] for path in apart - {first.entry, other.entry}} == {"initrd3"}
+    assert len(apart) == 4
+    assert sum(len(payload.files[path]) for payload in (first, other) for path in apart & set(payload.files)) < 4096
+
+
+def test_the_initramfs_has_the_digest_too(debian: tuple[Directory, Read], tmp_path: Path) -> None:
+    """C.16: nothing signs the line of the entry, so the initramfs says what it may boot; unpacked by cpio."""
+    payload = type1_payload(*debian, PROMISE, OPTIONS)
+    written(payload, tmp_path)
+    (entry,) = listed(tmp_path)
+    last = (tmp_path / entry["initrd"][-1][1:]).read_bytes()
+    subprocess.run([program("cpio"), "-idm", "--quiet"], input=last, cwd=tmp_path, check=True)
+    assert (tmp_path / "usr/lib/composefs/rootfs.digest").read_text() == "ab" * 32 + "\n"
+    optional = replace(PROMISE, argument=replace(PROMISE.argument, insecure=True))
+    initramfs = cpio.read(type1_payload(*debian, optional, OPTIONS).parts.initramfs, lambda _: False)
+    assert b"usr/lib/composefs/rootfs.digest" not in initramfs
+
+
+def test_a_limit_holds_for_what_no_uki_holds(debian: tuple[Directory, Read]) -> None:
+    """C.19"""
+    payload = type1_payload(*debian, PROMISE, OPTIONS)
+    parts = [data for path, data in payload.files.items() if path != payload.entry]
+    assert payload.parts.sizes.total == sum(map(len, parts)) + len(payload.cmdline)
+    total = payload.parts.sizes.total
+    assert type1_payload(*debian, PROMISE, replace(OPTIONS, size_limit=total)).files == payload.files
+    with pytest.raises(LimitError, match=rf"{total} bytes, {total - 1} are allowed \(MiB: kernel .*initramfs"):
+        type1_payload(*debian, PROMISE, replace(OPTIONS, size_limit=total - 1))
 
 
 ENTRY = (
@@ -102,7 +135,7 @@ def test_the_images_own_entry_is_taken_over(debian: tuple[Directory, Read], tmp_
     assert entry["version"] == "20261121.1"
     assert "machineId" not in entry
     assert entry["options"] == f"ro splash rw quiet console=ttyS0 composefs={'ab' * 32}"
-    assert len(entry["initrd"]) == 2  # theirs and the glue
+    assert len(entry["initrd"]) == 3  # theirs, the glue, and the digest
     assert b"\ngrub_class kernel\n" in payload.files[payload.entry]
 
 
@@ -129,5 +162,5 @@ def test_a_command_line_that_the_kernel_would_cut_off_is_refused(debian: tuple[D
 
 def test_without_a_stub_the_local_flow_names_the_other(debian: tuple[Directory, Read]) -> None:
     with pytest.raises(NoStubError, match="no systemd-stub") as caught:
-        plan_payload(*debian, ComposefsPromise(PROMISE), OPTIONS)
+        plan_payload(*debian, PROMISE, OPTIONS)
     assert "--flow type1" in (hint_of(caught.value) or "")

@@ -67,6 +67,10 @@ run() { # NAME STORE CONFIGURATION SEALED COMMAND_LINE
     case $1 in shallow*) shallow=shallow- ;; *) shallow= ;; esac
     printf "$3" >/usr/lib/composefs/setup-root-conf.toml
     if [ -n "$4" ]; then echo "$4" >/usr/lib/composefs/rootfs.digest; fi
+    case $1 in
+    on-demand*) echo on-demand >/usr/lib/oci2boot/read ;;
+    unknown-read) echo later >/usr/lib/oci2boot/read ;;
+    esac
     echo "$5" >/cmdline
     mount --bind /cmdline /proc/cmdline
     mount --bind "/disk/$2" /sysroot
@@ -85,13 +89,14 @@ run() { # NAME STORE CONFIGURATION SEALED COMMAND_LINE
     look etc-kept "find /disk/$2/state -path '*/etc/upper/new' | wc -l"
     look var 'touch /sysroot/var/new && echo written'
     look physical 'touch /sysroot/sysroot/new'
+    look damage 'ls -lR /sysroot/usr/share /sysroot/etc /sysroot/var >/dev/null; dmesg | grep CORRUPTED'
     look link 'readlink /run/systemd/volatile-root'
     umount -l /proc/cmdline
     while umount -l /sysroot 2>/dev/null; do :; done
     while grep -q ' /run/oci2boot/' /proc/self/mountinfo; do
         for at in top root image transient; do umount -l /run/oci2boot/$at 2>/dev/null; done
     done
-    rm -f /usr/lib/composefs/rootfs.digest
+    rm -f /usr/lib/composefs/rootfs.digest /usr/lib/oci2boot/read
 }
 . /cases
 echo "=== end"

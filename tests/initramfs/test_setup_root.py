@@ -1,6 +1,7 @@
 """setup-root under Debian's kernel, which alone can tell whether a promise is kept: one boot, many disks."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
             Case("override-good", "good", f"{promise} ostree.prepare-root.composefs=0"),
             Case("shallow", "good", promise),
             Case("shallow-flipped", "flipped", promise),
+            Case("on-demand", "good", promise),
+            Case("on-demand-other", "other", promise),
+            Case("on-demand-plain", "plain", promise),
+            Case("on-demand-missing", "missing", promise),
+            Case("on-demand-flipped", "flipped", promise),
+            Case("on-demand-insecure", "good", f"composefs=?{digest}"),
+            Case("unknown-read", "good", promise),
             Case("strange-setting", "good", promise, "[root]\\nverity = false\\n"),
         ],
         disk.image,
@@ -100,7 +108,7 @@ def add_store(disk: Disk, store: str, repository: Path, algorithm: Hash, digest:
     disk.mkdir(f"{store}/state/deploy/{digest}")
 
 
-BOOTS = ("good", "digest", "sha512", "sealed", "sealed-and-said", "verity", "override-good", "shallow")
+BOOTS = ("good", "digest", "sha512", "sealed", "sealed-and-said", "verity", "override-good", "shallow", "on-demand")
 """`shallow`: the kernel takes the second attempt, by a loop device."""
 
 
@@ -153,6 +161,11 @@ def test_no_mount_is_left_in_the_initramfs(name: str, outcomes: dict[str, Outcom
         ("signed", "cannot check"),
         ("override", "has no fs-verity digest"),
         ("shallow-flipped", "FILE CORRUPTED!"),
+        ("on-demand-other", "has the wrong fs-verity digest"),
+        ("on-demand-plain", "has no fs-verity digest"),
+        ("on-demand-missing", "found is no such object"),
+        ("on-demand-insecure", "reads the image on demand, verified by fs-verity, which composefs=?"),
+        ("unknown-read", "a way to read the image that this version does not know: later"),
         ("strange-setting", "a setting that this version does not know: verity = false"),
     ],
 )
@@ -177,6 +190,21 @@ def test_a_file_that_was_changed_on_disk_cannot_be_read(outcomes: dict[str, Outc
     assert seen["exit"] == "0"
     assert "I/O error" in seen["big"] or "Input/output error" in seen["big"]
     assert seen["file"] == FILE.decode()
+
+
+def test_how_the_image_was_read_is_said_with_the_time(outcomes: dict[str, Outcome]) -> None:
+    """C.20, D.5: opened by its digest, or read whole; the kernel's clock says how long that took."""
+    for name, way in (("good", "ahead"), ("sealed", "ahead"), ("on-demand", "on-demand")):
+        (line,) = [line for line in outcomes[name].said.splitlines() if "the image is verified" in line]
+        begin, end = map(float, re.fullmatch(rf".*, {way}, from (\d+\.\d\d) to (\d+\.\d\d) s", line).groups())  # type: ignore[union-attr]
+        assert 0 < begin <= end < begin + 60
+
+
+def test_on_demand_a_flipped_bit_is_an_error_and_never_other_content(outcomes: dict[str, Outcome]) -> None:
+    """D.5, O.14: the digest is compared as ever, and the damaged block is verified when it is read."""
+    found = outcomes["on-demand-flipped"]
+    assert "FILE CORRUPTED!" in found.said or "nput/output error" in found.seen["damage"]
+    assert FILE.decode() in found.seen["file"] or "rror" in found.seen["file"]
 
 
 def test_optional_verification_boots_anything_and_says_so(outcomes: dict[str, Outcome]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from oci2boot.errors import ToolError
 from oci2boot.system.qemu import (
+    DirectBoot,
     Firmware,
     VirtualMachine,
     boot,
@@ -45,6 +46,12 @@ def test_a_dvd_is_only_read() -> None:
 def test_a_guest_that_reboots_ends_the_machine_unless_it_may() -> None:
     assert "-no-reboot" in words(VirtualMachine(disk=Path("d"), firmware=FIRMWARE))
     assert "-no-reboot" not in words(VirtualMachine(disk=Path("d"), firmware=FIRMWARE, may_reboot=True))
+
+
+def test_a_kernel_may_come_from_elsewhere_than_the_disk() -> None:
+    direct = DirectBoot(Path("k,1"), Path("i"), "a=b,c d")
+    argv = words(VirtualMachine(disk=Path("d"), firmware=FIRMWARE, direct=direct))
+    assert argv[argv.index("-kernel") :][:6] == ["-kernel", "k,1", "-initrd", "i", "-append", "a=b,c d"]
 
 
 def test_secure_firmware_gets_system_management_mode() -> None:

@@ -14,6 +14,7 @@ from oci2boot.errors import Error
 from oci2boot.formats import authenticode
 from oci2boot.formats.sbat import read_sbat
 from oci2boot.formats.tar import printable
+from oci2boot.store.images import LOOSE, WITHOUT_UKI
 from oci2boot.tree.lookup import look_up
 from oci2boot.workflows.lint.model import Found, Lint, Subject
 
@@ -33,11 +34,12 @@ def _loader(subject: Subject) -> Iterable[Found]:
 
 def _loaders(subject: Subject) -> Mapping[str, bytes]:
     boot = subject.boot
-    return find_loader(subject.tree, subject.read, subject.architecture, boot.loader, loader_conf()).programs
+    name = "none" if boot.flow in LOOSE else boot.loader
+    return find_loader(subject.tree, subject.read, subject.architecture, name, loader_conf()).programs
 
 
 def _stub(subject: Subject) -> Iterator[Found]:
-    if subject.sealed or subject.boot.flow == "type1" or not subject.machine:
+    if subject.sealed or subject.boot.flow in WITHOUT_UKI or not subject.machine:
         return
     name = f"linux{EFI_NAMES[subject.machine]}.efi.stub"
     yield from _old(

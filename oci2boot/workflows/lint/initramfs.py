@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from oci2boot.boot import glue
+from oci2boot.boot.budget import BUDGETS
 from oci2boot.boot.discover import choose_kernel
-from oci2boot.boot.payload import MICROCODE, WARN_SIZES
+from oci2boot.boot.payload import MICROCODE
 from oci2boot.boot.sealed import Uki
 from oci2boot.errors import Error
 from oci2boot.formats import cpio, pe
@@ -75,7 +76,7 @@ def _size(subject: Subject) -> Iterator[Found]:
             f"what the firmware loads has {total} bytes, {subject.boot.size_limit} are allowed (MiB: {shown})",
             later=True,
         )
-    elif budget := next((limit for limit in WARN_SIZES if total > limit), None):
+    elif budget := next((limit for limit in BUDGETS if total > limit), None):
         yield Found(
             f"what the firmware loads is more than the {budget >> 20} MiB that some takes (MiB: {shown})", later=True
         )

@@ -23,6 +23,7 @@ from oci2boot.sysroot.bootdir_plan import is_entry
 from oci2boot.system.files import read_limited
 from oci2boot.workflows.machine.model import Deployment, MachineState
 from oci2boot.workflows.make.again import OUTCOME
+from oci2boot.workflows.make.signers import kind_of
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Warned
 
@@ -76,7 +77,7 @@ class Demands:
             return bootable
         files = {path: repository.object_path(digest) for path, digest in bootable.esp.items()}
         found = remembered_outcome(bootable.options) or Outcome.of(
-            bootable.flow, {path: read_limited(file, MAX_UKI) for path, file in files.items()}
+            kind_of(bootable.flow), {path: read_limited(file, MAX_UKI) for path, file in files.items()}
         )
         found = self._check_outcome(self.outcome, found, report)
         # What we call a version, of an image that brings no UKI, is no version of its publisher's.

@@ -15,7 +15,7 @@ from oci2boot.errors import StoreError, TargetError
 from oci2boot.formats.cmdline import find_composefs, split
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.content import Content, deployed_refs, image_content
-from oci2boot.store.images import Bootable
+from oci2boot.store.images import WITHOUT_UKI, Bootable
 from oci2boot.store.repository import Repository
 from oci2boot.store.transfer import missing_objects, set_refs, transfer
 from oci2boot.sysroot.bootdir_apply import apply_boot
@@ -155,7 +155,7 @@ def plan_boot_files(state: SysrootState, source: Repository, bootable: Bootable,
             f"{bootable.name} has {len(entries) or 'no'} entries for the boot menu, one is needed",
             hint="--loader direct is for disks that are never upgraded",
         )
-    local = local_addon(state) if bootable.flow != "type1" else None
+    local = local_addon(state) if bootable.flow not in WITHOUT_UKI else None
     if local is not None:
         new[f"{entries[0]}{EXTRA}/{LOCAL}"] = local
     return plan_boot(state.directory, new, first=entries[0], keep=state.kept_entries(), tries=tries_of(tree))

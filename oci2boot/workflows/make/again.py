@@ -13,7 +13,7 @@ from oci2boot.oci.manifest import Platform
 from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.dmverity import VerityOptions
-from oci2boot.store.images import Bootable
+from oci2boot.store.images import LOOSE, Bootable
 from oci2boot.tree.prepare import Xattrs
 from oci2boot.tree.times import SECONDS, Times
 from oci2boot.workflows.keys.signing import read_trusted
@@ -113,6 +113,11 @@ def request_like(
 def _read(bootable: Bootable, repo: Path, scratch: Path) -> tuple[ConvertRequest, BootOptions]:
     """Return what an image's record remembers, without keys."""
     kept = bootable.options
+    if bootable.flow in LOOSE:
+        raise TargetError(
+            f"{bootable.name} is booted by files that a boot loader of the board's own loads (--flow {bootable.flow})",
+            hint="convert its next version, and give the new files to that boot loader",
+        )
     try:
         boot = _boot_options(kept, scratch)
         platform = (

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.sealed import find_sealable
 from oci2boot.boot.uki_layer import check_shipped
 from oci2boot.boot.vendor import choose_vendor
 from oci2boot.rootfs.composefs import build_rootfs
-from oci2boot.store.images import Bootable, check_name, save
+from oci2boot.store.images import WITHOUT_UKI, Bootable, check_name, save
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import ComposefsRoot
 from oci2boot.workflows.keys.signing import check_signing
@@ -17,11 +16,13 @@ from oci2boot.workflows.make.again import OUTCOME, remembered
 from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.convert_verity import check_verity_request, make_verity
 from oci2boot.workflows.make.directory import AskedTimes
+from oci2boot.workflows.make.loose import check_flow, files_of, write_loose
 from oci2boot.workflows.make.payload import (
     BootFiles,
     Made,
     local_files,
     os_release_of,
+    promise_of,
     signed_files,
     type1_files,
     version_of,
@@ -51,6 +52,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
         report(Warned(text))
 
     name = check_name(request.name or request.source.name)
+    check_flow(request)
     lints_of(request.linting.skip)
     if request.boot and request.boot.signing:
         check_signing(request.boot.signing)
@@ -72,6 +74,9 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
             made = make_verity(request, request.verity, unpacked, repository, report)
         else:
             made = _make_composefs(request, unpacked, repository, report)
+        loose = (
+            files_of(made.files.loose, request.boot) if request.directory and request.boot and made.files.loose else {}
+        )
         outcome = {OUTCOME: outcome_of(made.files, request.boot, report).to_json()} if made.files.esp else {}
         bootable = Bootable(
             name=name,
@@ -86,9 +91,13 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
             kernel=made.files.kernel,
             cmdline=made.files.cmdline,
             flow=made.files.flow,
+            sizes=made.files.sizes.to_json() if made.files.sizes else {},
             options={**remembered(request), **outcome},
         )
-        return save(repository, bootable, made.listed.image, made.files.esp or {}, unpacked.oci)
+        saved = save(repository, bootable, made.listed.image, made.files.esp or {}, unpacked.oci)
+    if request.directory:
+        write_loose(request.directory, loose, saved, report)
+    return saved
 
 
 def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Repository, report: Report) -> Made:
@@ -121,18 +130,24 @@ def _choose_payload(
         ukis = candidates(find_sealable(tree, read), unpacked.uki_layers)
         if sealed := find_sealed(ukis, digests, options, why):
             _warn_of_arguments(options, report)
-            return digests.options_of(sealed.variant), sealed_files(sealed, read, architecture, report)
+            return digests.options_of(sealed.variant), sealed_files(
+                sealed, read, architecture, options.size_limit, report
+            )
     karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)
     if options.flow == "vendor":
         uki = choose_vendor(find_sealable(tree, read), options.uki)
         _warn_of_arguments(options, report)
         return digests.rules, vendor_files(uki, tree, read, architecture, karg, options, report)
     version = version_of(tree, unpacked.oci)
-    if options.flow == "type1":
+    if options.flow in WITHOUT_UKI:
         return digests.rules, type1_files(tree, architecture, version, karg, options, read, report)
-    return digests.rules, local_files(tree, architecture, version, ComposefsPromise(karg), options, read, report)
+    return digests.rules, local_files(tree, architecture, version, promise_of(karg, options), options, read, report)
 
 
 def _warn_of_arguments(options: BootOptions, report: Report) -> None:
     if options.kargs or options.console:
         report(Warned("the image's UKI is taken as it is, without --karg and --console; `uki addon` adds to it"))
+    if options.read != "ahead":
+        report(
+            Warned(f"the image's UKI is taken as it is, and with it how it reads: --read {options.read} has no effect")
+        )

@@ -56,6 +56,8 @@ def _check_boot(boot: BootOptions) -> None:
         raise FormatError("--karg-style is of --mode composefs", hint="--verity-karg says how the root hash is told")
     if boot.allow_missing_verity:
         raise FormatError("--allow-missing-verity is of --mode composefs", hint="--no-verity leaves dm-verity out")
+    if boot.read != "ahead":
+        raise FormatError("--read is of --mode composefs: dm-verity verifies each block as it is read")
     cmdline.join(boot.kargs)
     # What the image's own values are is not known yet, only that these contradict each of them.
     merge_arguments([word for word in boot.kargs if plain_word(word).startswith(("root=", "composefs"))], ["roothash="])

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from oci2boot.boot.told import DIGEST_FILE, pack_told
 from oci2boot.digest import External, Hash, VerityDigest
 from oci2boot.errors import SourceError, TargetError
-from oci2boot.formats import cpio, fsverity
+from oci2boot.formats import fsverity
 from oci2boot.formats.tar import Entry, read_tar
 from oci2boot.oci.manifest import Layer
 from oci2boot.oci.reference import DirectoryReference, DumpfileReference, Reference
@@ -25,8 +26,6 @@ from oci2boot.workflows.make.unpack import marked_layers, merge_system
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import DigestRequest, KargStyle, tell_path
 
-DIGEST_FILE: Final = b"usr/lib/composefs/rootfs.digest"
-"""In an initramfs: setup-root takes it for the promise, which the command line then may only repeat."""
 KEPT: Final = (b"etc/selinux/", b"usr/share/selinux/", b"usr/etc/selinux/")
 """What is read besides its digest: the policy."""
 
@@ -85,7 +84,7 @@ def measure(request: DigestRequest, report: Report) -> Measured:
 
 def write_initramfs(measured: Measured, path: Path) -> None:
     """Write what makes an initramfs the promise; something else than a UKI's signature must vouch for it then."""
-    archive = cpio.write([cpio.file(DIGEST_FILE, f"{measured.rootfs.digest}\n".encode())])
+    archive = pack_told({DIGEST_FILE: f"{measured.rootfs.digest}\n".encode()})
     with plain_errors(TargetError, f"write {path}"):
         write_atomically(path, archive)
 

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from oci2boot.boot.budget import Sizes
 from oci2boot.boot.discover import console_arguments, find_ukis, read_os_release
 from oci2boot.boot.loader import check_sbat, find_loader, loader_conf
+from oci2boot.boot.loose import LooseParts
 from oci2boot.boot.names import MAX_UKI
 from oci2boot.boot.payload import BootPayload, PayloadOptions, PayloadPlan, finish_payload, machine_of, plan_payload
 from oci2boot.boot.promise import ComposefsPromise, RootPromise
@@ -21,7 +23,7 @@ from oci2boot.errors import ImageError, ToolError
 from oci2boot.formats import os_release
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.rootfs.composefs import Rootfs
-from oci2boot.store.images import Flow, OciRecord
+from oci2boot.store.images import LOOSE, WITHOUT_UKI, Flow, OciRecord
 from oci2boot.store.roots import Root
 from oci2boot.system.files import read_limited
 from oci2boot.system.run import find_program, run
@@ -46,6 +48,9 @@ class BootFiles:
     flow: Flow = "local"
     finished: frozenset[str] = frozenset()
     """Of `esp`, what others signed and is taken byte for byte."""
+    sizes: Sizes | None = None
+    loose: LooseParts | None = None
+    """What boots it in the flows without UKI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ def local_files(
     payload = build_payload(tree, architecture, version, promise, options, read, report)
     if ukis := [path.decode(errors="replace") for path in find_ukis(tree)]:
         report(Warned(f"the image brings a UKI of its own, which is not used: {', '.join(ukis)}"))
-    return BootFiles(payload.kernel_version, payload.cmdline, {payload.uki_path: payload.uki})
+    return BootFiles(payload.kernel_version, payload.cmdline, {payload.uki_path: payload.uki}, sizes=payload.sizes)
 
 
 def type1_files(
@@ -88,15 +93,26 @@ def type1_files(
     report: Report,
 ) -> BootFiles:
     """Take the kernel and its initramfs as files, and write the menu entry that boots them."""
+    flow = options.flow
+    assert flow in WITHOUT_UKI
     if options.loader in ("direct", "shim"):
-        raise ImageError(f"--loader {options.loader} starts UKIs, --flow type1 makes none")
-    made = with_dracut(
-        payload_options(architecture, version, options), tree, ComposefsPromise(karg), options, read, report
-    )
-    payload = type1_payload(tree, read, karg, made)
+        raise ImageError(f"--loader {options.loader} starts UKIs, --flow {flow} makes none")
+    promise = replace(promise_of(karg, options), in_initramfs=True, by_label=flow != "type1")
+    made = with_dracut(payload_options(architecture, version, options), tree, promise, options, read, report)
+    payload = type1_payload(tree, read, promise, made, efi=flow == "type1")
     for note in payload.notes:
         report(Warned(note))
-    return BootFiles(payload.kernel_version, payload.cmdline, payload.files, "type1", frozenset(payload.files))
+    sizes = payload.parts.sizes
+    report(Told(f"kernel {payload.kernel_version}; {sizes}"))
+    return BootFiles(
+        kernel=payload.kernel_version,
+        cmdline=payload.cmdline,
+        esp=payload.files,
+        flow=flow,
+        finished=frozenset(payload.files),
+        sizes=sizes,
+        loose=payload.parts,
+    )
 
 
 def with_loader(
@@ -108,7 +124,8 @@ def with_loader(
     if options.loader == "direct" and options.secure_boot_enroll:
         raise ImageError("with --loader direct there is no systemd-boot that could enrol keys")
     configuration = loader_conf(options.timeout, options.secure_boot_enroll)
-    loader = find_loader(tree, read, architecture, options.loader, configuration)
+    name = "none" if files.flow in LOOSE else options.loader
+    loader = find_loader(tree, read, architecture, name, configuration)
     if options.loader == "shim":
         check_sbat(files.esp)
     for note in loader.notes:
@@ -149,6 +166,10 @@ def build_payload(
     return payload
 
 
+def promise_of(karg: ComposefsArg, options: BootOptions) -> ComposefsPromise:
+    return ComposefsPromise(karg, read=options.read)
+
+
 def payload_options(architecture: str, version: str, options: BootOptions) -> PayloadOptions:
     console = console_arguments(options.console, machine_of(architecture)) if options.console else []
     return PayloadOptions(
@@ -159,6 +180,7 @@ def payload_options(architecture: str, version: str, options: BootOptions) -> Pa
         size_limit=options.size_limit,
         initrd=options.initrd,
         initrd_tools=options.initrd_tools,
+        devicetree=options.devicetree,
     )
 
 
@@ -178,8 +200,7 @@ def with_dracut(
 
 
 def _summary(payload: BootPayload) -> str:
-    sizes = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in payload.sizes.items())
-    return f"kernel {payload.kernel_version}, glue of {payload.glue}; MiB: {sizes}"
+    return f"kernel {payload.kernel_version}, glue of {payload.glue}; {payload.sizes}"
 
 
 def _run_ukify(plan: PayloadPlan, wanted: str, report: Report) -> bytes | None:

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from oci2boot.boot.discover import UKI_DIRECTORY
 from oci2boot.boot.layers import ANNOTATION
-from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.uki_layer import kernel_layer, shipped_path, uki_layer
 from oci2boot.digest import OciDigest
 from oci2boot.errors import DigestError
@@ -37,7 +36,7 @@ from oci2boot.workflows.lint.model import Subject
 from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.canonical import Warn, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.directory import AskedTimes
-from oci2boot.workflows.make.payload import build_payload, version_of
+from oci2boot.workflows.make.payload import build_payload, promise_of, version_of
 from oci2boot.workflows.make.second_view import check_unpacked
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack, unpack_image
 from oci2boot.workflows.progress import Report, Step, Told, Warned, once
@@ -124,7 +123,7 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         karg = karg_of(rootfs, request.boot.karg_style)
         version = version_of(image, base.unpacked.oci)
         payload = build_payload(
-            image, base.unpacked.architecture, version, ComposefsPromise(karg), request.boot, read, report
+            image, base.unpacked.architecture, version, promise_of(karg, request.boot), request.boot, read, report
         )
         path = UKI_DIRECTORY + b"/" + payload.uki_path.rpartition("/")[2].encode()
         files = {payload.uki_path: payload.uki}

@@ -2,11 +2,12 @@
 arguments may mean; the vendor flow adds the promise.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+from oci2boot.boot.budget import Sizes, check_budget, sizes_of_uki
 from oci2boot.boot.layers import UkiLayers
 from oci2boot.boot.names import EXTRA
 from oci2boot.boot.payload import machine_of
@@ -103,7 +104,7 @@ def find_sealed(
     )
 
 
-def sealed_files(sealed: Sealed, read: Read, architecture: str, report: Report) -> BootFiles:
+def sealed_files(sealed: Sealed, read: Read, architecture: str, limit: int | None, report: Report) -> BootFiles:
     """Return the files of the EFI system partition: the UKI and its addons byte for byte."""
     uki, variant = sealed.uki, sealed.variant
     for note in sealed.notes:
@@ -115,8 +116,10 @@ def sealed_files(sealed: Sealed, read: Read, architecture: str, report: Report) 
         )
     )
     theirs = uki_files(uki, architecture, read)
+    sizes = _sizes(uki, theirs, limit, report)
     _warn_of_addons(uki, report)
     return BootFiles(
+        sizes=sizes,
         kernel=uki.kernel_version,
         cmdline=uki.cmdline,
         esp=theirs,
@@ -146,9 +149,20 @@ def vendor_files(
         kernel=uki.kernel_version,
         cmdline=f"{uki.cmdline} {karg}".strip(),
         esp={**theirs, path: addon},
+        sizes=_sizes(uki, {**theirs, path: addon}, options.size_limit, report),
         flow="vendor",
         finished=frozenset(theirs),
     )
+
+
+def _sizes(uki: Uki, files: Mapping[str, bytes], limit: int | None, report: Report) -> Sizes:
+    """Tell what the firmware loads; `LimitError` where it is more than allowed."""
+    data = files[uki.esp_path]
+    sizes = sizes_of_uki(data, sum(map(len, files.values())) - len(data))
+    report(Told(str(sizes)))
+    for note in check_budget(sizes, limit):
+        report(Warned(note))
+    return sizes
 
 
 def _warn_of_addons(uki: Uki, report: Report) -> None:

@@ -1,9 +1,10 @@
 """Who signed what an image boots with: held to the certificates that the user names, and kept for its next version."""
 
 from oci2boot.boot.names import is_program
-from oci2boot.boot.outcome import Outcome
+from oci2boot.boot.outcome import Kind, Outcome
 from oci2boot.errors import Error, SignatureError
 from oci2boot.formats import authenticode
+from oci2boot.store.images import Flow
 from oci2boot.workflows.keys.signing import read_certificate, read_trusted
 from oci2boot.workflows.make.payload import BootFiles
 from oci2boot.workflows.progress import Report, Warned
@@ -42,10 +43,19 @@ def check_db(files: BootFiles, options: BootOptions) -> None:
         )
 
 
+def kind_of(flow: Flow) -> Kind:
+    """Return what a flow comes to: what another boot loader loads is signed by nobody that we know, as type 1 is."""
+    match flow:
+        case "files" | "aboot":
+            return "type1"
+        case _:
+            return flow
+
+
 def outcome_of(files: BootFiles, options: BootOptions | None, report: Report) -> Outcome:
     """Return what came out; a signature that does not hold is none, and is told."""
     try:
-        return Outcome.of(files.flow, files.esp or {}, read_trusted(list(options.db)) if options else ())
+        return Outcome.of(kind_of(files.flow), files.esp or {}, read_trusted(list(options.db)) if options else ())
     except Error as error:
         report(Warned(f"who signed the UKI cannot be told: {error.message}"))
-        return Outcome(files.flow)
+        return Outcome(kind_of(files.flow))

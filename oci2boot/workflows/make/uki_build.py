@@ -6,7 +6,6 @@ from typing import Annotated, Any, Final
 
 from oci2boot.boot.names import ADDON, LINUX
 from oci2boot.boot.payload import MAX_EFI_PROGRAM
-from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.boot.uki import build_addon
 from oci2boot.errors import FormatError, ImageError, LimitError, TargetError
 from oci2boot.formats import cmdline as kernel_cmdline
@@ -22,7 +21,7 @@ from oci2boot.workflows.keys.signing import sign_files
 from oci2boot.workflows.make.canonical import Read, canonical_tree, karg_of
 from oci2boot.workflows.make.digest import gather
 from oci2boot.workflows.make.directory import AskedTimes
-from oci2boot.workflows.make.payload import build_payload, version_of
+from oci2boot.workflows.make.payload import build_payload, promise_of, version_of
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import BootOptions, HashName, PlatformName, SigningOptions, TreeOptions
@@ -89,7 +88,7 @@ def build(request: BuildRequest, report: Report) -> BuiltUki:
     """Measure a root file system and write the UKI that promises it; /boot does not count, so the UKI may go there."""
     root = measure_root(request, report)
     payload = build_payload(
-        root.tree, root.architecture, root.version, ComposefsPromise(root.karg), request.boot, root.read, report
+        root.tree, root.architecture, root.version, promise_of(root.karg, request.boot), request.boot, root.read, report
     )
     name = payload.uki_path.rpartition("/")[2]
     files = {name: payload.uki}

@@ -12,18 +12,20 @@ from typing import Annotated, Final, Literal
 
 from oci2boot.boot.sign import sign_image
 from oci2boot.digest import RootHash, VerityDigest
-from oci2boot.errors import Error, FormatError
+from oci2boot.errors import DigestError, Error, FormatError
 from oci2boot.formats.iso9660 import read_volume
 from oci2boot.system.files import plain_errors, write_atomically
-from oci2boot.system.qemu import Accelerator, Firmware, VirtualMachine, choose_accelerator, find_firmware
+from oci2boot.system.qemu import Accelerator, DirectBoot, Firmware, VirtualMachine, choose_accelerator, find_firmware
 from oci2boot.system.swtpm import has_swtpm
 from oci2boot.target.opened import as_raw, open_disk
 from oci2boot.workflows.keys.generate import enroll_in_firmware
 from oci2boot.workflows.keys.signing import open_key, read_certificate
+from oci2boot.workflows.make.loose import ReadFiles, read_loose
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Warned
 from oci2boot.workflows.trial.guarded import device_tamperings, image_tamperings
 from oci2boot.workflows.trial.measured import compare
+from oci2boot.workflows.trial.reading import image_times, way_of
 from oci2boot.workflows.trial.report import PATIENCE, Bench, Booted, Case
 from oci2boot.workflows.trial.tamper import Sign, Subject, Tampering, look_at, tamperings
 from oci2boot.workflows.verify.esp import esp_of_fat
@@ -42,6 +44,13 @@ class BootTestRequest:
         Path | None, Option("--keys", "folder of `keys generate`: boot under Secure Boot, with these keys")
     ] = None
     """Without, the firmware starts anything."""
+    files: Annotated[
+        Path | None,
+        Option(
+            "--files",
+            "start the disk by the kernel and initramfs that convert --flow files or aboot wrote to this folder",
+        ),
+    ] = None
     tamper: Annotated[bool, Option("--tamper", "boot tampered copies too; each must be refused")] = False
     tpm: Annotated[UseTpm, Option("--tpm", "compare what a TPM measures; auto: if swtpm is installed")] = "auto"
     """auto: a machine that takes no notice of it does not fail for that."""
@@ -61,6 +70,10 @@ class Tested:
     cases: tuple[Case, ...]
     boot_seconds: Mapping[str, float]
     """From the kernel's start, as `Booted.times` says."""
+    read: str | None
+    """How the initramfs had the rootfs image verified."""
+    image_seconds: Mapping[str, float]
+    """To verify the rootfs image, as `reading.image_times` says."""
     pcrs: Mapping[str, str]
     """What the machine read of its TPM (bank sha256), by number."""
 
@@ -80,6 +93,8 @@ class Tested:
             "accelerator": self.accelerator,
             "ok": self.ok,
             "boot_seconds": dict(self.boot_seconds),
+            "read": self.read,
+            "image_seconds": dict(self.image_seconds),
             "pcrs": dict(self.pcrs),
             "cases": [asdict(case) for case in self.cases],
         }
@@ -117,8 +132,10 @@ def try_disk(request: BootTestRequest, report: Report) -> Tested:
 
 
 def _try_raw(request: BootTestRequest, report: Report) -> Tested:
-    promised = find_promise(request.disk)
     secure = request.keys is not None
+    if request.files and (secure or request.tamper):
+        raise FormatError("--files goes without --keys and --tamper: nothing on the disk starts it, or is checked")
+    promised = find_promise(request.disk)
     if secure and promised.uki is None:
         raise FormatError(
             f"{promised.path} is a type 1 entry: Secure Boot does not cover its initramfs and command line",
@@ -126,6 +143,9 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
         )
     if promised.verity and promised.verity.signed and not secure:
         report(Warned("the kernel will demand a signature of the root hash: --keys gives it the keys"))
+    loose = read_loose(request.files) if request.files else None
+    if loose and loose.digest != promised.digest:
+        raise DigestError(f"the boot files promise {loose.digest}, the disk has {promised.digest}")
     firmware = find_firmware(secure=secure)
     with ExitStack() as stack:
         folder, sockets = (
@@ -141,6 +161,7 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
             firmware=firmware,
             accelerator=choose_accelerator(firmware),
             optical=_is_iso(request.disk),
+            direct=_direct(loose, folder) if loose else None,
         )
         bench = Bench(
             machine=machine,
@@ -175,8 +196,18 @@ def _try_raw(request: BootTestRequest, report: Report) -> Tested:
         accelerator=machine.accelerator,
         cases=tuple(cases),
         boot_seconds=booted.times() if booted else {},
+        read=way_of(booted.console) if booted else None,
+        image_seconds=image_times(booted.console, booted.report) if booted else {},
         pcrs=booted.pcrs if booted else {},
     )
+
+
+def _direct(loose: ReadFiles, folder: Path) -> DirectBoot:
+    """Put the files where they stay as they were checked."""
+    kernel, initramfs = folder / "kernel", folder / "initramfs"
+    kernel.write_bytes(loose.kernel)
+    initramfs.write_bytes(loose.initramfs)
+    return DirectBoot(kernel, initramfs, loose.cmdline)
 
 
 def _is_iso(disk: Path) -> bool:

@@ -19,6 +19,7 @@ from oci2boot.system.qmp import save_screen
 from oci2boot.system.run import run
 from oci2boot.system.swtpm import check_socket, software_tpm
 from oci2boot.workflows.progress import Report, Warned
+from oci2boot.workflows.trial.reading import read_again
 from oci2boot.workflows.trial.tamper import Tampering
 
 LOGIN: Final = r"\S login: ?"
@@ -60,8 +61,8 @@ for stamp in InitRD Userspace; do
     say $stamp "$(systemctl show --value --property=${stamp}TimestampMonotonic)"
 done
 read -r line _ </proc/uptime && say uptime "$line"
-say end
 """
+LAST: Final = b"say end\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,7 @@ class Bench:
     def _boot(self, machine: VirtualMachine, name: str) -> Iterator[Running]:
         smbios = (
             *unit_credentials("oci2boot-report.service", UNIT, wanted_by="multi-user.target"),
-            credential("oci2boot.report", SCRIPT),
+            credential("oci2boot.report", SCRIPT + read_again(self.digest) + LAST),
         )
         with boot(replace(machine, smbios=smbios), self.folder / name) as running:
             yield running

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cmp_to_key
 from pathlib import Path
 from typing import Final, Literal
 
 from oci2boot.boot.dmverity import VERITYTAB
 from oci2boot.boot.sealed import Addon, Uki, newer
+from oci2boot.boot.told import DIGEST_FILE
+from oci2boot.boot.type1 import FILES
 from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.errors import Error, FormatError
 from oci2boot.formats import cmdline, cpio, pe
@@ -23,6 +25,7 @@ Digest = VerityDigest | RootHash
 
 _OPTIONS: Final = "systemd.verity_root_options="
 _OFFSET: Final = "hash-offset="
+_MAX_TOLD: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +79,32 @@ def find_starts(esp: EspFiles, mode: Mode) -> Iterator[Start]:
         yield start
     for path in filter(is_entry, esp):
         try:
-            start = Start("entry", path, (_entry_promise(Type1.parse(esp[path]()), mode),))
+            start = Start("entry", path, (_entry_promise(Type1.parse(esp[path]()), mode, esp),))
         except Error as error:
             start = Start("entry", path, broken=error)
         yield start
 
 
-def _entry_promise(entry: Type1, mode: Mode) -> Promise:
-    return _read_line(cmdline.split(entry.options), mode, None)
+def _entry_promise(entry: Type1, mode: Mode, esp: EspFiles) -> Promise:
+    promise = _read_line(cmdline.split(entry.options), mode, None)
+    told = _told(entry, esp) if mode == "composefs" else None
+    if told is None or told in promise.digests:
+        return promise
+    if not promise.digests:
+        return Promise((told,), (f"composefs={told}",))
+    words = f"its initramfs promises {told}, its command line {' '.join(promise.words)}: it does not boot"
+    return replace(promise, faults=(*promise.faults, words))
+
+
+def _told(entry: Type1, esp: EspFiles) -> VerityDigest | None:
+    """Return the digest that an initramfs of ours is told, by an archive of its own behind the others."""
+    last = "".join(entry.every("initrd")[-1:]).lstrip("/").lower()
+    names = {path.lower(): path for path in esp}
+    data = esp[names[last]]() if last.startswith(f"{FILES}/".lower()) and last in names else b""
+    if len(data) > _MAX_TOLD:
+        return None
+    found = cpio.read(data, lambda path: path == DIGEST_FILE).get(DIGEST_FILE)
+    return VerityDigest.parse((found.content or b"").decode(errors="replace").strip()) if found else None
 
 
 def _uki_promises(uki: Uki, read: Callable[[], bytes], mode: Mode) -> Iterator[Promise]:
@@ -203,7 +224,7 @@ def _promised_by_entries(esp: EspFiles) -> Iterator[tuple[MenuItem, Promised]]:
         try:
             entry = Type1.parse(esp[path]())
             name = EntryName.parse(path.rpartition("/")[2])
-            promise = _entry_promise(entry, "composefs")
+            promise = _entry_promise(entry, "composefs", esp)
         except FormatError:
             continue
         if promise.digests:

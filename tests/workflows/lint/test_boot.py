@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.boot.payload import WARN_SIZES
+from oci2boot.boot.budget import BUDGETS
 from oci2boot.formats import cpio
 from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.workflows.lint.run import run_lints
@@ -194,7 +194,7 @@ def test_a_console_that_is_asked_for_counts(options: BootOptions) -> None:
 
 def test_the_budget_is_that_of_all_that_is_loaded() -> None:
     """C.19"""
-    large = {f"{MODULES}/initramfs.img": bytes(WARN_SIZES[1])}
+    large = {f"{MODULES}/initramfs.img": bytes(BUDGETS[1])}
     (text,) = found(large, "size-budget")
     assert "is more than the 32 MiB that some takes" in text
     assert "initramfs 32.0" in text

@@ -1,7 +1,7 @@
 """What a record remembers of a conversion: written as by the first version that had records, and read the same."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,8 @@ FULL: dict[str, Any] = {
     "db": ["certificate"],
 }
 """Both were written by the version of commit ce06d35."""
+NEWER: dict[str, Any] = {"devicetree": None, "aboot": None, "read": "ahead"}
+"""What it did not know; it passes over them."""
 
 OPTIONS = SourceOptions(Platform("linux", "arm", "v7"), tls_verify=False)
 VERITY = VerityOptions(
@@ -138,7 +140,7 @@ def bootable(options: dict[str, Any]) -> Bootable:
 
 def test_records_are_written_as_ever(tmp_path: Path) -> None:
     db = make(tmp_path, "db")
-    assert remembered(ConvertRequest(source=SOURCE, repo=tmp_path)) == USUAL
+    assert remembered(ConvertRequest(source=SOURCE, repo=tmp_path)) == USUAL | NEWER
     request = ConvertRequest(
         source=SOURCE,
         repo=tmp_path,
@@ -148,10 +150,11 @@ def test_records_are_written_as_ever(tmp_path: Path) -> None:
         verity=VERITY,
         root_signing=SIGNING,
     )
-    assert remembered(request) == FULL | {"db": [to_pem("CERTIFICATE", db.certificate.der).decode()]}
+    assert remembered(request) == FULL | NEWER | {"db": [to_pem("CERTIFICATE", db.certificate.der).decode()]}
     plain = ConvertRequest(source=SOURCE, repo=tmp_path, boot=None, tree=TreeOptions(bootable=False))
     assert remembered(plain) == {"tls_verify": True, "plain": True}
-    assert {field.name for field in fields(BootOptions)} - {"signing"} == USUAL.keys() - {"signed", "tls_verify"}
+    names = {field.name for field in fields(BootOptions)} - {"signing"}
+    assert names == (USUAL | NEWER).keys() - {"signed", "tls_verify"}
 
 
 def test_records_of_the_first_version_are_read_as_ever(tmp_path: Path) -> None:
@@ -197,3 +200,11 @@ def test_records_of_the_first_version_are_read_as_ever(tmp_path: Path) -> None:
 def test_a_record_that_nobody_wrote_is_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="cannot be read"):
         request_again(bootable(USUAL | wrong), tmp_path, tmp_path, BootOptions())
+
+
+@pytest.mark.parametrize("flow", ["files", "aboot"])
+def test_what_another_boot_loader_loads_is_not_upgraded_on_the_machine(flow: str, tmp_path: Path) -> None:
+    """C.16: the machine would go on to boot the old files, whose root file system the next collection frees."""
+    kept = replace(bootable(USUAL | {"flow": flow}), flow=flow)  # type: ignore[arg-type]
+    with pytest.raises(TargetError, match=f"of the board's own loads .--flow {flow}"):
+        request_again(kept, tmp_path, tmp_path, BootOptions())

@@ -23,6 +23,8 @@ def outcome(*cases: Case) -> boot_test.Tested:
         accelerator="tcg",
         cases=cases,
         boot_seconds={"up": 48.2},
+        read="on-demand",
+        image_seconds={"ahead": 0.31, "on-demand": 0.01},
         pcrs={"11": "cd" * 32},
     )
 
@@ -50,5 +52,6 @@ def test_json_has_times_and_pcrs() -> None:
     """C.20, B.4"""
     found = json.loads(json.dumps(outcome(*CASES).to_json()))
     assert found["boot_seconds"] == {"up": 48.2}
+    assert (found["read"], found["image_seconds"]) == ("on-demand", {"ahead": 0.31, "on-demand": 0.01})
     assert found["pcrs"] == {"11": "cd" * 32}
     assert [case["skipped"] for case in found["cases"]] == [False, True, False]

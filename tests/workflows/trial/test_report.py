@@ -4,6 +4,7 @@ import pytest
 
 from oci2boot.digest import RootHash, VerityDigest
 from oci2boot.system.qemu import find_words
+from oci2boot.workflows.trial.reading import image_times, way_of
 from oci2boot.workflows.trial.report import LOGIN, UP, Booted, words_of
 from oci2boot.workflows.trial.tamper import FIRMWARE, STUB, TWO_PROMISES
 
@@ -110,3 +111,15 @@ def test_a_long_line_is_shown_whole_and_a_menu_is_not() -> None:
     line = f"[   14.703712] setup-root[211]: oci2boot: FATAL: {reason}"
     assert words_of(f"before\n{line}\nafter", TWO_PROMISES).endswith(f"oci2boot: FATAL: {reason}")
     assert len(words_of(f"{'menu ' * 1000}Error loading os.efi: Access denied\n", FIRMWARE)) <= 200
+
+
+VERIFIED = "[   33.1] setup-root[208]: oci2boot: the image is verified, %s, from 9.81 to 10.32 s\n"
+
+
+def test_how_the_image_was_read_comes_from_the_initramfs_and_the_other_way_from_the_machine() -> None:
+    """C.20, D.5"""
+    again = {"image": "80.00 80.02 80.40"}
+    for way, took in (("ahead", {"ahead": 0.51, "on-demand": 0.02}), ("on-demand", {"ahead": 0.4, "on-demand": 0.51})):
+        assert (way_of(VERIFIED % way), image_times(VERIFIED % way, again)) == (way, took)
+    assert (way_of(CONSOLE), image_times(CONSOLE, {})) == (None, {})
+    assert image_times(CONSOLE, {"image": "80.00 soon 80.40"}) == {}

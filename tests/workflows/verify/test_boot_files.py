@@ -101,6 +101,33 @@ def test_what_a_type_1_entry_promises_is_here(
     assert states(verified)["command line of loader/entries/demo.conf"] == "not checked"
 
 
+@pytest.mark.parametrize(
+    ("options", "told", "said"),
+    [
+        ("composefs={}", "{}", None),
+        ("rw", "{}", None),
+        (OTHER, "{}", "its initramfs promises"),
+        ("composefs={}", "ab" * 32, "its initramfs promises " + "ab" * 32),
+        ("rw", "ab" * 32, "no such root file system is here"),
+        ("composefs={}", "text", "not an fs-verity digest"),
+    ],
+)
+def test_what_the_initramfs_of_an_entry_promises_counts(
+    demo: Demo, root: Path, options: str, told: str, said: str | None, tmp_path: Path
+) -> None:
+    """C.16: the archive is made by cpio; setup-root boots what it says, and no line that says another."""
+    (tmp_path / "usr/lib/composefs").mkdir(parents=True)
+    (tmp_path / "usr/lib/composefs/rootfs.digest").write_text(told.format(demo.digest) + "\n")
+    name = b"usr/lib/composefs/rootfs.digest\n"
+    argv = [program("cpio"), "-o", "-H", "newc", "--quiet"]
+    archive = subprocess.run(argv, input=name, cwd=tmp_path, check=True, capture_output=True).stdout
+    lines = ["linux /EFI/oci2boot/a/linux", "initrd /EFI/oci2boot/a/initrd", "initrd /EFI/oci2boot/B/initrd1"]
+    text = "\n".join([*lines, f"options {options.format(demo.digest)}\n"])
+    files = {"loader/entries/demo.conf": text.encode(), "efi/OCI2BOOT/b/initrd1": archive}
+    found = failures(seen(root, esp=on_esp(tmp_path, files))).get("entry loader/entries/demo.conf")
+    assert (found is None) if said is None else (found is not None and said in found)
+
+
 def test_an_esp_without_a_uki_boots_nothing(root: Path, tmp_path: Path) -> None:
     found = failures(seen(root, esp=on_esp(tmp_path, {"loader/loader.conf": b""})))
     assert found == {"UKI": "there is none that could be booted"}
