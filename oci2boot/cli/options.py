@@ -9,8 +9,8 @@ from oci2boot.workflows.options import Option
 from oci2boot.workflows.requests import BootOptions, Fetching, SigningOptions, TreeOptions
 
 BootableTree = Annotated[TreeOptions, Only("selinux_rules", "xattrs", "erofs_version")]
-Uki = Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "ukify", "size_limit")]
-"""What a UKI is built of, and nothing of what starts it."""
+Uki = Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "ukify", "size_limit", "loader")]
+"""What a UKI is built of, and what is signed with it to start it."""
 Signing = SigningOptions | None
 SigningNow = Annotated[
     SigningOptions | None, Only("key", "certificate", "passphrase", "command", "tool", "pkcs11_module")

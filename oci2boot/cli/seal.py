@@ -26,6 +26,7 @@ def _show(sealed: SealedImage) -> None:
         [
             ("manifest", str(sealed.manifest)),
             ("UKI", sealed.uki),
+            *((("loader", ", ".join(sealed.loader)),) if sealed.loader else ()),
             ("layer", str(sealed.layer)),
             ("argument", sealed.karg),
         ],

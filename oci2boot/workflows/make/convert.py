@@ -33,6 +33,7 @@ from oci2boot.workflows.make.sealed import (
     sealed_files,
     vendor_files,
 )
+from oci2boot.workflows.make.started import check_started
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
 from oci2boot.workflows.progress import Report, Told, Warned
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
@@ -87,6 +88,7 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
         check_signatures(files, request.boot.db)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
         files = signed_files(files, request.boot.signing, report)
+        check_started(files, request.boot, report)
         rootfs = digests.rootfs(rules)
     if check_shipped(unpacked.tree, read, rootfs.digest):
         report(Told("the rootfs image that the image brings along is the one made here"))

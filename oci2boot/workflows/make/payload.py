@@ -108,7 +108,8 @@ def with_loader(
     if options.loader == "direct" and options.secure_boot_enroll:
         raise ImageError("with --loader direct there is no systemd-boot that could enrol keys")
     configuration = loader_conf(options.timeout, options.secure_boot_enroll)
-    loader = find_loader(tree, read, architecture, options.loader, configuration)
+    sealed = files.flow == "sealed"
+    loader = find_loader(tree, read, architecture, options.loader, configuration, shipped=sealed)
     if options.loader == "shim":
         check_sbat(files.esp)
     for note in loader.notes:

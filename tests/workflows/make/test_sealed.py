@@ -22,7 +22,7 @@ from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOpti
 from tests.keys import make, openssl
 from tests.oci.layouts import Layout
 from tests.witness import program
-from tests.workflows.sealable import KVER, OS_RELEASE, add_image, addon, base, profiles, tar, uki
+from tests.workflows.sealable import KVER, OS_RELEASE, add_image, addon, base, kernel, profiles, tar, uki
 
 Karg = Callable[..., str]
 Convert = Callable[..., Bootable]
@@ -269,7 +269,8 @@ def test_a_uki_for_another_machine_is_refused(karg: Karg, converted: Convert) ->
 def test_signatures_are_held_to_the_certificates_given(karg: Karg, converted: Convert, tmp_path: Path) -> None:
     """C.35: sbsign signed it; the certificate of another does not do, nor an addon without a signature."""
     db, other = make(tmp_path, "db"), make(tmp_path, "other")
-    files: dict[str, bytes | Path] = {"boot/EFI/Linux/os.efi": db.sbsign(uki(karg()))}
+    started = {"boot/EFI/systemd/systemd-bootx64.efi": db.sbsign(kernel())}
+    files: dict[str, bytes | Path] = {"boot/EFI/Linux/os.efi": db.sbsign(uki(karg())), **started}
     assert converted(files, db=(other.path, db.path)).flow == "sealed"
     with pytest.raises(SignatureError, match=r"signed by .*db.*none of the --db"):
         converted(files, db=(other.path,))

@@ -1,0 +1,80 @@
+"""What starts a signed UKI: signed with it where it is made, and looked at where it is installed.
+
+Under Secure Boot the firmware checks the boot loader first. A UKI whose loader it refuses is never read, however well
+that one is signed.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from oci2boot.boot.loader import check_sbat, find_shippable
+from oci2boot.boot.names import LINUX, is_program
+from oci2boot.errors import ImageError, LoaderError
+from oci2boot.formats import authenticode
+from oci2boot.formats.x509 import Certificate
+from oci2boot.tree.model import Directory
+from oci2boot.workflows.keys.signing import read_certificate, read_trusted
+from oci2boot.workflows.make.canonical import Read
+from oci2boot.workflows.make.payload import BootFiles
+from oci2boot.workflows.progress import Report, Warned
+from oci2boot.workflows.requests import BootOptions
+
+REFUSED: Final = "under Secure Boot the firmware would refuse it, and never come to the UKI, which is signed"
+REMOVABLE: Final = "EFI/BOOT/BOOT"
+"""How the program begins that the firmware starts by itself; here it is shim, if there is one."""
+MOK_MANAGER: Final = "EFI/BOOT/mm"
+HINT: Final = (
+    "`oci2boot seal` with the key puts a signed one beside the UKI; here --secureboot-key signs it, "
+    "and --loader none leaves it to the one that is there"
+)
+
+
+def loader_to_sign(
+    tree: Directory, read: Read, architecture: str, options: BootOptions, report: Report
+) -> Mapping[str, bytes]:
+    """Return what a machine without a key needs beside a signed UKI, by path beneath /boot; nothing without a signer.
+
+    An image without systemd-boot may be for a machine that has its own loader: only a warning.
+    """
+    if options.signing is None:
+        return {}
+    try:
+        programs = find_shippable(tree, read, architecture, options.loader)
+    except ImageError as error:
+        if options.loader != "systemd-boot":
+            raise
+        report(Warned(f"{error.message}: the UKI is signed, and nothing that starts it comes with it"))
+        return {}
+    if options.loader == "shim":
+        check_sbat(programs)
+    return programs
+
+
+def check_started(files: BootFiles, options: BootOptions, report: Report) -> None:
+    """Refuse or warn of a boot loader that firmware would refuse, where the UKI that it is to start is signed.
+
+    With certificates, the firmware's db, it is refused; without, it can only be seen that nobody signed it. Who is
+    behind a shim, its own certificates say as well: here it only has to be signed.
+    """
+    waiting = options.signing is not None and options.signing.request is not None
+    if files.esp is None or files.flow == "type1" or waiting:
+        return
+    programs = {path: data for path, data in files.esp.items() if is_program(path)}
+    starters = [path for path in programs if not path.startswith((f"{LINUX}/", MOK_MANAGER))]
+    if not any(path.startswith(f"{LINUX}/") and authenticode.verify(data) for path, data in programs.items()):
+        return
+    anchors = _trusted(options)
+    for path in sorted(starters):
+        found = authenticode.verify(programs[path], anchors)
+        by_shim = options.loader == "shim" and path.startswith(REMOVABLE)
+        if options.db and not by_shim and not any(signature.anchor for signature in found):
+            signers = ", ".join(signature.signer.subject for signature in found)
+            said = f"is signed by {signers}, by none of the --db certificates" if found else "is unsigned"
+            raise LoaderError(f"{path} {said}: {REFUSED}", hint=HINT)
+        if not found:
+            report(Warned(f"{path} is unsigned: {REFUSED}; `oci2boot seal` puts a signed one into the image"))
+
+
+def _trusted(options: BootOptions) -> list[Certificate]:
+    own = [read_certificate(options.signing.certificate)] if options.signing else []
+    return [*read_trusted(list(options.db)), *own]
