@@ -16,7 +16,12 @@ SigningNow = Annotated[
     SigningOptions | None, Only("key", "certificate", "passphrase", "command", "tool", "pkcs11_module")
 ]
 """Without the ways that wait for another machine."""
+SigningOrAnswer = Annotated[
+    SigningOptions | None, Only("key", "certificate", "passphrase", "command", "tool", "pkcs11_module", "response")
+]
+"""Also by what another machine has answered already."""
 Registry = Annotated[Fetching, Only("tls_verify", "authfile")]
+Authfile = Annotated[Fetching, Only("authfile")]
 TlsVerify = Annotated[Fetching, Only("tls_verify")]
 AttestHook = Annotated[
     str | None,

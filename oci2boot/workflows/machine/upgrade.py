@@ -36,6 +36,8 @@ class UpgradeRequest:
     options: DeployOptions = field(default_factory=DeployOptions)
     """Of deployments in directories."""
     dry_run: bool = False
+    authfile: Path | None = None
+    """Of this one time: where it lies is no property of the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def upgrade(request: UpgradeRequest, report: Report) -> Upgraded:
     ):
         with machine.state() as state:
             tracked = state.tracked
-        again = request_again(tracked, machine.store, Path(scratch), request.given)
+        again = request_again(tracked, machine.store, Path(scratch), request.given, request.authfile)
         news = _news(again, machine.store, str(tracked.manifest))
         if not news.changed:
             return Upgraded("up to date", news, tracked)
@@ -109,7 +111,7 @@ def switch(request: UpgradeRequest, wanted: ConvertRequest, report: Report) -> U
     ):
         with machine.state() as state:
             if state.mode == "verity":
-                again = request_again(state.tracked, machine.store, Path(scratch), request.given)
+                again = request_again(state.tracked, machine.store, Path(scratch), request.given, request.authfile)
                 wanted = replace(again, source=wanted.source, name=wanted.name)
         if request.dry_run:
             news = _news(wanted, machine.store, None)

@@ -54,7 +54,9 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
     return found
 
 
-def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOptions) -> ConvertRequest:
+def request_again(
+    bootable: Bootable, repo: Path, scratch: Path, given: BootOptions, authfile: Path | None = None
+) -> ConvertRequest:
     """Return the request for the same image as it is now.
 
     `given` brings what no record can hold, keys above all; certificates go to files in `scratch`.
@@ -65,7 +67,7 @@ def request_again(bootable: Bootable, repo: Path, scratch: Path, given: BootOpti
         platform = (
             Platform.parse(kept["platform"]) if kept.get("platform") else Platform("linux", bootable.architecture)
         )
-        options = SourceOptions(platform, kept.get("tls_verify") is not False)
+        options = SourceOptions(platform, kept.get("tls_verify") is not False, authfile)
         layer = int(kept["uki_layer"]) if "uki_layer" in kept else None
         verity = VerityOptions.from_json(kept["verity"]) if "verity" in kept else None
         rules = TreeOptions(

@@ -24,6 +24,7 @@ from oci2boot.workflows.make.payload import (
     version_of,
     with_loader,
 )
+from oci2boot.workflows.make.published import attach_published
 from oci2boot.workflows.make.rules import Workbench, rules_of
 from oci2boot.workflows.make.sealed import (
     Digests,
@@ -85,8 +86,9 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
     rules, files = request.tree, BootFiles()
     if request.boot:
         rules, files = _choose_payload(unpacked, digests, request.boot, read, report)
-        check_signatures(files, request.boot.db)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
+        files = attach_published(files, request, unpacked.oci.manifest_digest if unpacked.oci else None, report)
+        check_signatures(files, request.boot.db)
         files = signed_files(files, request.boot.signing, report)
         check_started(files, request.boot, report)
         rootfs = digests.rootfs(rules)
