@@ -127,7 +127,10 @@ def _of_answer(asked: Path | None, answered: Path | None) -> Iterator[Detached]:
 def attach_published(
     files: BootFiles, request: ConvertRequest, manifest: OciDigest | None, report: Report
 ) -> BootFiles:
-    """Attach the signatures by certificates of --db that are beside the image, where no key is here to sign."""
+    """Attach the signatures by certificates of --db that are beside the image, where no key is here to sign.
+
+    A UKI that is built here has no other; one that the image brings is held to --db as ever.
+    """
     boot = request.boot
     if files.esp is None or files.flow == "type1" or manifest is None or boot is None or not boot.db or boot.signing:
         return files
@@ -147,8 +150,11 @@ def attach_published(
                 signed[path] = data
                 break
         else:
-            if path.startswith(f"{LINUX}/"):
-                report(Warned(f"no signature by --db for {path} is beside the image: it would be one of {digest}"))
+            if path.startswith(f"{LINUX}/") and path not in files.finished:
+                raise SignatureError(
+                    f"{path} is built here, and needs a signature of {digest}: none by --db is beside the image",
+                    hint="`oci2boot attach` puts one there; with --secureboot-key it is signed here",
+                )
     if signed:
         report(Told(f"signed elsewhere, attached to what was rebuilt here: {', '.join(signed)}"))
     return replace(files, esp={**files.esp, **signed}, finished=files.finished | signed.keys())
