@@ -85,6 +85,25 @@ def test_signatures_follow_an_upgrade(run: Run, machine: Machine, db: Pair, tmp_
     assert signed(machine, db) == programs(machine)
 
 
+def test_what_was_signed_on_the_spot_follows_what_is_signed_elsewhere(
+    run: Run, machine: Machine, db: Pair, tmp_path: Path
+) -> None:
+    """C.25: with neither a key nor a certificate the upgrade is refused, as ever."""
+    key = ["--secureboot-key", db.key, "--secureboot-certificate", db.path]
+    words = ["convert", machine.source, "--repo", machine.repo, "--name", "demo", *key, *ASKED]
+    assert run(*words)[0] == 0
+    words = ["install", "demo", "--repo", machine.repo, "--target", machine.root, "--esp", machine.esp, *ASKED]
+    assert run(*words)[0] == 0
+    machine.release(SECOND)
+    assert run("attach", machine.source, *asked_for(run, machine, db, tmp_path))[0] == 0
+    code, _, errors = run("upgrade", *places(machine), "-q")
+    assert code == 1
+    assert "its next version would not boot without a signature" in " ".join(errors.split())
+    assert run("upgrade", *places(machine), "-q", "--db", db.path)[0] == 0
+    assert len(machine.entries()) == 2
+    assert signed(machine, db) == programs(machine)
+
+
 def test_an_answer_can_be_given_to_an_upgrade(run: Run, machine: Machine, db: Pair, tmp_path: Path) -> None:
     """C.25, B.5: in a file, where no registry is between; one to another request is refused."""
     installed(run, machine, db, tmp_path)

@@ -77,10 +77,14 @@ def request_again(
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
-    if kept.get("signed") and given.signing is None and bootable.flow != "sealed":
+    db = given.db or boot.db
+    # Signatures may be beside the image, and a UKI for which --db finds none is refused. A root hash has none there.
+    elsewhere = bool(db) and bootable.flow == "local" and verity is None
+    if kept.get("signed") and given.signing is None and bootable.flow != "sealed" and not elsewhere:
         raise TargetError(
             f"{bootable.name} was signed when it was converted: its next version would not boot without a signature",
-            hint="--secureboot-key and --secureboot-certificate sign it; a sealed image needs no key here",
+            hint="--secureboot-key and --secureboot-certificate sign it; a sealed image needs no key here, nor does "
+            "--db where `oci2boot attach` put signatures beside the image",
         )
     return ConvertRequest(
         source=parse_source(bootable.source),
@@ -88,7 +92,7 @@ def request_again(
         name=bootable.name,
         options=options,
         tree=rules,
-        boot=replace(boot, signing=given.signing, db=given.db or boot.db),
+        boot=replace(boot, signing=given.signing, db=db),
         uki_layer=layer,
         verity=verity,
         root_signing=given.signing,

@@ -20,7 +20,7 @@ from tests.boot.debian import package
 from tests.keys import Pair, make
 from tests.oci.layouts import Layout
 from tests.witness import program
-from tests.workflows.make.seals import BUILTIN, last_layer, sealed_to
+from tests.workflows.make.seals import BUILTIN, last_layer, run, sealed_to
 from tests.workflows.sealable import add_image, base, kernel, tar
 
 SHIM = "usr/lib/shim/shimx64.efi.signed"
@@ -92,6 +92,21 @@ def test_a_machine_without_a_key_gets_a_loader_that_its_firmware_starts(
     assert not [event for event in warned if isinstance(event, Warned)]
     uki = sealed.uki.removeprefix("/boot/")
     assert accepted(files, db, tmp_path) == {uki, "EFI/systemd/systemd-bootx64.efi", "EFI/BOOT/BOOTX64.EFI"}
+
+
+def test_composefs_takes_an_image_with_a_loader_in_its_layer(
+    layout: Layout, repo: Path, signing: SigningOptions, tmp_path: Path
+) -> None:
+    """D.14, C.2: the digest is cfsctl's, and its `prepare-boot` finds the UKI, and nothing else to boot."""
+    out, cfs, boot = tmp_path / "out", tmp_path / "cfs", tmp_path / "boot"
+    boot.mkdir()
+    sealed = sealed_to(repo, f"oci:{layout.path}:base", f"oci:{out}:x", replace(BUILTIN, signing=signing))
+    cfsctl: list[str | Path] = [program("cfsctl"), "--repo", cfs, "--insecure"]
+    run(program("cfsctl"), "init", "--algorithm", "fsverity-sha256-12", "--insecure", cfs)
+    run(*cfsctl, "oci", "pull", f"oci:{out}:x", "x")
+    assert run(*cfsctl, "--erofs-version=1", "oci", "compute-id", "--bootable", "x").strip() == sealed.rootfs
+    run(*cfsctl, "oci", "prepare-boot", "--bootdir", boot, "x")
+    assert [path.name for path in boot.rglob("*.efi")] == [Path(sealed.uki).name]
 
 
 def test_behind_a_shim_all_that_starts_the_uki_comes_along(
