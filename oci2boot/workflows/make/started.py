@@ -23,10 +23,7 @@ REFUSED: Final = "under Secure Boot the firmware would refuse it, and never come
 REMOVABLE: Final = "EFI/BOOT/BOOT"
 """How the program begins that the firmware starts by itself; here it is shim, if there is one."""
 MOK_MANAGER: Final = "EFI/BOOT/mm"
-HINT: Final = (
-    "`oci2boot seal` with the key puts a signed one beside the UKI; here --secureboot-key signs it, "
-    "and --loader none leaves it to the one that is there"
-)
+HINT: Final = "`oci2boot seal` with the key puts a signed one beside the UKI"
 
 
 def loader_to_sign(
