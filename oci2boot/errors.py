@@ -93,6 +93,10 @@ class ShimError(ImageError):
     """A program that shim does not start."""
 
 
+class LintError(ImageError):
+    """An image that does not pass a check that it was to pass."""
+
+
 class ReadOnlyError(ImageError):
     """A root file system that cannot be written where it is to be."""
 

@@ -30,11 +30,14 @@ MAY_IMPORT = {
     "workflows/images": {"workflows/progress", *ADAPTERS},
     "workflows/requests": {"workflows/options", "workflows/images", "workflows/progress", *ADAPTERS},
     "workflows/keys": {"workflows/keys", *DESK},
-    "workflows/make": {"workflows/make", "workflows/keys", *DESK},
-    "workflows/install": {"workflows/install", "workflows/make", "workflows/keys", *DESK},
-    "workflows/verify": {"workflows/verify", "workflows/make", "workflows/keys", *DESK},
+    # Without `system`, and so without any program that could be run.
+    "workflows/lint": {"workflows/lint", "workflows/requests", "workflows/progress", "store", *MIDDLE},
+    "workflows/make": {"workflows/make", "workflows/lint", "workflows/keys", *DESK},
+    "workflows/install": {"workflows/install", "workflows/make", "workflows/lint", "workflows/keys", *DESK},
+    "workflows/verify": {"workflows/verify", "workflows/make", "workflows/lint", "workflows/keys", *DESK},
     "workflows/machine": {
-        *("workflows/machine", "workflows/verify", "workflows/install", "workflows/make", "workflows/keys"),
+        *("workflows/machine", "workflows/verify", "workflows/install", "workflows/make", "workflows/lint"),
+        "workflows/keys",
         *DESK,
     },
     "workflows/trial": {
@@ -43,7 +46,8 @@ MAY_IMPORT = {
     },
     "cli": {
         *("cli", "workflows/trial", "workflows/machine", "workflows/verify", "workflows/install", "workflows/make"),
-        *("workflows/keys", "workflows/progress", "workflows/options", "workflows/requests", "workflows/images"),
+        *("workflows/lint", "workflows/keys", "workflows/progress", "workflows/options", "workflows/requests"),
+        "workflows/images",
         *("errors", "digest"),
     },
 }

@@ -25,6 +25,8 @@ MAX_ADDON: Final = 64 << 20
 MAX_ADDONS: Final = 256
 """In one folder."""
 
+BLESSER: Final = b"usr/lib/systemd/systemd-bless-boot"
+"""In an image: says that a boot was good. Without it, no boots are counted."""
 TRIES: Final = 3
 """Boots that a new entry may fail before another one is tried. systemd, Automatic Boot Assessment."""
 

@@ -17,6 +17,7 @@ from oci2boot.workflows.requests import (
     BootOptions,
     ConvertRequest,
     Fetching,
+    Linting,
     Name,
     NewHash,
     NewRepo,
@@ -45,6 +46,7 @@ def convert(
     verity: AskedVerity,
     root_signer: RootSigner | None,
     attest_hook: AttestHook = None,
+    linting: Linting,
     fetching: Fetching,
     output: Output,
 ) -> None:
@@ -57,6 +59,7 @@ def convert(
         boot=boot if make_boot and tree.bootable else None,
         verity=verity.options(mode),
         root_signing=root_signer.options() if root_signer else signing,
+        linting=linting,
     )
     with output.reporting() as report:
         converted = run_convert(request, report)

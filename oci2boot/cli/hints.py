@@ -18,6 +18,7 @@ OPTIONS: Final[Mapping[type[Error], str]] = {
     errors.HashError: "--hash and --repo say so",
     errors.OptionalVerityError: "--allow-missing-verity accepts it",
     errors.ShimError: "--loader systemd-boot starts it without shim",
+    errors.LintError: "--skip NAME leaves a check out, and without --strict all of them only warn",
     errors.ReadOnlyError: "--overlay /PATH",
     errors.NoVerityError: "leave out --no-verity, or the others",
     errors.KargFormError: "--verity-karg systemd, or veritytab",

@@ -29,6 +29,7 @@ from oci2boot.workflows.requests import (
     DiskRequest,
     Fetching,
     InstallRequest,
+    Linting,
     is_source,
     parse_source,
 )
@@ -98,6 +99,7 @@ def install(
     first_boot: AskedFirstBoot,
     secret: AskedSecret,
     writing: Writing,
+    linting: Linting,
     repo: ChosenRepo = None,
     fetching: TlsVerify,
     output: Output,
@@ -107,10 +109,11 @@ def install(
     repo = repo or default_repo(writing=image is not None and is_source(image))
     told, passphrase = first_boot.read(), secret.read()
     with output.reporting() as report:
-        name = _converted(image, repo, fetching, report)
+        name, looked_at = _converted(image, repo, fetching, linting, report)
     if where.esp is not None:
         options = replace(options, first_boot=told)
-        _install_directories(repo, name, where.target, where.esp, options, writing, output)
+        checks = None if looked_at else linting
+        _install_directories(repo, name, where.target, where.esp, options, writing, checks, output)
         return
     assert where.target
     request = InstallRequest(
@@ -122,6 +125,7 @@ def install(
         secret=passphrase,
         first_boot=told,
         nvram=writing.nvram,
+        linting=None if looked_at else linting,
     )
     if not writing.dry_run and request.target.is_block_device() and not writing.yes:
         _confirm(request, as_json=output.as_json)
@@ -130,11 +134,14 @@ def install(
     output.show(installed, _show)
 
 
-def _converted(image: str | None, repo: Path, fetching: Fetching, report: Report) -> str | None:
-    """Return the name of a converted image; a source that no image is called by is converted first."""
+def _converted(
+    image: str | None, repo: Path, fetching: Fetching, linting: Linting, report: Report
+) -> tuple[str | None, bool]:
+    """Return the name of a converted image; a source that no image is called by is converted first, and checked."""
     if image is None or not is_source(image) or any(found.name == image for found in list_images(repo)):
-        return image
-    return run_convert(ConvertRequest(source=parse_source(image), repo=repo, options=fetching.options()), report).name
+        return image, False
+    request = ConvertRequest(source=parse_source(image), repo=repo, options=fetching.options(), linting=linting)
+    return run_convert(request, report).name, True
 
 
 def _install_directories(
@@ -144,6 +151,7 @@ def _install_directories(
     esp: Path,
     options: DeployOptions,
     writing: Writing,
+    linting: Linting | None,
     output: Output,
 ) -> None:
     dry_run = writing.dry_run
@@ -154,7 +162,9 @@ def _install_directories(
         output.show(files, partial(_show_boot_files, place=place), written=not dry_run)
         return
     with output.reporting() as report:
-        plan = install_directories(repo, name, root, esp, options, report, nvram=writing.nvram, dry_run=dry_run)
+        plan = install_directories(
+            repo, name, root, esp, options, report, nvram=writing.nvram, dry_run=dry_run, linting=linting
+        )
     output.show(plan, partial(_show_plan, place=place), written=not dry_run)
 
 

@@ -22,6 +22,7 @@ from oci2boot.cli.explain import explain
 from oci2boot.cli.groups import command
 from oci2boot.cli.images import export, images, inspect, mount
 from oci2boot.cli.install import install
+from oci2boot.cli.lint import lint
 from oci2boot.cli.output import out, show_error
 from oci2boot.cli.seal import seal
 from oci2boot.cli.sysupdate import sysupdate
@@ -34,7 +35,7 @@ __all__ = ["app", "main"]
 
 COMMANDS: Final[Mapping[str, tuple[Callable[..., None] | typer.Typer, ...]]] = {
     "From an image to a machine": (convert, install, build, seal, attach, keys.app, uki.app),
-    "What it is, and whether it is intact": (inspect, verify, test, digest, explain),
+    "What it is, and whether it is intact": (lint, inspect, verify, test, digest, explain),
     "A machine that lives on": (
         *(status, upgrade, switch, rollback, pin, unpin, delete, finalize, kargs.app, etc_diff, reset),
     ),

@@ -149,7 +149,11 @@ def _json_events(event: Event) -> None:
 
 def _quiet_events(event: Event) -> None:
     if isinstance(event, Warned):
-        err.print(f"[yellow]warning:[/] {escape(event.text)}")
+        err.print(f"[yellow]warning:[/] {escape(_warning(event))}")
+
+
+def _warning(event: Warned) -> str:
+    return f"{event.text} [{event.lint}]" if event.lint else event.text
 
 
 def _line_events(event: Event) -> None:
@@ -177,7 +181,7 @@ class _Bars:
                 if event.finished:
                     self._progress.update(task, completed=event.total or event.done, total=event.total or event.done)
             case Warned():
-                self._progress.console.print(f"[yellow]warning:[/] {escape(event.text)}")
+                self._progress.console.print(f"[yellow]warning:[/] {escape(_warning(event))}")
             case Told():
                 self._progress.console.print(escape(event.text))
 

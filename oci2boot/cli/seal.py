@@ -6,14 +6,23 @@ from oci2boot.cli.options import BootableTree, Signing, Uki
 from oci2boot.cli.output import Output, print_table
 from oci2boot.workflows.make.seal import SealedImage
 from oci2boot.workflows.make.seal import seal as run_seal
-from oci2boot.workflows.requests import Fetching, SealRequest
+from oci2boot.workflows.requests import Fetching, Linting, SealRequest
 
 
 def seal(
-    *, request: SealRequest, tree: BootableTree, uki: Uki, signing: Signing, fetching: Fetching, output: Output
+    *,
+    request: SealRequest,
+    tree: BootableTree,
+    uki: Uki,
+    signing: Signing,
+    linting: Linting,
+    fetching: Fetching,
+    output: Output,
 ) -> None:
     """Write an image that carries its UKI in an extra layer; the other layers stay as they are."""
-    request = replace(request, options=fetching.options(), tree=tree, boot=replace(uki, signing=signing))
+    request = replace(
+        request, options=fetching.options(), tree=tree, boot=replace(uki, signing=signing), linting=linting
+    )
     with output.reporting() as report:
         sealed = run_seal(request, report)
     if sealed is not None:

@@ -24,6 +24,8 @@ class Warned:
     """Something that the user should know, and that stops nothing."""
 
     text: str
+    lint: str = ""
+    """The check of `lint` that found it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,20 @@ class Told:
 
 Event = Step | Warned | Told
 Report = Callable[[Event], None]
+
+
+def once(report: Report) -> Report:
+    """Return a report to which no warning is said twice: a check of `lint` and what is made later may both have it."""
+    said = set[str]()
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Warned):
+            if event.text in said:
+                return
+            said.add(event.text)
+        report(event)
+
+    return tell
 
 
 def silent(event: Event) -> None:

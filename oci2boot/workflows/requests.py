@@ -238,6 +238,20 @@ class BootOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Linting:
+    """What becomes of what the checks of an image find; they warn where nothing is said."""
+
+    PANEL: ClassVar = "Checks"
+
+    strict: Annotated[
+        bool, Option("--strict", "stop where a check of the image finds more than is worth a note: see `lint`")
+    ] = False
+    skip: Annotated[
+        tuple[str, ...], Option("--skip", "check to leave out; may be repeated: `lint --list`", metavar="NAME")
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertRequest:
     source: Source
     name: Name = None
@@ -253,6 +267,7 @@ class ConvertRequest:
     """The mode `verity`; None is the mode `composefs`."""
     root_signing: SigningOptions | None = None
     """How the root hash of dm-verity is signed."""
+    linting: Linting = field(default_factory=Linting)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +287,7 @@ class SealRequest:
     """For source and destination."""
     tree: TreeOptions = field(default_factory=TreeOptions)
     boot: BootOptions = field(default_factory=BootOptions)
+    linting: Linting = field(default_factory=Linting)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,3 +351,5 @@ class InstallRequest:
     first_boot: FirstBoot = field(default_factory=FirstBoot)
     nvram: bool = True
     """Where the target is a disk of this machine, make it the firmware's first choice."""
+    linting: Linting | None = field(default_factory=Linting)
+    """None where the image was looked at just now."""

@@ -67,8 +67,8 @@ def test_the_physical_root_has_the_labels_of_the_places_it_becomes(
 def test_a_machine_boots_with_the_policy_enforced(installed: Callable[[Initramfs], Installed], tmp_path: Path) -> None:
     """P.4, P.10: to the login prompt, with /etc written on the way. setup-root mounts before there is a policy."""
     with boot(vm.machine(installed("dracut").disk, ENFORCE), tmp_path / "vm") as running:
-        running.wait_for("demo login:|Reached target multi-user.target", 3 * vm.BOOT_SECONDS)
-        running.wait_for("Started ssh.service", vm.BOOT_SECONDS)  # its host keys were made, in /etc/ssh
+        running.wait_for("Finished sshd-keygen.service", 3 * vm.BOOT_SECONDS)  # it writes to /etc/ssh
+        running.wait_for("demo login:|Reached target multi-user.target", vm.BOOT_SECONDS)
         console = running.console
     denials = [line for line in console.splitlines() if "avc:" in line and "denied" in line]
     assert "Successfully loaded SELinux policy" in console

@@ -35,6 +35,7 @@ from oci2boot.workflows.install.live import check_live, warnings_of
 from oci2boot.workflows.install.physical import root_entries
 from oci2boot.workflows.install.slots import slot_partitions, slot_record
 from oci2boot.workflows.install.verity_disk import image_partitions, state_entries
+from oci2boot.workflows.lint.stored import check_stored
 from oci2boot.workflows.progress import Report, Step, Warned
 from oci2boot.workflows.requests import InstallRequest
 
@@ -85,6 +86,7 @@ def install(request: InstallRequest, report: Report, *, dry_run: bool = False) -
         bootable = find_image(repository, request.name)
         if not bootable.esp:
             raise StoreError(f"{bootable.name} was converted without boot files", hint="convert it without --no-boot")
+        check_stored(repository, bootable, request.linting, report)
         seed = _seed(request, bootable, device)
         disk_format = request.disk.format or ("raw" if device else format_of(request.target))
         if disk_format == "iso":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from oci2boot.boot.names import ADDON, EXTRA, TRIES, uncounted
+from oci2boot.boot.names import ADDON, BLESSER, EXTRA, TRIES, uncounted
 from oci2boot.digest import External
 from oci2boot.errors import StoreError, TargetError
 from oci2boot.formats.cmdline import find_composefs, split
@@ -38,7 +38,6 @@ from oci2boot.workflows.make.canonical import reader
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Told, Warned
 
-BLESSER: Final = b"/usr/lib/systemd/systemd-bless-boot"
 LOCAL: Final = f"local{ADDON}"
 """The machine's own kernel arguments, beside each of its UKIs."""
 

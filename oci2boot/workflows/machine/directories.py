@@ -14,6 +14,7 @@ from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.machine import Sysroot, changing
 from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.workflows.install.beside import boot_first, check_bootable, check_not_own
+from oci2boot.workflows.lint.stored import check_stored
 from oci2boot.workflows.machine.deploy import (
     DeployOptions,
     SysrootPlan,
@@ -22,6 +23,7 @@ from oci2boot.workflows.machine.deploy import (
     plan_deployment,
 )
 from oci2boot.workflows.progress import Report, Warned
+from oci2boot.workflows.requests import Linting
 
 
 def install_directories(
@@ -34,6 +36,7 @@ def install_directories(
     *,
     dry_run: bool = False,
     nvram: bool = True,
+    linting: Linting | None = None,
 ) -> SysrootPlan:
     """Install a converted image into mounted file systems: the physical root at `root`, the ESP at `esp`.
 
@@ -45,6 +48,7 @@ def install_directories(
             raise TargetError(f"{path} is not a directory", hint="make and mount the file systems first")
     with Repository.open(repo) as source:
         bootable = find_image(source, name)
+        check_stored(source, bootable, linting, report)
         sysroot = Sysroot(root.resolve(), esp.resolve())
         check_not_own(sysroot.root)
         check_bootable(sysroot.root, sysroot.boot_directory(), bootable, report)

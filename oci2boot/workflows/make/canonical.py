@@ -6,19 +6,17 @@ from typing import Final
 import zstandard
 
 from oci2boot.digest import External
-from oci2boot.errors import Error, FormatError
+from oci2boot.errors import FormatError
 from oci2boot.formats.cmdline import ComposefsArg
-from oci2boot.formats.tar import printable
 from oci2boot.rootfs.composefs import Rootfs
 from oci2boot.tree.model import Directory, File
 from oci2boot.tree.prepare import prepare, prepare_for_boot, with_mount_points
-from oci2boot.tree.selinux import disagreements, label, load_policy
+from oci2boot.tree.selinux import label, load_policy
+from oci2boot.workflows.lint.labels import rule_notes
 from oci2boot.workflows.requests import KargStyle, TreeOptions
 
 RULES: Final = "canonical-1"
 """The id of the rules that decide a digest: they never change under it."""
-NAMED: Final = 5
-"""Paths that a warning names; it counts the others."""
 
 Warn = Callable[[str], None]
 Read = Callable[[File], bytes]
@@ -38,18 +36,8 @@ def canonical_tree(
         tree = with_mount_points(tree, places, warn)
     policy = load_policy(merged, read, options.selinux_rules, warn)
     if options.selinux_rules == "libselinux":
-        try:
-            others = load_policy(merged, read, "composefs-rs")
-        except Error as error:
-            warn(f"bootc and composefs-rs refuse the image's SELinux policy: {error.message}")
-            others = policy
-        if found := disagreements(tree, policy, others):
-            paths = ", ".join(printable(path) for path, _, _ in found[:NAMED])
-            more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-            warn(
-                f"bootc and composefs-rs label {paths}{more} differently, and compute another digest; "
-                "--selinux-rules composefs-rs gives theirs"
-            )
+        for note in rule_notes(merged, tree, policy, read):
+            warn(note)
     return label(tree, policy, warn)
 
 

@@ -11,6 +11,8 @@ from oci2boot.store.images import Bootable, check_name, save
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import ComposefsRoot
 from oci2boot.workflows.keys.signing import check_signing
+from oci2boot.workflows.lint.model import Subject
+from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.again import remembered
 from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.convert_verity import check_verity_request, make_verity
@@ -36,23 +38,35 @@ from oci2boot.workflows.make.sealed import (
 )
 from oci2boot.workflows.make.started import check_started
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
-from oci2boot.workflows.progress import Report, Told, Warned
+from oci2boot.workflows.progress import Report, Told, Warned, once
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
 
 
 def convert(request: ConvertRequest, report: Report) -> Bootable:
     """Store an image and what boots it. Run again, it fetches and writes only what is new."""
 
+    report = once(report)
+
     def warn(text: str) -> None:
         report(Warned(text))
 
     name = check_name(request.name or request.source.name)
+    lints_of(request.linting.skip)
     if request.boot and request.boot.signing:
         check_signing(request.boot.signing)
     if request.verity:
         check_verity_request(request, request.verity)
     with Repository.ensure(request.repo, request.hash) as repository:
         unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer)
+        if request.boot:
+            subject = Subject(
+                tree=unpacked.tree,
+                read=object_reader(repository),
+                architecture=unpacked.architecture,
+                boot=request.boot,
+                verity=request.verity,
+            )
+            check(subject, str(request.source), request.linting, report)
         if request.verity:
             made = make_verity(request, request.verity, unpacked, repository, report)
         else:

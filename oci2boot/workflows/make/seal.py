@@ -32,12 +32,14 @@ from oci2boot.store.repository import Repository
 from oci2boot.tree.entries import entries_of
 from oci2boot.tree.merge import merge
 from oci2boot.workflows.keys.signing import check_signing, sign_files
+from oci2boot.workflows.lint.model import Subject
+from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.canonical import Warn, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.payload import build_payload, version_of
 from oci2boot.workflows.make.second_view import check_unpacked
 from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack, unpack_image
-from oci2boot.workflows.progress import Report, Step, Told, Warned
+from oci2boot.workflows.progress import Report, Step, Told, Warned, once
 from oci2boot.workflows.requests import SealRequest
 
 NO_ANNOTATIONS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -95,9 +97,12 @@ class Base:
 def seal(request: SealRequest, report: Report) -> SealedImage | None:
     """Write the sealed image, its name last; None where it only asked for signatures."""
 
+    report = once(report)
+
     def warn(text: str) -> None:
         report(Warned(text))
 
+    lints_of(request.linting.skip)
     if request.boot.signing:
         check_signing(request.boot.signing)
     destination = None if request.dry_run else open_destination(request.destination, request.options)
@@ -108,6 +113,9 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         read = object_reader(repository)
         # What goes into the UKI is taken from the image as it was.
         image = base.unpacked.tree
+        boot = replace(request.boot, flow="local")
+        subject = Subject(tree=image, read=read, architecture=base.unpacked.architecture, boot=boot)
+        check(subject, str(request.source), request.linting, report)
         if request.strip_kernel and (removed := kernel_layer(base.unpacked.system)):
             base = _with_layer(repository, base, _new_layer(removed), "the kernel is in the UKI")
         tree = canonical_tree(base.unpacked.system, request.tree, read, warn)

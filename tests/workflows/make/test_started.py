@@ -89,7 +89,7 @@ def test_a_machine_without_a_key_gets_a_loader_that_its_firmware_starts(
     assert names == [path.lstrip("/") for path in (sealed.uki, *sealed.loader)]
     warned: list[Event] = []
     files = keyless(repo, f"oci:{out}:x", db=(db.path,), report=warned.append)
-    assert not [event for event in warned if isinstance(event, Warned)]
+    assert not [event for event in warned if isinstance(event, Warned) and not event.lint]
     uki = sealed.uki.removeprefix("/boot/")
     assert accepted(files, db, tmp_path) == {uki, "EFI/systemd/systemd-bootx64.efi", "EFI/BOOT/BOOTX64.EFI"}
 
@@ -162,7 +162,7 @@ def test_a_signed_uki_is_not_given_to_a_loader_that_firmware_refuses(
         keyless(repo, uki_alone, db=(db.path,))
     warned: list[Event] = []
     keyless(repo, uki_alone, report=warned.append)
-    said = [event.text for event in warned if isinstance(event, Warned)]
+    said = [event.text for event in warned if isinstance(event, Warned) and not event.lint]
     assert [text.split(":")[0] for text in said] == [
         "EFI/BOOT/BOOTX64.EFI is unsigned", "EFI/systemd/systemd-bootx64.efi is unsigned",
     ]  # fmt: skip

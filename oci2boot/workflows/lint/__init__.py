@@ -1,0 +1,1 @@
+"""Checks of an image before anything is made of it."""
