@@ -32,8 +32,8 @@ def _loader(subject: Subject) -> Iterable[Found]:
 
 
 def _loaders(subject: Subject) -> Mapping[str, bytes]:
-    boot = subject.boot
-    return find_loader(subject.tree, subject.read, subject.architecture, boot.loader, loader_conf()).programs
+    tree, read, shipped = subject.tree, subject.read, bool(subject.sealed)
+    return find_loader(tree, read, subject.architecture, subject.boot.loader, loader_conf(), shipped=shipped).programs
 
 
 def _stub(subject: Subject) -> Iterator[Found]:

@@ -104,7 +104,7 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
         files = attach_published(files, request, unpacked.oci.manifest_digest if unpacked.oci else None, report)
         check_signatures(files, request.boot.db)
         files = signed_files(files, request.boot.signing, report)
-        check_started(files, request.boot, report)
+        check_started(files, request.boot)
         rootfs = digests.rootfs(rules)
     if check_shipped(unpacked.tree, read, rootfs.digest):
         report(Told("the rootfs image that the image brings along is the one made here"))

@@ -7,7 +7,7 @@ that one is signed.
 from collections.abc import Mapping
 from typing import Final
 
-from oci2boot.boot.loader import check_sbat, find_shippable
+from oci2boot.boot.loader import find_shippable
 from oci2boot.boot.names import LINUX, is_program
 from oci2boot.errors import ImageError, LoaderError
 from oci2boot.formats import authenticode
@@ -36,25 +36,22 @@ def loader_to_sign(
     if options.signing is None:
         return {}
     try:
-        programs = find_shippable(tree, read, architecture, options.loader)
+        return find_shippable(tree, read, architecture, options.loader)
     except ImageError as error:
         if options.loader != "systemd-boot":
             raise
         report(Warned(f"{error.message}: the UKI is signed, and nothing that starts it comes with it"))
         return {}
-    if options.loader == "shim":
-        check_sbat(programs)
-    return programs
 
 
-def check_started(files: BootFiles, options: BootOptions, report: Report) -> None:
-    """Refuse or warn of a boot loader that firmware would refuse, where the UKI that it is to start is signed.
+def check_started(files: BootFiles, options: BootOptions) -> None:
+    """Refuse a boot loader that firmware with the --db certificates would, where the UKI that it is to start is signed.
 
-    With certificates, the firmware's db, it is refused; without, it can only be seen that nobody signed it. Who is
-    behind a shim, its own certificates say as well: here it only has to be signed.
+    Without certificates, `lint` warns of one that nobody signed. Who is behind a shim, the firmware knows: here it has
+    to be signed at all.
     """
     waiting = options.signing is not None and options.signing.request is not None
-    if files.esp is None or files.flow == "type1" or waiting:
+    if files.esp is None or files.flow == "type1" or waiting or not options.db:
         return
     programs = {path: data for path, data in files.esp.items() if is_program(path)}
     starters = [path for path in programs if not path.startswith((f"{LINUX}/", MOK_MANAGER))]
@@ -64,12 +61,10 @@ def check_started(files: BootFiles, options: BootOptions, report: Report) -> Non
     for path in sorted(starters):
         found = authenticode.verify(programs[path], anchors)
         by_shim = options.loader == "shim" and path.startswith(REMOVABLE)
-        if options.db and not by_shim and not any(signature.anchor for signature in found):
+        if not found or not (by_shim or any(signature.anchor for signature in found)):
             signers = ", ".join(signature.signer.subject for signature in found)
             said = f"is signed by {signers}, by none of the --db certificates" if found else "is unsigned"
             raise LoaderError(f"{path} {said}: {REFUSED}", hint=HINT)
-        if not found:
-            report(Warned(f"{path} is unsigned: {REFUSED}; `oci2boot seal` puts a signed one into the image"))
 
 
 def _trusted(options: BootOptions) -> list[Certificate]:
