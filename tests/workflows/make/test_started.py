@@ -140,9 +140,7 @@ def test_a_shim_that_others_signed_starts_the_builders_loader(
     assert accepted(files, db, tmp_path) == {sealed.uki.removeprefix("/boot/"), "EFI/BOOT/grubx64.efi"}
 
 
-def test_a_shim_that_nobody_signed_is_refused(
-    layout: Layout, repo: Path, db: Pair, signing: SigningOptions, tmp_path: Path
-) -> None:
+def test_a_shim_that_nobody_signed_is_refused(repo: Path, db: Pair, signing: SigningOptions, tmp_path: Path) -> None:
     """C.35: no firmware starts it, whatever is behind."""
     made = Layout(tmp_path / "layout")
     add_image(made, [*base(), tar({"usr/lib/shim/shimx64.efi": kernel()})], "base")
