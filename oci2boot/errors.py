@@ -93,6 +93,18 @@ class ShimError(ImageError):
     """A program that shim does not start."""
 
 
+class UnsealedError(SignatureError):
+    """An image that is sealed or signed less than the one that a machine has."""
+
+
+class OtherSignerError(SignatureError):
+    """An image that another key signed than the one that a machine has."""
+
+
+class DowngradeError(ImageError):
+    """An image that is older than the one that a machine has."""
+
+
 class LintError(ImageError):
     """An image that does not pass a check that it was to pass."""
 

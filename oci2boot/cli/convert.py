@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from oci2boot.cli.options import AttestHook, Signing
 from oci2boot.cli.output import Output, out, print_facts, size
+from oci2boot.errors import Error
 from oci2boot.workflows.images import Bootable, DmVerityRoot, Mode
 from oci2boot.workflows.make.asked import AskedDracut, AskedVerity, RootSigner
 from oci2boot.workflows.make.convert import convert as run_convert
@@ -61,6 +62,8 @@ def convert(
         root_signing=root_signer.options() if root_signer else signing,
         linting=linting,
     )
+    if boot.db and request.boot is None:
+        raise Error("--db is about what boots, and nothing that boots is made", hint="leave --db or --no-boot out")
     with output.reporting() as report:
         converted = run_convert(request, report)
     if attest_hook is not None:

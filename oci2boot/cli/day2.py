@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from oci2boot.cli.groups import Only
+from oci2boot.cli.groups import Only, Said
 from oci2boot.cli.machine_text import show_status, show_upgraded, warn
 from oci2boot.cli.options import Authfile, DryRun, JustJson, Mounted, Registry, SigningOrAnswer
 from oci2boot.cli.output import Output, out
 from oci2boot.errors import Error
 from oci2boot.workflows.machine import keep
+from oci2boot.workflows.machine.demands import Allowed
 from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.place import AskedPlace
 from oci2boot.workflows.machine.rollback import RolledBack
@@ -21,6 +22,11 @@ from oci2boot.workflows.machine.upgrade import upgrade as run_upgrade
 from oci2boot.workflows.options import Option, said
 from oci2boot.workflows.requests import BootOptions, ChosenRepo, ConvertRequest, Name, Source
 
+ON_TOP: Final = (
+    *("flow", "kargs", "kernel", "uki", "size_limit", "initrd", "allow_missing_verity"),
+    *("db", "loader", "timeout", "secure_boot_enroll", "console"),
+)
+"""Of what a machine remembers, what `switch` may change."""
 Id = Annotated[str, Option("DEPLOYMENT", "beginning of the deployment's digest")]
 
 
@@ -62,6 +68,7 @@ def upgrade(
     asked: AskedPlace,
     repo: ChosenRepo = None,
     given: Annotated[BootOptions, Only("db")],
+    allowed: Allowed,
     signing: SigningOrAnswer,
     fetching: Authfile,
     output: Output,
@@ -70,7 +77,7 @@ def upgrade(
     place = asked.find(asked.store(repo), others=[*said(options), *(["--soft-reboot"] if extent.soft else [])])
     goal = extent.goal(asked, live=place.live)
     given = replace(given, signing=signing)
-    request = UpgradeRequest(place, goal, given, options, dry_run, fetching.authfile)
+    request = UpgradeRequest(place, goal, given, options, dry_run, allowed, authfile=fetching.authfile)
     with output.reporting() as report:
         done = run_upgrade(request, report)
     output.show(done, show_upgraded)
@@ -87,21 +94,26 @@ def switch(
     dry_run: DryRun = False,
     asked: AskedPlace,
     repo: ChosenRepo = None,
-    boot: Annotated[BootOptions, Only("flow", "kargs", "allow_missing_verity", "db")],
+    on_top: Annotated[dict[str, Any], Said(BootOptions, *ON_TOP)],
+    allowed: Allowed,
     signing: SigningOrAnswer,
     fetching: Registry,
     output: Output,
 ) -> None:
-    """Bring this machine to another image, and follow that one from then on."""
-    others = [*said(options), *said(replace(boot, db=())), *(["--soft-reboot"] if extent.soft else [])]
+    """Bring this machine to another image, and follow that one from then on.
+
+    It is made as the one before was, options that you give on top.
+    """
+    boot = BootOptions(**on_top, signing=signing)
+    apart = replace(BootOptions(), flow=boot.flow, allow_missing_verity=boot.allow_missing_verity)
+    others = [*said(options), *said(apart), *(["--soft-reboot"] if extent.soft else [])]
     place = asked.find(asked.store(repo), others=others)
     goal = extent.goal(asked, live=place.live)
-    boot = replace(boot, signing=signing)
     options = replace(options, allow_missing_verity=boot.allow_missing_verity)
     wanted = ConvertRequest(source=source, repo=place.repository, name=name, options=fetching.options(), boot=boot)
-    request = UpgradeRequest(place, goal, boot, options, dry_run, fetching.authfile)
+    request = UpgradeRequest(place, goal, boot, options, dry_run, allowed, authfile=fetching.authfile)
     with output.reporting() as report:
-        done = run_switch(request, wanted, report)
+        done = run_switch(request, wanted, report, on_top.keys())
     output.show(done, show_upgraded)
     if extent.apply:
         reboot_into(place, done, soft=extent.soft)

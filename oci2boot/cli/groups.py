@@ -6,7 +6,7 @@ them. A group that may be None is None as long as none of its options is given.
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import partial, wraps
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -23,6 +23,14 @@ class Only:
 
     def __init__(self, *names: str) -> None:
         self.names = names
+
+
+class Said(Only):
+    """The fields of a group that a command has, where it matters which of them are said: it gets these alone."""
+
+    def __init__(self, group: type, *names: str) -> None:
+        super().__init__(*names)
+        self.group = group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +123,9 @@ def groups_of(function: Callable[..., None]) -> Iterator[Group]:
         default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
         if single := _parameter(name, hints[name], default, None):
             yield Group(name, (single,), partial(_only_value, name, default))
+        elif choice := next((one for one in extras if isinstance(one, Said)), None):
+            members = (replace(one, default=None) for one in _members(choice.group, (choice,)))
+            yield Group(name, tuple(members), dict)
         elif isinstance(kind, type) and is_dataclass(kind):
             yield Group(name, tuple(_members(kind, extras)), kind, optional=optional)
         else:

@@ -25,6 +25,8 @@ def show_status(found: Status) -> None:
         output.out.print(f"partition {part['partition']} is {what}, {output.size(part['size'])}")
     if found.state.mode == "composefs":
         output.out.print(_next_boot(found), soft_wrap=True)
+    for text in _demanded(found):
+        output.out.print(text, soft_wrap=True)
     for image in found.downloaded:
         output.out.print(f"downloaded: {escape(image.name)} {image.root.image.hex[:12]}")
     warn(found.problems)
@@ -63,6 +65,19 @@ def _next_boot(found: Status) -> str:
     if state.next.id == state.booted:
         return f"{following} runs, and boots next"
     return f"{state.booted[:12]} runs, {following} boots next: restart the machine to change to it"
+
+
+def _demanded(found: Status) -> Iterable[str]:
+    """Say what the next image has to be, and what was given up."""
+    state = found.state
+    following = state.next.id if state.next else None
+    for one in found.to_json()["deployments"]:
+        if one["id"] == following and (outcome := one["outcome"]):
+            signed = f", signed by {' and '.join(outcome['signed_by'])}" if outcome["signed_by"] else ""
+            if signed or outcome["kind"] == "sealed":
+                yield escape(f"the next image must be {outcome['kind']}{signed}, too, and not older")
+            if outcome["given_up"]:
+                yield escape(f"it was {outcome['given_up']}, until less was allowed")
 
 
 def warn(problems: Iterable[str]) -> None:

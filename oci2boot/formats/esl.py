@@ -16,6 +16,12 @@ MAX_ENTRIES: Final = 4096
 
 X509: Final = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
 SHA256: Final = uuid.UUID("c1c41626-504c-4092-aca9-41f936934328")
+X509_HASHES: Final = {
+    uuid.UUID("3bd2a492-96c0-4079-b420-fcf98ef103ed"): "sha256",
+    uuid.UUID("7076876e-80c2-4ee6-aad2-28b349a6865b"): "sha384",
+    uuid.UUID("446dbf63-2502-4cda-bcfa-2465d2b0fe9d"): "sha512",
+}
+"""Kinds of entries that revoke a certificate by the hash of its TBSCertificate, with a time behind the hash."""
 _PKCS7: Final = uuid.UUID("4aafd29d-68df-49ee-8aa9-347d375665a7")
 _GLOBAL_VARIABLE: Final = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
 _SECURITY_DATABASE: Final = uuid.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")

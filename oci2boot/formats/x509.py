@@ -76,6 +76,19 @@ class Certificate:
         return sha256(self.der).hexdigest()
 
     @property
+    def key_id(self) -> str:
+        """The SHA-256 of the SubjectPublicKeyInfo: that of the key, whoever certified it when."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return sha256(self._ask(lambda loaded: loaded.public_key().public_bytes(*form))).hexdigest()
+
+    @property
+    def to_be_signed(self) -> bytes:
+        """The part that its issuer signed, TBSCertificate: firmware may revoke it by the hash of that."""
+        return self._ask(lambda loaded: loaded.tbs_certificate_bytes)
+
+    @property
     def not_after(self) -> datetime:
         return self._ask(lambda loaded: loaded.not_valid_after_utc)
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from oci2boot.boot.names import EXTRA, LINUX, MAX_UKI, PROGRAM, RECORD, is_addon, is_program
+from oci2boot.boot.product import Product
 from oci2boot.boot.type1 import ENTRIES, FILES
 from oci2boot.errors import FormatError, LimitError, TargetError
-from oci2boot.formats import bls, cmdline, sbat, version
+from oci2boot.formats import bls, cmdline, version
 from oci2boot.formats.bls import EntryName, Type1
 from oci2boot.sysroot.bootdir import (
     LOADER_CONF,
@@ -275,26 +276,20 @@ def _writes(
 
 
 def _other_loader(directory: BootDirectory, path: str, source: Source) -> str | None:
-    """Return why a program that is there stays: it is another's, or newer. By the names and versions in `.sbat`."""
+    """Return why a program that is there stays: it is another's, or newer, or does not say what it is."""
     actual = directory.by_lower.get(path.lower())
     if actual is None or not is_program(path):
         return None
     with mapped(directory.path / actual, MAX_UKI) as data:
-        there = _product(data)
+        there = Product.of(data)
     with opened(source) as data:
-        ours = _product(data)
-    if there[0] != ours[0]:
-        return f"{actual} is {there[0] or 'another boot loader'}, and left as it is"
-    if version.compare(there[1], ours[1]) > 0:
-        return f"{actual} is {there[0]} {there[1]}, newer than {ours[1]}, and left as it is"
+        ours = Product.of(data)
+    if there.name != ours.name or not there.name:
+        return f"{actual} is {there.name or 'another boot loader'}, and left as it is"
+    order, found, new = there.compare(ours)
+    if order > 0:
+        return f"{actual} is {there.name} {found}, newer than {new}, and left as it is"
     return None
-
-
-def _product(program: bytes) -> tuple[str, str]:
-    try:
-        return sbat.product(program)
-    except FormatError:
-        return "", ""
 
 
 def _leftovers(

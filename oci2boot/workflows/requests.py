@@ -208,9 +208,13 @@ class BootOptions:
     ] = False
     db: Annotated[
         tuple[Path, ...],
-        Option("--db", "certificate that must have signed the image's own UKI; may be repeated: one is enough"),
+        Option(
+            "--db",
+            "certificate that must have signed what the image brings to be booted: UKI, addons and boot loader; may be "
+            "repeated: one is enough",
+        ),
     ] = ()
-    """One of them must be behind its addons too; without any, these may be unsigned."""
+    """What is signed here is as good; without any, nothing has to be signed."""
     loader: Annotated[
         LoaderName,
         Option(

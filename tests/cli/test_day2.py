@@ -312,3 +312,33 @@ def test_images_that_share_most_take_little_more(run: Run, tmp_path: Path) -> No
     freed = json.loads(run("gc", "--json", *places(machine))[1])
     assert 0.05 * first < freed["freed_bytes"] < 0.15 * first
     assert json.loads(run("fsck", "--json", "--sysroot", machine.root)[1])["ok"] is True
+
+
+def test_less_than_before_is_refused_with_the_way_out_and_said_by_status(run: Run, machine: Machine) -> None:
+    """B.11"""
+    (record,) = (machine.root / "state/deploy").glob("*/oci2boot.json")
+    facts = json.loads(record.read_text())
+    signer = {"subject": "CN=publisher", "key": "ab" * 32, "anchor": None}
+    facts["options"]["outcome"] = {"kind": "sealed", "signers": [signer], "addon": [], "before": None}
+    record.write_text(json.dumps(facts))
+    assert "the next image must be sealed, signed by CN=publisher, too, and not older" in run(
+        "status", *places(machine)
+    )[1].replace("\n", " ")
+    machine.release(SECOND)
+    code, _, errors = run("upgrade", "-q", *places(machine))
+    assert code == 1
+    assert "is sealed, signed by CN=publisher; the new one is local, signed by nobody" in " ".join(errors.split())
+    assert "--allow-unsealed accepts it" in errors
+    assert run("upgrade", "-q", "--allow-unsealed", *places(machine))[0] == 0
+    first = status(run, machine)["deployments"][0]
+    assert first["outcome"]["given_up"] == "sealed, signed by CN=publisher"
+    assert "it was sealed, signed by CN=publisher, until less was allowed" in " ".join(
+        run("status", *places(machine))[1].split()
+    )
+
+
+def test_certificates_for_what_boots_are_no_use_without_it(run: Run, machine: Machine) -> None:
+    """C.35: an option that would do nothing is not passed over in silence."""
+    code, _, errors = run("convert", machine.source, "--no-boot", "--db", "db.crt", "--repo", machine.repo)
+    assert code == 1
+    assert "nothing that boots is made" in errors

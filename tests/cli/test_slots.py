@@ -136,7 +136,6 @@ def test_what_such_a_machine_cannot_do_is_said(
         ("switch", "oci:layout:v", "--etc", "ours"),
         ("switch", "oci:layout:v", "--soft-reboot"),
         ("switch", "oci:layout:v", "--flow", "sealed"),
-        ("switch", "oci:layout:v", "--karg", "quiet"),
         ("switch", "oci:layout:v", "--allow-missing-verity"),
     ],
 )

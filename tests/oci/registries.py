@@ -67,10 +67,10 @@ def docker_registry(storage: Path, config: str = "", tls: str = "") -> Iterator[
         process.wait(10)
 
 
-def push(source: str, name: str) -> None:
+def push(source: str, name: str, *options: str) -> None:
     """Copy an image to a registry on loopback, by skopeo, with its bytes as they are."""
     argv = [program("skopeo"), "copy", "--all", "--preserve-digests", "--insecure-policy", "--dest-tls-verify=false"]
-    subprocess.run([*argv, source, name], check=True, capture_output=True)
+    subprocess.run([*argv, *options, source, name], check=True, capture_output=True)
 
 
 def skopeo_digest(name: str, *options: str) -> str:

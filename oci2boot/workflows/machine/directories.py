@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from oci2boot.boot.firmware import Firmware
 from oci2boot.errors import StoreError, TargetError
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable, find_image
@@ -13,7 +14,8 @@ from oci2boot.sysroot.bootdir_apply import apply_boot
 from oci2boot.sysroot.bootdir_steps import BootPlan
 from oci2boot.sysroot.machine import Sysroot, changing
 from oci2boot.sysroot.state import SysrootState, read_state
-from oci2boot.workflows.install.beside import boot_first, check_bootable, check_not_own
+from oci2boot.system.efivars import EFIVARS
+from oci2boot.workflows.install.beside import HOST, boot_first, check_bootable, check_not_own
 from oci2boot.workflows.lint.stored import check_stored
 from oci2boot.workflows.machine.deploy import (
     DeployOptions,
@@ -22,6 +24,7 @@ from oci2boot.workflows.machine.deploy import (
     plan_boot_files,
     plan_deployment,
 )
+from oci2boot.workflows.machine.firmware import check_firmware, read_firmware
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import Linting
 
@@ -36,9 +39,12 @@ def install_directories(
     *,
     dry_run: bool = False,
     nvram: bool = True,
+    efivars: Path | None = None,
     linting: Linting | None = None,
 ) -> SysrootPlan:
     """Install a converted image into mounted file systems: the physical root at `root`, the ESP at `esp`.
+
+    `efivars` are the variables of the firmware that is to boot it; by default this machine's, where it is the target.
 
     Run again, or on a machine that has another image, it makes one more deployment. What else is there stays: the root
     may be that of the system that runs, whose firmware then gets an entry.
@@ -52,12 +58,14 @@ def install_directories(
         sysroot = Sysroot(root.resolve(), esp.resolve())
         check_not_own(sysroot.root)
         check_bootable(sysroot.root, sysroot.boot_directory(), bootable, report)
+        firmware = read_firmware(efivars or (EFIVARS if sysroot.root == HOST else None))
         if dry_run and not (sysroot.repository / "meta.json").exists():
             # What a repository there would be like is known only once there is one.
             with tempfile.TemporaryDirectory(prefix=".oci2boot-", dir=root) as scratch:
-                plan = _deploy(Sysroot(Path(scratch), esp.resolve()), source, bootable, options, report, dry_run=True)
+                elsewhere = Sysroot(Path(scratch), esp.resolve())
+                plan = _deploy(elsewhere, source, bootable, options, report, firmware, dry_run=True)
         else:
-            plan = _deploy(sysroot, source, bootable, options, report, dry_run=dry_run)
+            plan = _deploy(sysroot, source, bootable, options, report, firmware, dry_run=dry_run)
         if nvram:
             boot_first(sysroot.root, sysroot.boot_directory(), bootable, report, dry_run=dry_run)
     return plan
@@ -92,11 +100,20 @@ def install_boot_directory(
 
 
 def _deploy(
-    sysroot: Sysroot, source: Repository, bootable: Bootable, options: DeployOptions, report: Report, *, dry_run: bool
+    sysroot: Sysroot,
+    source: Repository,
+    bootable: Bootable,
+    options: DeployOptions,
+    report: Report,
+    firmware: Firmware | None,
+    *,
+    dry_run: bool,
 ) -> SysrootPlan:
     with changing(sysroot), Repository.ensure(sysroot.repository, source.algorithm) as target:
         state = read_state(sysroot)
         plan = plan_deployment(state, source, target, bootable, options)
+        if firmware:
+            check_firmware(firmware, plan, source, report)
         if not dry_run:
             apply_deployment(plan, state, source, target, report)
     return plan

@@ -72,11 +72,15 @@ class MachineState:
     """What `status --json` says of this kind alone."""
 
     @property
+    def remembers(self) -> Deployment | None:
+        """What has a record of the image that the machine follows: what boots next, or else what runs."""
+        return next((one for one in (self.next, self.current) if one and one.record), None)
+
+    @property
     def tracked(self) -> Bootable:
-        """Return what the next upgrade is the next version of: what boots next, or else what runs."""
-        for one in (self.next, self.current):
-            if one and one.record:
-                return Bootable.from_json(one.record)
+        """Return what the next upgrade is the next version of."""
+        if (one := self.remembers) and one.record:
+            return Bootable.from_json(one.record)
         raise TargetError(
             "nothing says where this machine's image came from", hint="`oci2boot switch SOURCE` installs one from there"
         )

@@ -1,6 +1,6 @@
 """What a machine runs, what it boots next, and what else it keeps: as text and as JSON by a published schema."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from oci2boot.store.images import Bootable, saved_images
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.sysroot.bootdir import BootEntry, mapped
+from oci2boot.workflows.machine.demands import remembered_outcome
 from oci2boot.workflows.machine.model import Deployment, MachineState
 from oci2boot.workflows.machine.place import Place, open_machine
 
@@ -59,10 +60,23 @@ class Status:
             "title": one.title,
             "kernel": record.get("kernel"),
             "flow": record.get("flow"),
+            "outcome": _outcome(record),
             "deployed": moment(one.deployed),
             "tool": one.tool,
             "entries": [{**_entry(entry), "signers": self.signers.get(entry.path, [])} for entry in one.entries],
         }
+
+
+def _outcome(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the next image must be no less than; None where an older version did not say it."""
+    known = remembered_outcome(record.get("options") or {})
+    if known is None:
+        return None
+    return {
+        "kind": known.kind,
+        "signed_by": list(dict.fromkeys(one.subject for one in (*known.signers, *known.addon))),
+        "given_up": str(known.before) if known.before else None,
+    }
 
 
 def moment(seconds: int | None) -> str | None:

@@ -1,12 +1,13 @@
 """A new image for a machine: the next version of the one that it has, or another one."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from oci2boot.boot.firmware import Firmware
 from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import open_source
 from oci2boot.store.images import Bootable, saved_images
@@ -14,12 +15,16 @@ from oci2boot.store.layers import has_layer
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import Mode
 from oci2boot.sysroot.machine import Sysroot
+from oci2boot.system.efivars import EFIVARS
 from oci2boot.system.run import run
+from oci2boot.workflows.keys.signing import read_trusted
+from oci2boot.workflows.machine.demands import Allowed, Demands, demands_of
 from oci2boot.workflows.machine.deploy import DeployOptions
-from oci2boot.workflows.machine.model import DeployPlan, Machine
+from oci2boot.workflows.machine.firmware import check_firmware, read_firmware
+from oci2boot.workflows.machine.model import DeployPlan, Machine, MachineState
 from oci2boot.workflows.machine.place import Place, open_machine
 from oci2boot.workflows.machine.soft_reboot import soft_reboot
-from oci2boot.workflows.make.again import request_again
+from oci2boot.workflows.make.again import request_again, request_like
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Report, Told
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
@@ -36,8 +41,14 @@ class UpgradeRequest:
     options: DeployOptions = field(default_factory=DeployOptions)
     """Of deployments in directories."""
     dry_run: bool = False
+    allowed: Allowed = field(default_factory=Allowed)
+    efivars: Path | None = None
+    """The variables of the machine's firmware; by default those of this machine, where it is the one that runs."""
     authfile: Path | None = None
     """Of this one time: where it lies is no property of the image."""
+
+    def firmware(self) -> Firmware | None:
+        return read_firmware(self.efivars or (EFIVARS if self.place.live else None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,37 +97,43 @@ def upgrade(request: UpgradeRequest, report: Report) -> Upgraded:
         open_machine(request.place, request.options, writing=not looking) as machine,
         TemporaryDirectory(prefix="oci2boot-") as scratch,
     ):
+        unsigned = request.allowed.unsealed
         with machine.state() as state:
             tracked = state.tracked
-        again = request_again(tracked, machine.store, Path(scratch), request.given, request.authfile)
+            again = request_again(
+                tracked, machine.store, Path(scratch), request.given, request.authfile, unsigned=unsigned
+            )
+            demands = _demands(request, state, again)
         news = _news(again, machine.store, str(tracked.manifest))
         if not news.changed:
             return Upgraded("up to date", news, tracked)
         if state.rejected(news.manifest):
             return Upgraded("rejected", news, tracked)
         if looking:
-            planned = _planned(machine, state.mode, news, tracked.name) if request.goal == "deploy" else None
+            planned = None
+            if request.goal == "deploy":
+                planned = _planned(request, machine, demands, state.mode, news, report, tracked.name)
             return planned or Upgraded("available", news, tracked)
-        return _deploy(request, machine, convert(again, report), news, report)
+        return _deploy(request, machine, demands, convert(again, report), news, report)
 
 
-def switch(request: UpgradeRequest, wanted: ConvertRequest, report: Report) -> Upgraded:
+def switch(request: UpgradeRequest, wanted: ConvertRequest, report: Report, said: Collection[str] = ()) -> Upgraded:
     """Bring the machine to another image; from then on it is upgraded from there.
 
-    For a slot it is made as the one before, except its source and name.
+    It is made as the one before, except what is `said`: fields of `wanted.boot`.
     """
     with (
         open_machine(request.place, request.options, writing=not request.dry_run) as machine,
         TemporaryDirectory(prefix="oci2boot-") as scratch,
     ):
         with machine.state() as state:
-            if state.mode == "verity":
-                again = request_again(state.tracked, machine.store, Path(scratch), request.given, request.authfile)
-                wanted = replace(again, source=wanted.source, name=wanted.name)
+            if state.remembers or state.mode == "verity":
+                wanted = request_like(state.tracked, wanted, said, machine.store, Path(scratch))
+            demands = _demands(request, state, wanted, same_image=False)
         if request.dry_run:
             news = _news(wanted, machine.store, None)
-            return _planned(machine, state.mode, news) or Upgraded("available", news)
-        return _deploy(request, machine, convert(wanted, report), None, report)
+            return _planned(request, machine, demands, state.mode, news, report) or Upgraded("available", news)
+        return _deploy(request, machine, demands, convert(wanted, report), None, report)
 
 
 def reboot_into(place: Place, done: Upgraded, *, soft: bool = False) -> None:
@@ -129,12 +146,27 @@ def reboot_into(place: Place, done: Upgraded, *, soft: bool = False) -> None:
         run(["systemctl", "reboot"], package="systemd")
 
 
+def _demands(
+    request: UpgradeRequest, state: MachineState, wanted: ConvertRequest, *, same_image: bool = True
+) -> Demands:
+    trusted = read_trusted(list(wanted.boot.db)) if wanted.boot else []
+    return demands_of(state, trusted, request.allowed, same_image=same_image)
+
+
 def _deploy(
-    request: UpgradeRequest, machine: Machine, bootable: Bootable, news: News | None, report: Report
+    request: UpgradeRequest,
+    machine: Machine,
+    demands: Demands,
+    bootable: Bootable,
+    news: News | None,
+    report: Report,
 ) -> Upgraded:
     if request.goal == "download":
         return Upgraded("downloaded", news, bootable)
     with Repository.open(machine.store) as repository:
+        bootable = demands.met_by(repository, bootable, report)
+        if firmware := request.firmware():
+            check_firmware(firmware, machine.plan(repository, bootable), repository, report)
         plan = machine.deploy(repository, bootable, report)
     if plan is None:
         report(Told("this is the image that boots next already"))
@@ -144,13 +176,25 @@ def _deploy(
     return Upgraded("deployed", news, bootable, plan)
 
 
-def _planned(machine: Machine, mode: Mode, news: News, name: str | None = None) -> Upgraded | None:
+def _planned(
+    request: UpgradeRequest,
+    machine: Machine,
+    demands: Demands,
+    mode: Mode,
+    news: News,
+    report: Report,
+    name: str | None = None,
+) -> Upgraded | None:
     """Plan what is in the store already; `name` is what it has to be called there."""
     with _opened(machine.store) as repository:
         for one in saved_images(repository):
             known = one.manifest and str(one.manifest) == news.manifest and one.mode == mode
             if known and name in (None, one.name):
-                return Upgraded("planned", news, one, machine.plan(repository, one))
+                one = demands.met_by(repository, one, report)
+                plan = machine.plan(repository, one)
+                if firmware := request.firmware():
+                    check_firmware(firmware, plan, repository, report)
+                return Upgraded("planned", news, one, plan)
     return None
 
 

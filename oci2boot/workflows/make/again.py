@@ -1,6 +1,6 @@
 """How an image was converted, kept in its boot record, so that its next version is converted alike."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
@@ -28,6 +28,10 @@ BUILDERS: Final = ("auto", "builtin")
 """Of UKIs, that are the same on every machine; a path is not."""
 APART: Final = frozenset({"ukify", "db", "dracut", "signing"})
 """Options of booting that a record does not hold as they are."""
+OUTCOME: Final = "outcome"
+"""Key of the record for what came of it: `boot.outcome`."""
+OF_ONE_IMAGE: Final = ("kernel", "uki")
+"""Options of booting that name a part of an image."""
 
 
 def remembered(request: ConvertRequest) -> dict[str, Any]:
@@ -55,19 +59,73 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
 
 
 def request_again(
-    bootable: Bootable, repo: Path, scratch: Path, given: BootOptions, authfile: Path | None = None
+    bootable: Bootable,
+    repo: Path,
+    scratch: Path,
+    given: BootOptions,
+    authfile: Path | None = None,
+    *,
+    unsigned: bool = False,
 ) -> ConvertRequest:
     """Return the request for the same image as it is now.
 
-    `given` brings what no record can hold, keys above all; certificates go to files in `scratch`.
+    `given` brings what no record can hold, keys above all; certificates go to files in `scratch`. With `unsigned` what
+    was signed need not be so any more.
     """
+    request, boot = _read(bootable, repo, scratch)
+    db = given.db or boot.db
+    # Signatures may be beside the image, and a UKI for which --db finds none is refused. A root hash has none there.
+    elsewhere = unsigned or (bool(db) and bootable.flow == "local" and request.verity is None)
+    if bootable.options.get("signed") and given.signing is None and bootable.flow != "sealed" and not elsewhere:
+        raise TargetError(
+            f"{bootable.name} was signed when it was converted: its next version would not boot without a signature",
+            hint="--secureboot-key and --secureboot-certificate sign it; a sealed image needs no key here, nor does "
+            "--db where `oci2boot attach` put signatures beside the image",
+        )
+    return replace(
+        request,
+        options=replace(request.options, authfile=authfile),
+        boot=replace(boot, signing=given.signing, db=db),
+        root_signing=given.signing,
+    )
+
+
+def request_like(
+    bootable: Bootable, wanted: ConvertRequest, said: Collection[str], repo: Path, scratch: Path
+) -> ConvertRequest:
+    """Return the request for another image, to be made as this one was.
+
+    `said` names the fields of `wanted.boot` that somebody asked for: they go before what is remembered, and kernel
+    arguments behind it. What names a part of the one image, as its kernel, is not remembered for another.
+    """
+    request, kept = _read(bootable, repo, scratch)
+    asked = wanted.boot or BootOptions()
+    chosen: dict[str, Any] = {name: getattr(asked, name) for name in {*said, *OF_ONE_IMAGE, "signing"}}
+    if "kargs" in said:
+        chosen["kargs"] = tuple(dict.fromkeys((*kept.kargs, *asked.kargs)))
+    return replace(
+        request,
+        source=wanted.source,
+        name=wanted.name,
+        # How a registry is reached was said of the other one.
+        options=replace(wanted.options, platform=wanted.options.platform or request.options.platform),
+        # The rules of a sealed image are its UKI's, and nobody's wish.
+        tree=wanted.tree if bootable.flow == "sealed" else request.tree,
+        boot=replace(kept, **chosen),
+        uki_layer=wanted.uki_layer,
+        root_signing=asked.signing,
+    )
+
+
+def _read(bootable: Bootable, repo: Path, scratch: Path) -> tuple[ConvertRequest, BootOptions]:
+    """Return what an image's record remembers, without keys."""
     kept = bootable.options
     try:
         boot = _boot_options(kept, scratch)
         platform = (
             Platform.parse(kept["platform"]) if kept.get("platform") else Platform("linux", bootable.architecture)
         )
-        options = SourceOptions(platform, kept.get("tls_verify") is not False, authfile)
+        options = SourceOptions(platform, kept.get("tls_verify") is not False)
         layer = int(kept["uki_layer"]) if "uki_layer" in kept else None
         verity = VerityOptions.from_json(kept["verity"]) if "verity" in kept else None
         rules = TreeOptions(
@@ -77,26 +135,16 @@ def request_again(
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
-    db = given.db or boot.db
-    # Signatures may be beside the image, and a UKI for which --db finds none is refused. A root hash has none there.
-    elsewhere = bool(db) and bootable.flow == "local" and verity is None
-    if kept.get("signed") and given.signing is None and bootable.flow != "sealed" and not elsewhere:
-        raise TargetError(
-            f"{bootable.name} was signed when it was converted: its next version would not boot without a signature",
-            hint="--secureboot-key and --secureboot-certificate sign it; a sealed image needs no key here, nor does "
-            "--db where `oci2boot attach` put signatures beside the image",
-        )
-    return ConvertRequest(
+    request = ConvertRequest(
         source=parse_source(bootable.source),
         repo=repo,
         name=bootable.name,
         options=options,
         tree=rules,
-        boot=replace(boot, signing=given.signing, db=db),
         uki_layer=layer,
         verity=verity,
-        root_signing=given.signing,
     )
+    return request, boot
 
 
 def _kinds() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from oci2boot.store.roots import ComposefsRoot
 from oci2boot.workflows.keys.signing import check_signing
 from oci2boot.workflows.lint.model import Subject
 from oci2boot.workflows.lint.run import check, lints_of
-from oci2boot.workflows.make.again import remembered
+from oci2boot.workflows.make.again import OUTCOME, remembered
 from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.convert_verity import check_verity_request, make_verity
 from oci2boot.workflows.make.payload import (
@@ -31,11 +31,11 @@ from oci2boot.workflows.make.rules import Workbench, rules_of
 from oci2boot.workflows.make.sealed import (
     Digests,
     candidates,
-    check_signatures,
     find_sealed,
     sealed_files,
     vendor_files,
 )
+from oci2boot.workflows.make.signers import check_db, outcome_of
 from oci2boot.workflows.make.started import check_started
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
 from oci2boot.workflows.progress import Report, Told, Warned, once
@@ -71,6 +71,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
             made = make_verity(request, request.verity, unpacked, repository, report)
         else:
             made = _make_composefs(request, unpacked, repository, report)
+        outcome = {OUTCOME: outcome_of(made.files, request.boot, report).to_json()} if made.files.esp else {}
         bootable = Bootable(
             name=name,
             source=str(request.source),
@@ -84,7 +85,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
             kernel=made.files.kernel,
             cmdline=made.files.cmdline,
             flow=made.files.flow,
-            options=remembered(request),
+            options={**remembered(request), **outcome},
         )
         return save(repository, bootable, made.listed.image, made.files.esp or {}, unpacked.oci)
 
@@ -102,9 +103,9 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
         rules, files = _choose_payload(unpacked, digests, request.boot, read, report)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
         files = attach_published(files, request, unpacked.oci.manifest_digest if unpacked.oci else None, report)
-        check_signatures(files, request.boot.db)
         files = signed_files(files, request.boot.signing, report)
         check_started(files, request.boot)
+        check_db(files, request.boot)
         rootfs = digests.rootfs(rules)
     if check_shipped(unpacked.tree, read, rootfs.digest):
         report(Told("the rootfs image that the image brings along is the one made here"))

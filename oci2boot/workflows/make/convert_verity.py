@@ -17,6 +17,7 @@ from oci2boot.workflows.keys.signing import check_root_signing, read_certificate
 from oci2boot.workflows.make.canonical import canonical_tree
 from oci2boot.workflows.make.dm_image import build_verity, recorded
 from oci2boot.workflows.make.payload import BootFiles, Made, local_files, signed_files, version_of, with_loader
+from oci2boot.workflows.make.signers import check_db
 from oci2boot.workflows.make.unpack import Unpacked, object_reader
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import BootOptions, ConvertRequest
@@ -87,6 +88,8 @@ def make_verity(
             files = _with_signature(files, signature)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
     files = _sign(files, root, request, report)
+    if request.boot:
+        check_db(files, request.boot)
     signed = None
     if signature and root.root_hash and request.root_signing:
         with ObjectBatch(repository) as batch:

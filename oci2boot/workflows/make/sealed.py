@@ -5,7 +5,6 @@ arguments may mean; the vendor flow adds the promise.
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from oci2boot.boot.layers import UkiLayers
@@ -14,14 +13,12 @@ from oci2boot.boot.payload import machine_of
 from oci2boot.boot.sealed import Sealed, Uki, Variant, choose_sealed, named_ukis
 from oci2boot.boot.vendor import PROMISE, vendor_addon
 from oci2boot.digest import Hash
-from oci2boot.errors import Error, ImageError, SignatureError
-from oci2boot.formats import authenticode
+from oci2boot.errors import Error, ImageError
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.rootfs.composefs import Rootfs
 from oci2boot.tree.model import Directory
 from oci2boot.tree.prepare import Xattrs
-from oci2boot.workflows.keys.signing import read_trusted
 from oci2boot.workflows.make.canonical import Read
 from oci2boot.workflows.make.payload import BootFiles
 from oci2boot.workflows.make.rules import Workbench, rules_of
@@ -157,21 +154,6 @@ def _warn_of_addons(uki: Uki, report: Report) -> None:
     for addon in uki.addons:
         if decisive := addon.decisive():
             report(Warned(f"addon {addon.name}: {decisive}"))
-
-
-def check_signatures(files: BootFiles, db: Sequence[Path]) -> None:
-    """Refuse what the image brought if firmware with these certificates in db would: an addon it would only ignore."""
-    anchors = read_trusted(list(db))
-    for path in sorted(files.finished) if db else ():
-        assert files.esp
-        found = authenticode.verify(files.esp[path], anchors)
-        if not any(signature.anchor for signature in found):
-            signers = ", ".join(signature.signer.subject for signature in found)
-            raise SignatureError(
-                f"{path} is signed by {signers}, and by none of the --db certificates"
-                if found
-                else f"{path} is unsigned"
-            )
 
 
 def uki_files(uki: Uki, architecture: str, read: Read) -> dict[str, bytes]:

@@ -7,25 +7,27 @@ from typing import Any
 import pytest
 
 from oci2boot.digest import RootHash
+from oci2boot.errors import OtherSignerError, TargetError, UnsealedError
 from oci2boot.oci.reference import Reference
 from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.workflows.install.disk import install
 from oci2boot.workflows.machine import slots
+from oci2boot.workflows.machine.demands import Allowed
 from oci2boot.workflows.machine.rollback import rollback
 from oci2boot.workflows.machine.slots import SlotPlace
 from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import Upgraded, UpgradeRequest, switch, upgrade
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import ConvertRequest, DiskRequest, InstallRequest
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, DiskRequest, InstallRequest
 from tests.oci.layouts import Layout
 from tests.partitions import table
 from tests.status_schema import check_status
 from tests.store.stored import everything
 from tests.target.disks import said
-from tests.workflows.verity_images import BUILTIN_OPTIONS, Publisher, convert_verity
+from tests.workflows.verity_images import BUILTIN_OPTIONS, Publisher, convert_verity, make_signing
 
 
 def root_hash(image: Bootable | None) -> RootHash:
@@ -111,6 +113,18 @@ def test_a_store_that_is_named_stays(place: SlotPlace, publisher: Publisher, tmp
     assert states(named)[str(named.booted)] == ["booted", "next"]
 
 
+def test_a_switch_takes_options_on_top(place: SlotPlace, publisher: Publisher) -> None:
+    """P.11: one memory for both kinds of machines."""
+    source = Reference.parse(publisher.release(b"other", "w"))
+    boot = BootOptions(kargs=("debug",))
+    wanted = ConvertRequest(source=source, repo=place.repository, name="other", boot=boot)
+    done = switch(UpgradeRequest(place), wanted, silent, {"kargs"})
+    assert done.bootable
+    assert "debug" in str(done.bootable.cmdline).split()
+    assert done.bootable.options["kargs"] == ["debug"]
+    assert done.bootable.options["ukify"] == "builtin"
+
+
 def test_a_switch_makes_the_new_image_as_the_one_before(place: SlotPlace, publisher: Publisher, tmp_path: Path) -> None:
     """P.11: what is asked of a machine with deployments in directories has no say in it."""
     source = Reference.parse(publisher.release(b"other", "w"))
@@ -125,3 +139,37 @@ def test_a_switch_makes_the_new_image_as_the_one_before(place: SlotPlace, publis
     assert (new["image"], new["source"], new["id"]) == ("other", str(source), str(root_hash(done.bootable)))
     assert not (tmp_path / "elsewhere").exists()
     assert run(place, goal="check").outcome == "up to date"
+
+
+def test_a_signed_machine_demands_the_same_key_of_the_next_image(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B.11, C.32: a disk with slots too, whether its record says who signed it or not."""
+    monkeypatch.setattr(slots, "STORE", tmp_path / "var/composefs")
+    publisher.release(b"one")
+    owner, other = make_signing(tmp_path, "owner"), make_signing(tmp_path, "other")
+    hash_only, source = VerityOptions(signature=False), Reference.parse(publisher.source)
+    boot = replace(BUILTIN_OPTIONS, signing=owner)
+    convert_verity(source, tmp_path / "repo", hash_only, owner, boot)
+    disk = tmp_path / "disk.raw"
+    size = DiskRequest(ab=True, esp_size=270 << 20)
+    install(InstallRequest(repo=tmp_path / "repo", target=disk, name="demo", disk=size), silent)
+    place = SlotPlace(disk, store=tmp_path / "named")
+    (first,) = status(place)["deployments"]
+    assert first["outcome"] == {"kind": "local", "signed_by": ["CN=owner"], "given_up": None}
+    publisher.release(b"two")
+    before = said("sha256sum", disk)
+    with pytest.raises(TargetError, match="was signed when it was converted"):
+        run(place)
+    with pytest.raises(OtherSignerError, match=r"signed by CN=owner; the new one is local, signed by CN=other"):
+        run(place, given=BootOptions(signing=other))
+    assert said("sha256sum", disk) == before
+    with pytest.raises(UnsealedError, match=r"the new one is local, signed by nobody"):
+        switch(
+            UpgradeRequest(place),
+            ConvertRequest(source=source, repo=place.repository, name="demo", boot=BootOptions()),
+            silent,
+        )
+    assert said("sha256sum", disk) == before
+    assert run(place, allowed=Allowed(unsealed=True)).outcome == "deployed"
+    assert status(place)["deployments"][0]["outcome"]["given_up"] == "local, signed by CN=owner"

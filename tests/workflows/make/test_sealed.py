@@ -22,7 +22,7 @@ from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOpti
 from tests.keys import make, openssl
 from tests.oci.layouts import Layout
 from tests.witness import program
-from tests.workflows.sealable import KVER, OS_RELEASE, add_image, addon, base, kernel, profiles, tar, uki
+from tests.workflows.sealable import KVER, OS_RELEASE, add_image, addon, base, profiles, tar, uki
 
 Karg = Callable[..., str]
 Convert = Callable[..., Bootable]
@@ -267,17 +267,34 @@ def test_a_uki_for_another_machine_is_refused(karg: Karg, converted: Convert) ->
 
 
 def test_signatures_are_held_to_the_certificates_given(karg: Karg, converted: Convert, tmp_path: Path) -> None:
-    """C.35: sbsign signed it; the certificate of another does not do, nor an addon without a signature."""
+    """C.35: sbsign signed it; the certificate of another does not do, nor an addon or a loader without a signature."""
     db, other = make(tmp_path, "db"), make(tmp_path, "other")
-    started = {"boot/EFI/systemd/systemd-bootx64.efi": db.sbsign(kernel())}
-    files: dict[str, bytes | Path] = {"boot/EFI/Linux/os.efi": db.sbsign(uki(karg())), **started}
-    assert converted(files, db=(other.path, db.path)).flow == "sealed"
+    files: dict[str, bytes | Path] = {"boot/EFI/Linux/os.efi": db.sbsign(uki(karg()))}
+    assert converted(files, db=(other.path, db.path), loader="none").flow == "sealed"
     with pytest.raises(SignatureError, match=r"signed by .*db.*none of the --db"):
-        converted(files, db=(other.path,))
+        converted(files, db=(other.path,), loader="none")
     with pytest.raises(SignatureError, match=r"EFI/Linux/os\.efi is unsigned"):
-        converted({"boot/EFI/Linux/os.efi": uki(karg())}, db=(db.path,))
+        converted({"boot/EFI/Linux/os.efi": uki(karg())}, db=(db.path,), loader="none")
     with pytest.raises(SignatureError, match=r"a\.addon\.efi is unsigned"):
-        converted({**files, "boot/EFI/Linux/os.efi.extra.d/a.addon.efi": addon("quiet")}, db=(db.path,))
+        converted({**files, "boot/EFI/Linux/os.efi.extra.d/a.addon.efi": addon("quiet")}, db=(db.path,), loader="none")
+    with pytest.raises(SignatureError, match=r"EFI/BOOT/BOOTX64\.EFI is unsigned"):
+        converted(files, db=(db.path,))
+    signing = SigningOptions(certificate=other.path, key=str(other.key))
+    assert converted(files, db=(db.path,), signing=signing).flow == "sealed"
+
+
+def test_a_certificate_that_nothing_is_signed_by_is_not_named_in_vain(converted: Convert, tmp_path: Path) -> None:
+    """C.35: an image without a UKI of its own would be installed whatever `--db` says."""
+    db, own = make(tmp_path, "db"), make(tmp_path, "own")
+    signing = SigningOptions(certificate=own.path, key=str(own.key))
+    files: dict[str, bytes | Path] = {"usr/bin/x": b""}
+    with pytest.raises(SignatureError, match=r"nothing that would be installed is signed by CN=db"):
+        converted(files, db=(db.path,), signing=signing)
+    with pytest.raises(SignatureError, match=r"is unsigned"):
+        converted(files, db=(db.path,))
+    with pytest.raises(SignatureError, match=r"nothing that would be installed is signed by CN=db"):
+        converted(files, db=(db.path,), flow="type1", loader="none")
+    assert converted(files, db=(own.path,), signing=signing).flow == "local"
 
 
 def test_the_next_version_is_asked_for_alike(karg: Karg, converted: Convert, repos: Path, tmp_path: Path) -> None:

@@ -144,3 +144,17 @@ def test_a_request_that_lies_about_the_root_hash_is_not_signed(
         request.write_text(json.dumps({**document, "items": [{**item, **change}]}))
         with pytest.raises(Error):
             answer(request, Path(signing.key), None, tmp_path / "response.json")
+
+
+def test_named_certificates_must_be_behind_what_boots(
+    source: Reference, signing: SigningOptions, tmp_path: Path
+) -> None:
+    """C.35: `--db` was passed over in silence in this mode."""
+    other = make_signing(tmp_path, "other")
+    boot = replace(BUILTIN_OPTIONS, db=(other.certificate,))
+    with pytest.raises(SignatureError, match=r"EFI/.* is unsigned"):
+        convert_verity(source, tmp_path / "repo", HASH_ONLY, boot=boot)
+    with pytest.raises(SignatureError, match="nothing that would be installed is signed by CN=other"):
+        convert_verity(source, tmp_path / "repo", HASH_ONLY, boot=replace(boot, signing=signing))
+    named = replace(BUILTIN_OPTIONS, db=(other.certificate, signing.certificate), signing=signing)
+    assert convert_verity(source, tmp_path / "repo", HASH_ONLY, boot=named).options["signed"]
