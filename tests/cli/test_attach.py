@@ -149,6 +149,7 @@ def test_upgrade_and_switch_take_credentials(
     name = f"docker://{closed}/os/demo:v"
     copy = [program("skopeo"), "copy", "--insecure-policy", "--preserve-digests", "--dest-tls-verify=false"]
     subprocess.run([*copy, f"--dest-authfile={auth}", str(machine.source), name], check=True, capture_output=True)
+    assert run("attach", name, *asked_for(run, machine, db, tmp_path), "--tls-verify=false", "--authfile", auth)[0] == 0
     switch = ["switch", name, "--tls-verify=false", "--allow-missing-verity", "-q", *places(machine)]
     assert run(*switch)[0] == 1
     assert run(*switch, "--authfile", auth)[0] == 0

@@ -152,7 +152,8 @@ def attach_published(
         else:
             if path.startswith(f"{LINUX}/") and path not in files.finished:
                 raise SignatureError(
-                    f"{path} is built here, and needs a signature of {digest}: none by --db is beside the image",
+                    f"{path} is unsigned: built here, it needs a signature of {digest}, "
+                    "none by --db is beside the image",
                     hint="`oci2boot attach` puts one there; with --secureboot-key it is signed here",
                 )
     if signed:
