@@ -146,6 +146,7 @@ def test_upgrade_and_switch_take_credentials(
         monkeypatch.setenv(name, str(tmp_path / "nobody"))
     installed(run, machine, db, tmp_path)
     auth = authfile(tmp_path / "auth.json", {closed: basic("ann", "secret")})
+    machine.release(SECOND)
     name = f"docker://{closed}/os/demo:v"
     copy = [program("skopeo"), "copy", "--insecure-policy", "--preserve-digests", "--dest-tls-verify=false"]
     subprocess.run([*copy, f"--dest-authfile={auth}", str(machine.source), name], check=True, capture_output=True)
