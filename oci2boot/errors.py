@@ -34,6 +34,10 @@ class ImageError(Error):
     """An image that cannot become a bootable root file system."""
 
 
+class StaleError(ImageError):
+    """A UKI that promises another tree than the image that it is in."""
+
+
 class TargetError(Error):
     """A place that cannot take the installation."""
 

@@ -14,7 +14,7 @@ from typing import Final
 from oci2boot.boot import discover
 from oci2boot.boot.names import EXTRA, GLOBAL_ADDONS, LINUX, MAX_ADDON, MAX_ADDONS, MAX_UKI, is_addon
 from oci2boot.digest import VerityDigest
-from oci2boot.errors import Error, FlowError, HashError, ImageError, LimitError, OptionalVerityError
+from oci2boot.errors import Error, FlowError, HashError, ImageError, LimitError, OptionalVerityError, StaleError
 from oci2boot.formats import cmdline, os_release, pe
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.file_contexts.specs import Rules
@@ -266,12 +266,12 @@ def choose_sealed(
     *,
     name: str | None = None,
     allow_insecure: bool = False,
-    above: Callable[[bytes], str] = lambda _: "",
+    why: Callable[[Uki], str] = lambda _: "",
 ) -> Sealed:
     """Return the UKI that promises this image; `variants` holds, of every argument, what of the image it names, if any.
 
-    `image` is what the image is by the rules asked for, and by the hash of the store that is to hold it; `above` tells
-    what changed since the UKI at a path was made.
+    `image` is what the image is by the rules asked for, and by the hash of the store that is to hold it; `why` tells
+    what changed since a UKI was made.
     """
     sealed = [uki for uki in named_ukis(ukis, name) if uki.sealed]
     if not sealed:
@@ -285,10 +285,10 @@ def choose_sealed(
         _check_strict(uki, allow_insecure=allow_insecure)
     good = [uki for uki in sealed if all(argument in variants for argument in uki.about_composefs)]
     if not good:
-        changed = [said for uki in sealed[:MAX_NAMED] if (said := above(uki.path))]
-        raise ImageError(
+        changed = [said for uki in sealed[:MAX_NAMED] if (said := why(uki))]
+        raise StaleError(
             "; ".join([f"stale UKI: {_promises(sealed)}", f"this image is {image}", *dict.fromkeys(changed)]),
-            hint="/usr changed after the UKI was made: `oci2boot seal` makes a new one for this image",
+            hint="`oci2boot seal` makes a new one for this image",
         )
     best = max(good, key=cmp_to_key(newer))
     usable = [argument for argument in _common(best) if argument.digest.algorithm == image.algorithm]

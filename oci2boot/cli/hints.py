@@ -14,6 +14,7 @@ OPTIONS: Final[Mapping[type[Error], str]] = {
     errors.KernelError: "--kver chooses one",
     errors.InitramfsError: "--initrd builtin makes one of the image's own files",
     errors.FlowError: "--flow local builds a UKI here, --flow sealed takes one that promises the image",
+    errors.StaleError: "made in a stage of the build, it needs the --times that the layers have",
     errors.NoStubError: "--flow type1 boots the image without one, with an unsigned command line",
     errors.HashError: "--hash and --repo say so",
     errors.OptionalVerityError: "--allow-missing-verity accepts it",

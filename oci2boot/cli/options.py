@@ -8,7 +8,7 @@ from oci2boot.workflows.machine.place import AskedPlace
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.requests import BootOptions, Fetching, SigningOptions, TreeOptions
 
-BootableTree = Annotated[TreeOptions, Only("selinux_rules", "xattrs", "erofs_version")]
+BootableTree = Annotated[TreeOptions, Only("selinux_rules", "xattrs", "erofs_version", "times", "times_below")]
 Uki = Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "ukify", "size_limit", "loader")]
 """What a UKI is built of, and what is signed with it to start it."""
 Signing = SigningOptions | None

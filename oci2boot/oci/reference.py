@@ -5,7 +5,7 @@ The spellings are those of containers-transports(5); a name without a transport 
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ _STORED: Final = re.compile(r"(\[[^\[\]]+\])?([A-Za-z0-9][A-Za-z0-9._/:@-]{0,511
 
 _TRANSPORTS: Final = (
     "docker://REGISTRY/REPOSITORY:TAG, oci:DIR:TAG, oci-archive:FILE, docker-archive:FILE, containers-storage:NAME, "
-    "dir:ROOTFS, dumpfile:FILE"
+    "dir:ROOTFS, tar:FILE, dumpfile:FILE, - (standard input)"
 )
 _COPIED: Final = ("docker-daemon", "ostree", "sif")
 """Transports that skopeo knows and we do not."""
@@ -37,10 +37,15 @@ _COPIED: Final = ("docker-daemon", "ostree", "sif")
 class Reference(ABC):
     """Where an image or a tree comes from; `parse` is the door, `str()` its inverse."""
 
+    registry_name: str | None = field(default=None, kw_only=True, compare=False)
+    """Of a path that was given without a transport: the image of a registry that the same word could mean."""
+
     @staticmethod
     def parse(text: str) -> "Reference":
         if not text or len(text) > 8192 or any(ord(character) < 32 for character in text):
             raise FormatError(f"not the name of an image: {text[:80]!r}", hint=f"known are {_TRANSPORTS}")
+        if text == "-":
+            return InputReference()
         transport, colon, rest = text.partition(":")
         if not colon:
             return RegistryReference.parse_name(text)
@@ -59,6 +64,8 @@ class Reference(ABC):
                 return StorageReference.parse_name(rest)
             case "dir":
                 return DirectoryReference(_path(rest, text))
+            case "tar":
+                return TarReference(_path(rest, text))
             case "dumpfile":
                 return DumpfileReference(_path(rest, text))
         if transport in _COPIED:
@@ -200,6 +207,35 @@ class DirectoryReference(Reference):
 
     def __str__(self) -> str:
         return f"dir:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class TarReference(Reference):
+    """A tar of a root file system, plain or compressed."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return re.sub(r"\.(?:tar(?:\.gz|\.zst)?|tgz)$", "", self.path.name)
+
+    def __str__(self) -> str:
+        return f"tar:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class InputReference(Reference):
+    """What standard input brings: a tar of a root file system, or an archive of an image."""
+
+    tag: None = None
+    """An archive that is read so is one of a single image."""
+
+    @property
+    def name(self) -> str:
+        return "stdin"
+
+    def __str__(self) -> str:
+        return "-"
 
 
 @dataclass(frozen=True, slots=True)

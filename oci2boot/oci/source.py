@@ -7,16 +7,20 @@ from oci2boot.errors import SourceError
 from oci2boot.oci.docker_archive import DockerArchiveSource
 from oci2boot.oci.image import ImageSource
 from oci2boot.oci.layout import ArchiveSource, LayoutSource
+from oci2boot.oci.local import recognize, standard_input
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.reference import (
     ArchiveReference,
     DockerArchiveReference,
+    InputReference,
     LayoutReference,
     Reference,
     RegistryReference,
     StorageReference,
+    TarReference,
 )
 from oci2boot.oci.storage import StorageSource
+from oci2boot.oci.tarball import TarSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,14 @@ def open_source(reference: Reference, options: SourceOptions = SourceOptions()) 
             return LayoutSource(reference, options.platform)
         case ArchiveReference():
             return ArchiveSource(reference, options.platform)
+        case TarReference():
+            return TarSource(reference, options.platform)
+        case InputReference():
+            # The source holds the file from here on.
+            with standard_input() as path:
+                source = open_source(recognize(path), options)
+                source.reference = reference
+                return source
         case DockerArchiveReference():
             return DockerArchiveSource(reference, options.platform)
         case StorageReference():

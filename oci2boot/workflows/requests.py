@@ -1,5 +1,6 @@
 """What the user asks for, as values. Each field that can be said carries the words for it."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
@@ -11,16 +12,19 @@ from oci2boot.boot.sign import SignTool
 from oci2boot.digest import Hash
 from oci2boot.errors import FormatError
 from oci2boot.formats.file_contexts.specs import Rules
+from oci2boot.oci.local import recognize
 from oci2boot.oci.manifest import Platform
-from oci2boot.oci.reference import DirectoryReference, Reference
+from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.sysroot.first_boot import FirstBoot
 from oci2boot.target.formats import DiskFormat
 from oci2boot.target.luks import Secret
 from oci2boot.tree.prepare import Xattrs
+from oci2boot.tree.times import SECONDS, Times
 from oci2boot.workflows.images import default_repo, writable_repo
 from oci2boot.workflows.options import Option, parse_bool, parse_size
+from oci2boot.workflows.progress import Report, Told
 
 ErofsVersion = Literal[0, 1, 2]
 KargStyle = Literal["composefs", "digest"]
@@ -28,22 +32,42 @@ FlowChoice = Literal["auto", "sealed", "vendor", "local", "type1"]
 """`auto` is sealed where a UKI of the image carries a composefs argument, else local; never what nothing signs."""
 
 
-TRANSPORTS: Final = ("oci", "oci-archive", "docker-archive", "containers-storage", "dir")
+TRANSPORTS: Final = (
+    *("docker", "oci", "oci-archive", "docker-archive", "containers-storage", "dir", "tar", "dumpfile"),
+)
 
 
 def parse_source(text: str) -> Reference:
-    """Take a source as people type it; a path alone is a directory."""
+    """Take a source as people type it; what exists as a path is that, whatever else the word could mean."""
+    transport, colon, _ = text.partition(":")
+    if text == "-" or (colon and transport in TRANSPORTS):
+        return Reference.parse(text)
+    path = Path(text).expanduser() if text.startswith("~/") else Path(text)
+    if text and exists(path):
+        with suppress(FormatError):
+            return replace(recognize(path), registry_name=str(Reference.parse(text)))
+        return recognize(path)
     if text.startswith(("/", "./", "../", "~/")) or text in (".", ".."):
-        path = Path(text).expanduser()
-        if not path.is_dir():
-            raise FormatError(f"not a directory: {text}", hint=f"for an archive, write oci-archive:{text}")
-        return DirectoryReference(path)
+        raise FormatError(f"nothing is at {text}", hint="is the name right? an image of a layout is oci:DIR:TAG")
     return Reference.parse(text)
+
+
+def tell_path(reference: Reference, report: Report) -> None:
+    """Name the image of a registry that a path given without a transport could have meant."""
+    if reference.registry_name:
+        report(Told(f"{reference} is what lies here; {reference.registry_name} would be the image of a registry"))
+
+
+def exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
 
 
 def is_source(text: str) -> bool:
     """Tell a source from a name: `install demo` must not ask a registry on the internet for library/demo."""
-    return "/" in text or text.partition(":")[0] in TRANSPORTS
+    return "/" in text or text.partition(":")[0] in TRANSPORTS or exists(Path(text))
 
 
 Source = Annotated[
@@ -51,7 +75,8 @@ Source = Annotated[
     Option(
         "SOURCE",
         "REGISTRY/REPO:TAG (or with docker://), oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], "
-        "containers-storage:NAME, dir:ROOTFS, dumpfile:FILE",
+        "containers-storage:NAME, dir:ROOTFS, tar:FILE, dumpfile:FILE; a path, which is what its content says; "
+        "- for a tar or an archive on standard input",
         parse=parse_source,
     ),
 ]
@@ -117,6 +142,25 @@ class TreeOptions:
         ),
     ] = "allowlist-only"
     erofs_version: Annotated[ErofsVersion, Option("--erofs-version", "format of the rootfs image")] = 1
+    times: Annotated[
+        Times,
+        Option(
+            "--times",
+            "of a directory. seconds: as layers carry them; nearest: as the layer of buildah --squash; exact: with "
+            "nanoseconds, as cfsctl create-image; EPOCH: this one, as buildah --timestamp; clamp:EPOCH: no later one, "
+            "as rewrite-timestamp of BuildKit",
+            metavar="TIMES",
+            parse=Times.parse,
+        ),
+    ] = SECONDS
+    times_below: Annotated[
+        Path | None,
+        Option(
+            "--times-below",
+            "directory that the build began with, its base image: these files keep their times in spite of --times",
+            metavar="DIR",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,12 @@ from oci2boot.errors import FormatError, TargetError
 from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.formats.x509 import to_pem
 from oci2boot.oci.manifest import Platform
+from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
 from oci2boot.tree.prepare import Xattrs
+from oci2boot.tree.times import SECONDS, Times
 from oci2boot.workflows.keys.signing import read_trusted
 from oci2boot.workflows.options import without_none
 from oci2boot.workflows.requests import (
@@ -43,6 +45,10 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
         found["platform"] = str(request.options.platform)
     if request.uki_layer is not None:
         found["uki_layer"] = request.uki_layer
+    if isinstance(request.source, DirectoryReference):
+        found["times"] = str(request.tree.times)
+        if request.tree.times_below:
+            found["times_below"] = str(request.tree.times_below)
     if request.verity:
         found["verity"] = request.verity.to_json()
     if boot := request.boot:
@@ -132,6 +138,8 @@ def _read(bootable: Bootable, repo: Path, scratch: Path) -> tuple[ConvertRequest
             selinux_rules=_one_of(bootable.selinux_rules, Rules),
             xattrs=_one_of(bootable.xattrs, Xattrs),
             erofs_version=_one_of(bootable.root.erofs_version, ErofsVersion),
+            times=Times.parse(kept["times"]) if "times" in kept else SECONDS,
+            times_below=Path(kept["times_below"]) if "times_below" in kept else None,
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error

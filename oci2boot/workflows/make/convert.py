@@ -16,6 +16,7 @@ from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.again import OUTCOME, remembered
 from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.convert_verity import check_verity_request, make_verity
+from oci2boot.workflows.make.directory import AskedTimes
 from oci2boot.workflows.make.payload import (
     BootFiles,
     Made,
@@ -36,6 +37,7 @@ from oci2boot.workflows.make.sealed import (
     vendor_files,
 )
 from oci2boot.workflows.make.signers import check_db, outcome_of
+from oci2boot.workflows.make.stale import Stale
 from oci2boot.workflows.make.started import check_started
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
 from oci2boot.workflows.progress import Report, Told, Warned, once
@@ -54,10 +56,11 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
     lints_of(request.linting.skip)
     if request.boot and request.boot.signing:
         check_signing(request.boot.signing)
+    times = AskedTimes.of(request.tree, request.source)
     if request.verity:
         check_verity_request(request, request.verity)
     with Repository.ensure(request.repo, request.hash) as repository:
-        unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer)
+        unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer, times)
         if request.boot:
             subject = Subject(
                 tree=unpacked.tree,
@@ -100,7 +103,8 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
     report(Told(tell_size(rootfs)))
     rules, files = request.tree, BootFiles()
     if request.boot:
-        rules, files = _choose_payload(unpacked, digests, request.boot, read, report)
+        why = Stale(unpacked, bench, repository)
+        rules, files = _choose_payload(unpacked, digests, request.boot, read, report, why)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
         files = attach_published(files, request, unpacked.oci.manifest_digest if unpacked.oci else None, report)
         files = signed_files(files, request.boot.signing, report)
@@ -113,13 +117,13 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
 
 
 def _choose_payload(
-    unpacked: Unpacked, digests: Digests, options: BootOptions, read: Read, report: Report
+    unpacked: Unpacked, digests: Digests, options: BootOptions, read: Read, report: Report, why: Stale
 ) -> tuple[TreeOptions, BootFiles]:
     """Return what boots the image, and the rules of the digest that it promises."""
     tree, architecture = unpacked.tree, unpacked.architecture
     if options.flow in ("auto", "sealed"):
         ukis = candidates(find_sealable(tree, read), unpacked.uki_layers)
-        if sealed := find_sealed(ukis, digests, options, unpacked.uki_layers):
+        if sealed := find_sealed(ukis, digests, options, why):
             _warn_of_arguments(options, report)
             return digests.options_of(sealed.variant), sealed_files(sealed, read, architecture, report)
     karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)

@@ -10,7 +10,6 @@ from oci2boot.digest import External, Hash, VerityDigest
 from oci2boot.errors import SourceError, TargetError
 from oci2boot.formats import cpio, fsverity
 from oci2boot.formats.tar import Entry, read_tar
-from oci2boot.oci.directory import scan
 from oci2boot.oci.manifest import Layer
 from oci2boot.oci.reference import DirectoryReference, DumpfileReference, Reference
 from oci2boot.oci.source import SourceOptions, open_source
@@ -20,10 +19,11 @@ from oci2boot.system.files import plain_errors, read_limited, write_atomically
 from oci2boot.tree.dumpfile import DUMP_MAX, parse_dumpfile, write_dumpfile
 from oci2boot.tree.model import Directory, File, walk
 from oci2boot.workflows.make.canonical import RULES, Read, canonical_tree, karg_of, reader
+from oci2boot.workflows.make.directory import USUAL, AskedTimes, measuring, read_directory
 from oci2boot.workflows.make.layers import each_layer
 from oci2boot.workflows.make.unpack import marked_layers, merge_system
 from oci2boot.workflows.progress import Report, Warned
-from oci2boot.workflows.requests import DigestRequest, KargStyle
+from oci2boot.workflows.requests import DigestRequest, KargStyle, tell_path
 
 DIGEST_FILE: Final = b"usr/lib/composefs/rootfs.digest"
 """In an initramfs: setup-root takes it for the promise, which the command line then may only repeat."""
@@ -44,6 +44,7 @@ class Measured:
         return b"".join(write_dumpfile(self.tree))
 
     def to_json(self) -> dict[str, Any]:
+        times = {"times": str(self.request.tree.times)} if isinstance(self.request.source, DirectoryReference) else {}
         return {
             "digest": str(self.rootfs.digest),
             "hash": self.rootfs.digest.algorithm,
@@ -52,6 +53,7 @@ class Measured:
             "rules": RULES,
             "selinux_rules": self.request.tree.selinux_rules,
             "xattrs": self.request.tree.xattrs,
+            **times,
             "inodes": self.rootfs.inodes,
             "image_size": len(self.rootfs.image),
         }
@@ -72,10 +74,11 @@ def measure(request: DigestRequest, report: Report) -> Measured:
     def warn(text: str) -> None:
         report(Warned(text))
 
+    times = AskedTimes.of(request.tree, request.source)
     if isinstance(request.source, DumpfileReference):
         tree = parse_dumpfile(read_dumpfile(request.source.path), request.hash)
     else:
-        gathered = gather(request.source, request.hash, request.options, report, request.uki_layer)
+        gathered = gather(request.source, request.hash, request.options, report, request.uki_layer, times)
         tree = canonical_tree(gathered.tree, request.tree, gathered.read, warn)
     return Measured(tree, build_rootfs(tree, request.tree.erofs_version, request.hash), request)
 
@@ -92,22 +95,22 @@ def read_dumpfile(path: Path) -> bytes:
 
 
 def gather(
-    source: Reference, algorithm: Hash, options: SourceOptions, report: Report, uki_layer: int | None = None
+    source: Reference,
+    algorithm: Hash,
+    options: SourceOptions,
+    report: Report,
+    uki_layer: int | None = None,
+    times: AskedTimes = USUAL,
 ) -> Gathered:
     """Read a directory or the layers of an image; contents are measured by `algorithm` and not stored."""
+    tell_path(source, report)
     if isinstance(source, DirectoryReference):
-        return _gather_directory(source.path, algorithm)
+        return _gather_directory(source.path, algorithm, times)
     return _gather_image(source, algorithm, options, report, uki_layer)
 
 
-def _gather_directory(root: Path, algorithm: Hash) -> Gathered:
-    def keep(pieces: Iterator[bytes]) -> VerityDigest:
-        hasher = fsverity.Hasher(algorithm)
-        for piece in pieces:
-            hasher.update(piece)
-        return hasher.digest()
-
-    scanned = scan(root, keep)
+def _gather_directory(root: Path, algorithm: Hash, times: AskedTimes) -> Gathered:
+    scanned = read_directory(root, times, measuring(algorithm), algorithm)
     return Gathered(scanned, reader(file_reader(root, scanned)))
 
 

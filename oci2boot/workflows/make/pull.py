@@ -12,6 +12,7 @@ from oci2boot.store.images import check_name, save_pulled
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.make.unpack import unpack_image
 from oci2boot.workflows.progress import Report, Warned
+from oci2boot.workflows.requests import tell_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ def pull(
     name = check_name(name or reference.name)
     if isinstance(reference, DirectoryReference | DumpfileReference):
         raise SourceError(f"{reference} has no layers to pull", hint="`oci2boot convert` takes a directory")
+    tell_path(reference, report)
     with Repository.ensure(repo, algorithm) as repository, open_source(reference, options) as source:
         oci = unpack_image(source, source.fetch(), repository, report, lambda text: report(Warned(text))).oci
         assert oci

@@ -144,13 +144,13 @@ class Workbench:
         if algorithm != self.own.hash and not self._rename:
             return
         raw = self._raw_tree(algorithm, "nanoseconds")
-        times: list[Mtime] = ["nanoseconds", "seconds"] if has_nanoseconds(raw) else ["nanoseconds"]
+        times: list[Mtime] = ["nanoseconds", "seconds"] if has_nanoseconds(raw) else [self.own.mtime]
         kept = self._kept_xattrs(raw)
         forms: list[tuple[Form, Xattrs, Selinux]] = [("as it stands", "keep-all", "as it stands")]
         forms += [("plain", xattrs, "as it stands") for xattrs in kept]
         forms += [("bootable", xattrs, selinux) for xattrs, selinux in product(kept, self._labellings(raw))]
         for (form, xattrs, selinux), time, version in product(forms, times, VERSIONS):
-            if version != 2 or time == "nanoseconds":  # V2 has no nanoseconds
+            if version != 2 or time == self.own.mtime:  # V2 has no nanoseconds
                 yield Rules(
                     erofs_version=version, hash=algorithm, form=form, xattrs=xattrs, selinux=selinux, mtime=time
                 )

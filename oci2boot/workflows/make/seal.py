@@ -35,12 +35,13 @@ from oci2boot.workflows.keys.signing import check_signing, sign_files
 from oci2boot.workflows.lint.model import Subject
 from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.canonical import Warn, canonical_tree, karg_of, tell_size
+from oci2boot.workflows.make.directory import AskedTimes
 from oci2boot.workflows.make.payload import build_payload, version_of
 from oci2boot.workflows.make.second_view import check_unpacked
 from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack, unpack_image
 from oci2boot.workflows.progress import Report, Step, Told, Warned, once
-from oci2boot.workflows.requests import SealRequest
+from oci2boot.workflows.requests import SealRequest, tell_path
 
 NO_ANNOTATIONS: Final[Mapping[str, str]] = MappingProxyType({})
 _COMPOSEFS: Final = "composefs."
@@ -172,8 +173,10 @@ def _put(destination: ImageDestination, blobs: Iterable[tuple[Descriptor, Open]]
 
 
 def _open_base(request: SealRequest, repository: Repository, stack: ExitStack, report: Report, warn: Warn) -> Base:
+    times = AskedTimes.of(request.tree, request.source)
     if isinstance(request.source, DirectoryReference):
-        return _directory_base(request, repository, report, warn)
+        return _directory_base(request, times, repository, report, warn)
+    tell_path(request.source, report)
     source = stack.enter_context(open_source(request.source, request.options))
     image = source.fetch()
     unpacked = unpack_image(source, image, repository, report, warn)
@@ -186,9 +189,11 @@ def _open_base(request: SealRequest, repository: Repository, stack: ExitStack, r
     return Base(unpacked, parse_object(image.manifest, what), parse_object(image.config, what), blobs)
 
 
-def _directory_base(request: SealRequest, repository: Repository, report: Report, warn: Warn) -> Base:
+def _directory_base(
+    request: SealRequest, times: AskedTimes, repository: Repository, report: Report, warn: Warn
+) -> Base:
     """Make a layer of a directory, uncompressed: what it is then depends on the files alone."""
-    unpacked = unpack(request.source, request.options, repository, report, warn)
+    unpacked = unpack(request.source, request.options, repository, report, warn, times=times)
     entries = list(entries_of(unpacked.tree, warn))
 
     def tar() -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 arguments may mean; the vendor flow adds the promise.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -86,7 +86,9 @@ def candidates(ukis: Sequence[Uki], layers: UkiLayers) -> Sequence[Uki]:
     return ukis
 
 
-def find_sealed(ukis: Sequence[Uki], digests: Digests, options: BootOptions, layers: UkiLayers) -> Sealed | None:
+def find_sealed(
+    ukis: Sequence[Uki], digests: Digests, options: BootOptions, why: Callable[[Uki], str]
+) -> Sealed | None:
     """Return the UKI to install and the rules of its digest; None where the image is not sealed, and may be so."""
     if options.flow == "auto" and not any(uki.sealed for uki in named_ukis(ukis, options.uki)):
         return None
@@ -97,7 +99,7 @@ def find_sealed(ukis: Sequence[Uki], digests: Digests, options: BootOptions, lay
         digests.asked.digest,
         name=options.uki,
         allow_insecure=options.allow_missing_verity,
-        above=layers.above,
+        why=why,
     )
 
 

@@ -22,6 +22,7 @@ from oci2boot.workflows.keys.executables import read_executable
 from oci2boot.workflows.keys.signing import sign_files
 from oci2boot.workflows.make.canonical import Read, canonical_tree, karg_of
 from oci2boot.workflows.make.digest import gather
+from oci2boot.workflows.make.directory import AskedTimes
 from oci2boot.workflows.make.payload import build_payload, version_of
 from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.options import Option
@@ -79,7 +80,9 @@ class MeasuredRoot:
 
 
 def measure_root(request: BuildRequest, report: Report) -> MeasuredRoot:
-    source = gather(DirectoryReference(request.rootfs), request.hash, SourceOptions(), report)
+    reference = DirectoryReference(request.rootfs)
+    times = AskedTimes.of(request.tree, reference)
+    source = gather(reference, request.hash, SourceOptions(), report, times=times)
     tree = canonical_tree(source.tree, request.tree, source.read, lambda text: report(Warned(text)))
     rootfs = build_rootfs(tree, request.tree.erofs_version, request.hash)
     return MeasuredRoot(

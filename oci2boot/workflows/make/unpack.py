@@ -8,7 +8,6 @@ from oci2boot.boot.layers import Layer, Mark, UkiLayers, boot_layers, mark_layer
 from oci2boot.digest import OTHER_HASH, External, OciDigest, VerityDigest
 from oci2boot.errors import SourceError
 from oci2boot.formats.tar import Entry
-from oci2boot.oci.directory import scan
 from oci2boot.oci.image import Image, ImageSource, host_platform
 from oci2boot.oci.reference import DirectoryReference, DumpfileReference, Reference
 from oci2boot.oci.source import SourceOptions, open_source
@@ -20,8 +19,10 @@ from oci2boot.system.files import plain_errors
 from oci2boot.tree.merge import merge
 from oci2boot.tree.model import Directory, File
 from oci2boot.workflows.make.canonical import Read, Warn, reader
+from oci2boot.workflows.make.directory import USUAL, AskedTimes, read_directory
 from oci2boot.workflows.make.layers import ensure_layers
 from oci2boot.workflows.progress import Report
+from oci2boot.workflows.requests import tell_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,12 @@ def unpack(
     report: Report,
     warn: Warn,
     uki_layer: int | None = None,
+    times: AskedTimes = USUAL,
 ) -> Unpacked:
+    tell_path(reference, report)
     match reference:
         case DirectoryReference(path):
-            tree = _store_directory(path, repository)
+            tree = _store_directory(path, times, repository)
             return Unpacked(tree, host_platform().architecture, None, tree)
         case DumpfileReference():
             raise SourceError("a dump file has no content to boot", hint="`oci2boot digest` takes it")
@@ -97,13 +100,13 @@ def merge_system(
     return found, merge((layer for number, layer in enumerate(layers, 1) if number not in found.left_out), warn)
 
 
-def _store_directory(path: Path, repository: Repository) -> Directory:
+def _store_directory(path: Path, times: AskedTimes, repository: Repository) -> Directory:
     with ObjectBatch(repository) as batch:
 
         def keep(pieces: Iterator[bytes]) -> VerityDigest:
             return batch.add_pieces(pieces)
 
-        return scan(path, keep)
+        return read_directory(path, times, keep, repository.algorithm)
 
 
 def object_reader(repository: Repository) -> Read:

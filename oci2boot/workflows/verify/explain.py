@@ -16,7 +16,7 @@ from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.erofs.structs import COMPOSEFS_MAGIC, IMAGE_MAX, ComposefsHeader
 from oci2boot.formats.fsverity import measure
 from oci2boot.oci.manifest import Manifest, parse_config, parse_document
-from oci2boot.oci.reference import DumpfileReference, Reference
+from oci2boot.oci.reference import DirectoryReference, DumpfileReference, Reference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable
@@ -33,7 +33,8 @@ from oci2boot.tree.prepare import Xattrs
 from oci2boot.workflows.images import list_images
 from oci2boot.workflows.make.canonical import reader
 from oci2boot.workflows.make.digest import gather, read_dumpfile
-from oci2boot.workflows.make.rules import AS_IT_STANDS, VERSIONS, Rules, Selinux, Workbench
+from oci2boot.workflows.make.directory import EXACT
+from oci2boot.workflows.make.rules import AS_IT_STANDS, VERSIONS, Mtime, Rules, Selinux, Workbench
 from oci2boot.workflows.make.unpack import object_reader, renamer
 from oci2boot.workflows.progress import Report, Step, Warned
 from oci2boot.workflows.requests import parse_source
@@ -165,15 +166,16 @@ class _Opener:
         return self._file(path) if stat.S_ISREG(mode) else None
 
     def computed(self, text: str, algorithm: Hash) -> Side:
-        path = Path(text)
-        reference = DumpfileReference(path) if path.is_file() else parse_source(text)
+        reference = parse_source(text)
         if isinstance(reference, DumpfileReference):
             return _dumpfile(text, read_dumpfile(reference.path), algorithm)
         return self._source(text, reference, algorithm)
 
     def _source(self, text: str, reference: Reference, algorithm: Hash) -> Side:
-        gathered = gather(reference, algorithm, self._request.options, self._report)
-        bench = Workbench(gathered.tree, Rules(hash=algorithm), gathered.read)
+        gathered = gather(reference, algorithm, self._request.options, self._report, times=EXACT)
+        # A directory counts as its layers would: with nanoseconds it is one of the forms that are tried.
+        mtime: Mtime = "seconds" if isinstance(reference, DirectoryReference) else "nanoseconds"
+        bench = Workbench(gathered.tree, Rules(hash=algorithm, mtime=mtime), gathered.read)
         return Side(text, "source", (bench.digest(bench.own),), bench)
 
     def _file(self, path: Path) -> Side | None:

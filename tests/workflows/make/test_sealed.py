@@ -128,8 +128,17 @@ def test_a_stale_uki_is_refused_with_both_digests(karg: Karg, converted: Convert
     files: dict[str, bytes | Path] = {"boot/EFI/Linux/os.efi": uki(karg()), "usr/bin/added": b"new"}
     with pytest.raises(ImageError, match=rf"stale UKI: /boot/EFI/Linux/os.efi promises {old}; this image is") as caught:
         converted(files)
+    assert "; /usr/bin/added: path: promised absent, found file" in caught.value.message
     assert "oci2boot seal" in str(caught.value.hint)
+    assert "--times" in str(hint_of(caught.value))
     assert converted(files, flow="local").flow == "local"
+
+
+def test_a_uki_that_was_measured_by_another_rule_is_refused_with_it(karg: Karg, converted: Convert) -> None:
+    """C.4, B.3: the argument names a format, and the digest is that of the other one."""
+    wrong = karg(2).replace("=v2-", "=v1-")
+    with pytest.raises(ImageError, match=r"measured by other rules: EROFS format V2 there, V1 here$"):
+        converted({"boot/EFI/Linux/os.efi": uki(wrong)})
 
 
 @pytest.mark.parametrize("place", ["boot/EFI/Linux/sub/os.efi", "boot/EFI/Linux/OS.EFI"])

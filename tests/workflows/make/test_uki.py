@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
 from dataclasses import replace
@@ -13,12 +14,13 @@ from oci2boot.errors import Error, FormatError, ImageError, SignatureError, Targ
 from oci2boot.formats import pe
 from oci2boot.oci.reference import Reference
 from oci2boot.store.repository import Repository
+from oci2boot.tree.times import Times
 from oci2boot.workflows.keys import executables as workflow
 from oci2boot.workflows.keys.signing import answer
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.uki_build import BuildRequest, BuiltUki, build, write_addon
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions, TreeOptions
 from tests.keys import Pair, make
 from tests.oci.layouts import Layout
 from tests.witness import program
@@ -26,6 +28,7 @@ from tests.workflows import sealable
 from tests.workflows.sealable import KVER, addon_stub, base, profiles
 
 BUILTIN = BootOptions(ukify="builtin")
+EXACT = TreeOptions(times=Times("exact"))
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +71,11 @@ def section(path: Path, name: bytes) -> bytes:
 
 
 def test_a_directory_gets_the_uki_that_promises_it(root: Path, db: Pair) -> None:
-    """D.10, C.26; the digest is cfsctl's, before and after the UKI is there."""
+    """D.10, C.26; the digest is cfsctl's of the files as they are, before and after the UKI is there."""
     digest = by_cfsctl(root)
     signing = SigningOptions(certificate=db.path, key=str(db.key))
-    built = build(BuildRequest(rootfs=root, boot=replace(BUILTIN, signing=signing)), silent)
+    request = BuildRequest(rootfs=root, tree=EXACT, boot=replace(BUILTIN, signing=signing))
+    built = build(request, silent)
     assert built.path.parent == root / "boot/EFI/Linux"
     assert section(built.path, b".cmdline").decode() == f"rw quiet composefs={digest}"
     loader = root / "boot/EFI/systemd/systemd-bootx64.efi"
@@ -80,7 +84,32 @@ def test_a_directory_gets_the_uki_that_promises_it(root: Path, db: Pair) -> None
         sbverify(db, program_of_ours)
     assert by_cfsctl(root) == digest
     before = built.path.read_bytes()
-    assert build(BuildRequest(rootfs=root, boot=replace(BUILTIN, signing=signing)), silent).path.read_bytes() == before
+    assert build(request, silent).path.read_bytes() == before
+
+
+def test_a_uki_of_a_stage_with_nanoseconds_is_taken_with_the_layer_of_it(root: Path, tmp_path: Path) -> None:
+    """C.26: GNU tar makes the layer, in the format of POSIX of 1988, which has seconds."""
+    for number, path in enumerate(sorted(root.rglob("*"))):
+        os.utime(path, ns=(0, (1_700_000_000 + number) * 10**9 + 987_654_321), follow_symlinks=False)
+    built = build(BuildRequest(rootfs=root, boot=BUILTIN), silent)
+    argv: list[str | Path] = [
+        program("tar"),
+        "--format=ustar",
+        "--numeric-owner",
+        "-C",
+        root,
+        "-cf",
+        tmp_path / "layer.tar",
+        ".",
+    ]
+    subprocess.run(argv, check=True)
+    layout = Layout(tmp_path / "layout")
+    layout.tag(layout.image([layout.layer((tmp_path / "layer.tar").read_bytes())]), "latest")
+    request = ConvertRequest(
+        source=Reference.parse(f"oci:{layout.path}:latest"), repo=tmp_path / "repo", name="x", boot=BUILTIN
+    )
+    bootable = convert(request, silent)
+    assert (bootable.flow, str(bootable.root.image)) == ("sealed", built.digest)
 
 
 def test_the_uki_goes_where_it_is_told(root: Path, tmp_path: Path) -> None:

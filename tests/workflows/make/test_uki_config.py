@@ -5,18 +5,22 @@ import os
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from oci2boot.errors import TargetError
+from oci2boot.tree.times import Times
 from oci2boot.workflows.make.uki_build import BuildRequest, build
 from oci2boot.workflows.make.uki_config import Configured, configure
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import BootOptions
+from oci2boot.workflows.requests import BootOptions, TreeOptions
 from tests.boot.debian import package
 from tests.witness import program
 from tests.workflows.sealable import KVER, base
+
+EXACT = TreeOptions(times=Times("exact"))
 
 SECTIONS = (".linux", ".initrd", ".cmdline", ".osrel", ".uname")
 
@@ -32,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def request(root: Path) -> BuildRequest:
-    return BuildRequest(rootfs=root, boot=BootOptions(ukify="builtin", kargs=("console=ttyS0",)))
+    return BuildRequest(rootfs=root, tree=EXACT, boot=BootOptions(ukify="builtin", kargs=("console=ttyS0",)))
 
 
 @pytest.fixture
@@ -82,7 +86,7 @@ def test_the_distributions_plugin_builds_the_same_uki(root: Path, configured: Co
     """D.9, D.12: the distribution's own options in their order, and the digest that cfsctl computes."""
     made = sections(kernel_install(root, configured.folder, tmp_path / "staging"), tmp_path)
     assert made[".cmdline"].decode() == f"rw rhgb quiet console=ttyS0 composefs={by_cfsctl(root)}"
-    ours = build(BuildRequest(rootfs=root, output=tmp_path / "ours.efi", boot=request(root).boot), silent)
+    ours = build(replace(request(root), output=tmp_path / "ours.efi"), silent)
     assert made == sections(ours.path, tmp_path)
 
 

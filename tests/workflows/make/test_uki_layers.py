@@ -170,7 +170,10 @@ def test_a_change_above_the_ukis_layer_is_named(layout: Layout, repo: Path, base
     only_boot = tar({"boot/loader/loader.conf": b"timeout 0\n"})
     assert converted(layout, repo, image(layout, sealed, only_boot)).flow == "sealed"
     above = file(b"usr/bin/added", b"new") + END
-    with pytest.raises(ImageError, match=r"; layer 5 changed /usr/bin/added above the UKI's layer 3$"):
+    said = (
+        r"; layer 5 changed /usr/bin/added above the UKI's layer 3; /usr/bin/added: path: promised absent, found file$"
+    )
+    with pytest.raises(ImageError, match=said):
         converted(layout, repo, image(layout, sealed, only_boot, above))
     with pytest.raises(ImageError) as caught:
         converted(layout, repo, image(layout, above, tar({"boot/EFI/Linux/os.efi": uki(f"composefs={base_id}")})))
