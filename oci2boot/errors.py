@@ -125,6 +125,10 @@ class KargFormError(FormatError):
     """Kernel arguments that do not say where the hash tree is."""
 
 
+class LoaderError(SignatureError):
+    """Firmware would refuse the boot loader, and so never come to the UKI."""
+
+
 class PassphraseError(SignatureError):
     """A private key whose passphrase is not given."""
 

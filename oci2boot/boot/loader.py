@@ -15,7 +15,7 @@ from oci2boot.boot.names import EXTRA, LINUX, is_program
 from oci2boot.boot.payload import EFI_NAMES, MAX_EFI_PROGRAM, STUB_DIRECTORY, find_efi_program, machine_of
 from oci2boot.errors import ImageError, ShimError
 from oci2boot.formats import pe
-from oci2boot.tree.files import Read, find_file, list_directory, read_content
+from oci2boot.tree.files import Read, find_file, list_directory, read_content, read_file
 from oci2boot.tree.model import Directory
 
 LoaderName = Literal["systemd-boot", "direct", "shim", "none"]
@@ -47,6 +47,11 @@ MOK_MANAGER: Final = (
 )
 SHIM_PACKAGES: Final = "Debian: shim-signed; Fedora: shim-x64"
 
+SHIPPED_BOOT: Final = "EFI/systemd/systemd-boot%s.efi"
+SHIPPED_SHIM: Final = "EFI/BOOT/shim%s.efi"
+SHIPPED_MOK_MANAGER: Final = "EFI/BOOT/mm%s.efi"
+"""Beneath /boot of an image: where the layer of a signed UKI brings what starts it, signed for the same machines."""
+
 _LINUX: Final = re.compile(rf"{LINUX}/[^/]+(?={re.escape(EXTRA)}/|$)")
 
 
@@ -63,10 +68,19 @@ class BootLoader:
         return _LINUX.sub(self.uki, path) if self.uki else path
 
 
-def find_loader(tree: Directory, read: Read, architecture: str, name: LoaderName, configuration: bytes) -> BootLoader:
+def find_loader(
+    tree: Directory,
+    read: Read,
+    architecture: str,
+    name: LoaderName,
+    configuration: bytes,
+    *,
+    shipped: bool = False,
+) -> BootLoader:
     """Return what the image has for the ESP besides its UKI; a signed program is taken before one that is not.
 
-    `configuration` is that of systemd-boot, as `loader_conf` makes it.
+    `configuration` is that of systemd-boot, as `loader_conf` makes it. With `shipped`, what the layer of a signed UKI
+    brings comes before what the image's packages have.
     """
     efi_name = EFI_NAMES[machine_of(architecture)]
     removable = f"EFI/BOOT/BOOT{efi_name.upper()}.EFI"
@@ -75,23 +89,48 @@ def find_loader(tree: Directory, read: Read, architecture: str, name: LoaderName
         return BootLoader(MappingProxyType({}), removable, (alone,))
     if name == "none":
         return BootLoader(MappingProxyType({}), notes=("no boot loader is installed: one must be there",))
-    systemd_boot = _systemd_boot(tree, read, efi_name)
+    parts = _parts(tree, read, efi_name, name, shipped=shipped)
     notes: tuple[str, ...] = ()
+    systemd_boot = parts[SHIPPED_BOOT % efi_name]
     if name == "shim":
-        shim, mok_manager = _first(tree, read, SHIM, efi_name), _first(tree, read, MOK_MANAGER, efi_name)
-        if shim is None:
-            raise ImageError(f"the image has no shim for {efi_name}", hint=f"install it in the image ({SHIM_PACKAGES})")
-        programs = {removable: shim, f"EFI/BOOT/grub{efi_name}.efi": systemd_boot}
-        if mok_manager is None:
-            notes = ("the image has no MokManager: shim will know no keys but its own and the firmware's",)
+        programs = {removable: parts[SHIPPED_SHIM % efi_name], f"EFI/BOOT/grub{efi_name}.efi": systemd_boot}
+        mok_manager = SHIPPED_MOK_MANAGER % efi_name
+        if mok_manager in parts:
+            programs[mok_manager] = parts[mok_manager]
         else:
-            programs[f"EFI/BOOT/mm{efi_name}.efi"] = mok_manager
+            notes = ("the image has no MokManager: shim will know no keys but its own and the firmware's",)
         check_sbat(programs)
     else:
-        programs = {f"EFI/systemd/systemd-boot{efi_name}.efi": systemd_boot, removable: systemd_boot}
+        programs = {SHIPPED_BOOT % efi_name: systemd_boot, removable: systemd_boot}
     programs["loader/loader.conf"] = configuration
     programs["loader/entries.srel"] = b"type1\n"
     return BootLoader(MappingProxyType(programs), None, notes)
+
+
+def find_shippable(tree: Directory, read: Read, architecture: str, name: LoaderName) -> dict[str, bytes]:
+    """Return what a UKI's layer brings to start it once it is signed, by path beneath /boot; of the packages' files."""
+    if name not in ("systemd-boot", "shim"):
+        return {}
+    return _parts(tree, read, EFI_NAMES[machine_of(architecture)], name)
+
+
+def _parts(tree: Directory, read: Read, efi_name: str, name: LoaderName, *, shipped: bool = False) -> dict[str, bytes]:
+    def brought(path: str) -> bytes | None:
+        place = b"boot/" + path.encode()
+        program = read_file(tree, read, place, MAX_EFI_PROGRAM) if shipped else None
+        return program if program and pe.parse(program).signed else None
+
+    boot = SHIPPED_BOOT % efi_name
+    parts = {boot: brought(boot) or _systemd_boot(tree, read, efi_name)}
+    if name == "shim":
+        path, mok_path = SHIPPED_SHIM % efi_name, SHIPPED_MOK_MANAGER % efi_name
+        shim = brought(path) or _first(tree, read, SHIM, efi_name)
+        if shim is None:
+            raise ImageError(f"the image has no shim for {efi_name}", hint=f"install it in the image ({SHIM_PACKAGES})")
+        parts[path] = shim
+        if mok_manager := brought(mok_path) or _first(tree, read, MOK_MANAGER, efi_name):
+            parts[mok_path] = mok_manager
+    return parts
 
 
 def loader_conf(timeout: int = TIMEOUT, enroll: EnrollMode | None = None) -> bytes:

@@ -101,17 +101,27 @@ def build_addon(stub: bytes, cmdline: str, uname: str | None) -> bytes:
     return _append(stub, sections, None, keeps_nx=True)
 
 
+def wants_ukify(stub: bytes) -> bool:
+    """Say whether `build_uki` leaves UKIs of this stub to ukify."""
+    return _old_layout(pe.parse(stub))
+
+
+def _old_layout(headers: pe.Pe) -> bool:
+    optional = headers.optional_header
+    offsets = [
+        value for section in headers.sections for value in (section.pointer_to_raw_data, section.size_of_raw_data)
+    ]
+    unaligned = any(value % optional.file_alignment for value in (*offsets, optional.size_of_headers))
+    return bool(headers.file_header.pointer_to_symbol_table) or unaligned or not offsets
+
+
 def _append(stub: bytes, contents: Sequence[tuple[bytes, Pieces]], sbat: bytes | None, *, keeps_nx: bool) -> bytes:
     """Return the stub with more sections, and its `.sbat` replaced."""
     headers = pe.parse(stub)
     optional = headers.optional_header
     if headers.signed:
         raise ImageError("the image's systemd-stub is signed: a UKI is built from an unsigned one")
-    offsets = [
-        value for section in headers.sections for value in (section.pointer_to_raw_data, section.size_of_raw_data)
-    ]
-    unaligned = any(value % optional.file_alignment for value in (*offsets, optional.size_of_headers))
-    if headers.file_header.pointer_to_symbol_table or unaligned or not offsets:
+    if _old_layout(headers):
         raise ImageError(
             "the image's systemd-stub is laid out as before systemd 254, which only ukify can take",
             hint="install ukify (Debian: systemd-ukify), or a newer systemd-boot in the image",

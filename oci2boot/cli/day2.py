@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from oci2boot.cli.groups import Only, Said
 from oci2boot.cli.machine_text import show_status, show_upgraded, warn
-from oci2boot.cli.options import DryRun, JustJson, Mounted, SigningNow, TlsVerify
+from oci2boot.cli.options import Authfile, DryRun, JustJson, Mounted, Registry, SigningOrAnswer
 from oci2boot.cli.output import Output, out
 from oci2boot.errors import Error
 from oci2boot.workflows.machine import keep
@@ -69,13 +69,15 @@ def upgrade(
     repo: ChosenRepo = None,
     given: Annotated[BootOptions, Only("db")],
     allowed: Allowed,
-    signing: SigningNow,
+    signing: SigningOrAnswer,
+    fetching: Authfile,
     output: Output,
 ) -> None:
     """Bring this machine to the newest version of its image; the next boot starts it."""
     place = asked.find(asked.store(repo), others=[*said(options), *(["--soft-reboot"] if extent.soft else [])])
     goal = extent.goal(asked, live=place.live)
-    request = UpgradeRequest(place, goal, replace(given, signing=signing), options, dry_run, allowed)
+    given = replace(given, signing=signing)
+    request = UpgradeRequest(place, goal, given, options, dry_run, allowed, authfile=fetching.authfile)
     with output.reporting() as report:
         done = run_upgrade(request, report)
     output.show(done, show_upgraded)
@@ -94,8 +96,8 @@ def switch(
     repo: ChosenRepo = None,
     on_top: Annotated[dict[str, Any], Said(BootOptions, *ON_TOP)],
     allowed: Allowed,
-    signing: SigningNow,
-    fetching: TlsVerify,
+    signing: SigningOrAnswer,
+    fetching: Registry,
     output: Output,
 ) -> None:
     """Bring this machine to another image, and follow that one from then on.
@@ -109,7 +111,7 @@ def switch(
     goal = extent.goal(asked, live=place.live)
     options = replace(options, allow_missing_verity=boot.allow_missing_verity)
     wanted = ConvertRequest(source=source, repo=place.repository, name=name, options=fetching.options(), boot=boot)
-    request = UpgradeRequest(place, goal, boot, options, dry_run, allowed)
+    request = UpgradeRequest(place, goal, boot, options, dry_run, allowed, authfile=fetching.authfile)
     with output.reporting() as report:
         done = run_switch(request, wanted, report, on_top.keys())
     output.show(done, show_upgraded)

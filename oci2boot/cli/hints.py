@@ -26,6 +26,7 @@ OPTIONS: Final[Mapping[type[Error], str]] = {
     errors.ReadOnlyError: "--overlay /PATH",
     errors.NoVerityError: "leave out --no-verity, or the others",
     errors.KargFormError: "--verity-karg systemd, or veritytab",
+    errors.LoaderError: "--secureboot-key signs it here, --loader none leaves it to the one that is there",
     errors.PassphraseError: "--secureboot-passphrase-file FILE",
     errors.EncryptedError: "--luks-passphrase-file FILE",
     errors.OccupiedError: "--wipe replaces what is there",

@@ -11,6 +11,7 @@ import typer
 from oci2boot import __version__
 from oci2boot.cli import kargs, keys, uki
 from oci2boot.cli.app import app
+from oci2boot.cli.attach import attach
 from oci2boot.cli.boot_test import test
 from oci2boot.cli.config import build, config, read_config
 from oci2boot.cli.convert import convert, pull
@@ -33,7 +34,7 @@ from oci2boot.workflows.make.canonical import RULES
 __all__ = ["app", "main"]
 
 COMMANDS: Final[Mapping[str, tuple[Callable[..., None] | typer.Typer, ...]]] = {
-    "From an image to a machine": (convert, install, build, seal, keys.app, uki.app),
+    "From an image to a machine": (convert, install, build, seal, attach, keys.app, uki.app),
     "What it is, and whether it is intact": (lint, inspect, verify, test, digest, explain),
     "A machine that lives on": (
         *(status, upgrade, switch, rollback, pin, unpin, delete, finalize, kargs.app, etc_diff, reset),

@@ -9,14 +9,19 @@ from oci2boot.workflows.options import Option
 from oci2boot.workflows.requests import BootOptions, Fetching, SigningOptions, TreeOptions
 
 BootableTree = Annotated[TreeOptions, Only("selinux_rules", "xattrs", "erofs_version", "times", "times_below")]
-Uki = Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "ukify", "size_limit", "read")]
-"""What a UKI is built of, and nothing of what starts it."""
+Uki = Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "ukify", "size_limit", "read", "loader")]
+"""What a UKI is built of, and what is signed with it to start it."""
 Signing = SigningOptions | None
 SigningNow = Annotated[
     SigningOptions | None, Only("key", "certificate", "passphrase", "command", "tool", "pkcs11_module")
 ]
 """Without the ways that wait for another machine."""
+SigningOrAnswer = Annotated[
+    SigningOptions | None, Only("key", "certificate", "passphrase", "command", "tool", "pkcs11_module", "response")
+]
+"""Also by what another machine has answered already."""
 Registry = Annotated[Fetching, Only("tls_verify", "authfile")]
+Authfile = Annotated[Fetching, Only("authfile")]
 TlsVerify = Annotated[Fetching, Only("tls_verify")]
 AttestHook = Annotated[
     str | None,

@@ -35,6 +35,7 @@ def _show(sealed: SealedImage) -> None:
         [
             ("manifest", str(sealed.manifest)),
             ("UKI", sealed.uki),
+            *((("loader", ", ".join(sealed.loader)),) if sealed.loader else ()),
             ("layer", str(sealed.layer)),
             ("argument", sealed.karg),
         ],

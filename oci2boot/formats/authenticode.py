@@ -84,13 +84,11 @@ def to_be_signed(digest: bytes) -> bytes:
     )
 
 
-def attach(data: bytes, certificate: Certificate, signature: bytes) -> bytes:
-    """Add the signature that the certificate's key made of `to_be_signed(image_hash(data))`, after those there are."""
-    headers, end = _layout(data)
-    digest = image_hash(data)
+def detached(digest: bytes, certificate: Certificate, signature: bytes) -> bytes:
+    """Return the PKCS #7 signature of an image with this hash; the key signed `to_be_signed(digest)`."""
     tbs = to_be_signed(digest)
     certificate.check_signature(signature, tbs)
-    signed = SignedData(
+    return SignedData(
         content_type=SPC_INDIRECT_DATA,
         content=_indirect_data(digest),
         certificates=(certificate,),
@@ -98,6 +96,16 @@ def attach(data: bytes, certificate: Certificate, signature: bytes) -> bytes:
         attributes=tbs,
         signature=signature,
     ).pack_content_info()
+
+
+def attach(data: bytes, certificate: Certificate, signature: bytes) -> bytes:
+    """Add the signature that the certificate's key made of `to_be_signed(image_hash(data))`, after those there are."""
+    return attach_detached(data, detached(image_hash(data), certificate, signature))
+
+
+def attach_detached(data: bytes, signed: bytes) -> bytes:
+    """Add a PKCS #7 signature, after those there are; whether it holds, `verify` says."""
+    headers, end = _layout(data)
     table = data[end:] if headers.signed else b""
     entry = WinCertificate(WinCertificate.layout().size + len(signed), _REVISION, _PKCS_SIGNED_DATA).pack() + signed
     table += entry + bytes(-len(entry) % ALIGNMENT)
@@ -124,10 +132,15 @@ def strip(data: bytes) -> bytes:
 
 def read_signatures(data: bytes) -> list[SignedData]:
     """Return the signatures in an image, in order, without checking that they hold."""
+    return list(map(SignedData.parse_content_info, raw_signatures(data)))
+
+
+def raw_signatures(data: bytes) -> list[bytes]:
+    """Return the signatures in an image as they stand there, PKCS #7."""
     headers, end = _layout(data)
     if not headers.signed:
         return []
-    signatures: list[SignedData] = []
+    signatures: list[bytes] = []
     at, header = end, WinCertificate.layout().size
     while at < len(data):
         if len(signatures) == MAX_SIGNATURES:
@@ -145,7 +158,7 @@ def read_signatures(data: bytes) -> list[SignedData]:
             raise FormatError("an executable with a signature of another size than its entry says")
         if any(data[end_of_value:after]):
             raise FormatError("an executable with bytes other than zeros after a signature")
-        signatures.append(SignedData.parse_content_info(value.raw))
+        signatures.append(bytes(value.raw))
         at = after
     return signatures
 

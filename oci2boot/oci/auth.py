@@ -1,4 +1,4 @@
-"""Credentials for registries, where people keep them: containers-auth.json(5) and Docker's config.json."""
+"""Credentials for registries, where people keep them: containers-auth.json(5), Docker's config.json, and bootc's."""
 
 import base64
 import binascii
@@ -18,6 +18,8 @@ from oci2boot.system.run import run
 
 MAX_AUTH_FILE: Final = 1 << 20
 HELPER_SECONDS: Final = 60.0
+OF_THE_MACHINE: Final = tuple(Path(folder, "ostree/auth.json") for folder in ("/run", "/etc", "/usr/lib"))
+"""ostree's and bootc's, in their order."""
 _HELPER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HUB_KEYS: Final = ("https://index.docker.io/v1/", "index.docker.io")
 _TOKEN_USER: Final = "<token>"  # noqa: S105  # a name, no secret
@@ -61,6 +63,8 @@ def _auth_files(authfile: Path | None, env: Mapping[str, str]) -> Iterator[tuple
     yield (Path(runtime) / "containers" if runtime else Path(f"/run/containers/{os.getuid()}")) / "auth.json", False
     yield Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "containers/auth.json", False
     yield Path(env.get("DOCKER_CONFIG") or home / ".docker") / "config.json", False
+    # The machine's own, for updates that no user asks for; to others they are not readable, and no business of theirs.
+    yield from ((path, False) for path in OF_THE_MACHINE if os.access(path, os.R_OK))
 
 
 def _read_config(path: Path, *, required: bool) -> dict[str, Any] | None:

@@ -117,6 +117,9 @@ class RegistryClient(Registry):  # type: ignore[misc]
     def blob_url(self, digest: str) -> str:
         return f"{self.prefix}://{self.container.get_blob_url(digest)}"
 
+    def referrers_url(self, digest: str) -> str:
+        return f"{self.prefix}://{self.hostname}/v2/{self._reference.repository}/referrers/{digest}"
+
     def do_request(  # the signature is oras's
         self,
         url: str,

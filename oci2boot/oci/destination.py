@@ -14,7 +14,7 @@ from oci2boot.formats.tar import NO_XATTRS, Entry
 from oci2boot.formats.tar_writer import END, header, padding
 from oci2boot.oci.documents import MAX_DOCUMENT, parse_object
 from oci2boot.oci.manifest import OCI_INDEX, REF_NAME, Descriptor, parse_layout_index
-from oci2boot.oci.outgoing import ImageDestination, Open, checked, pack_json, to_json
+from oci2boot.oci.outgoing import ImageDestination, Open, checked, pack_json, referring, to_json
 from oci2boot.oci.reference import ArchiveReference, LayoutReference, Reference, RegistryReference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.system.files import atomic_file, plain_errors, read_all, write_atomically
@@ -83,6 +83,13 @@ class LayoutDestination(ImageDestination):
                 kept = [one for one in kept if one["digest"] != str(descriptor.digest)]
             write_atomically(path, _index([*kept, _tagged(descriptor, tag)]))
 
+    def refer(self, descriptor: Descriptor, manifest: bytes, subject: OciDigest, artifact_type: str) -> None:  # noqa: ARG002 the manifest names its subject
+        self.put(descriptor, lambda: [manifest])
+        path = self._root / "index.json"
+        with plain_errors(TargetError, f"write {self._reference}"):
+            kept = [one for one in self._listed(path) if one["digest"] != str(descriptor.digest)]
+            write_atomically(path, _index([*kept, referring(descriptor, artifact_type)]))
+
     def _listed(self, path: Path) -> list[Any]:
         what = f"index.json of {self._reference}"
         try:
@@ -129,6 +136,11 @@ class ArchiveDestination(ImageDestination):
         self._add("index.json", [index], len(index))
         with plain_errors(TargetError, f"write {self._reference}"):
             self._file.write(END)
+
+    def refer(self, descriptor: Descriptor, manifest: bytes, subject: OciDigest, artifact_type: str) -> None:  # noqa: ARG002 it never does
+        raise TargetError(
+            f"{self._reference} is an archive, which cannot be added to", hint="unpack it: a layout takes signatures"
+        )
 
     def _add(self, path: str, pieces: Iterable[bytes], size: int) -> None:
         entry = Entry(path.encode(), stat.S_IFREG, 0o644, 0, 0, 0, 0, NO_XATTRS, b"", b"", 0)

@@ -77,6 +77,14 @@ class ImageSource(ABC):
     def open(self, descriptor: Descriptor) -> Blob:
         """Return a layer's blob, or a config's; it checks digest and size while it is read."""
 
+    def referrers(self, subject: OciDigest) -> list[Descriptor]:  # noqa: ARG002 most sources have none
+        """Return the signatures that are kept beside the image: artifacts that may be of this manifest."""
+        return []
+
+    def read(self, descriptor: Descriptor, what: str) -> bytes:
+        """Return a small manifest, checked."""
+        return self._document(descriptor, what)
+
     @abstractmethod
     def close(self) -> None:
         """Let go of connections and files; blobs that are open stay so."""
@@ -166,7 +174,10 @@ def _matching(entries: tuple[IndexEntry, ...], asked: Platform) -> list[Descript
 def root_of_layout(index: Index, tag: str | None, reference: Reference) -> Descriptor:
     """Return what a layout's index has under `tag`, or the only thing in it."""
     images = [
-        entry.descriptor for entry in index.entries if entry.descriptor.media_type in (*MANIFEST_TYPES, *INDEX_TYPES)
+        entry.descriptor
+        for entry in index.entries
+        if entry.descriptor.media_type in (*MANIFEST_TYPES, *INDEX_TYPES)
+        and (not entry.artifact_type or REF_NAME in entry.descriptor.annotations)
     ]
     tags = sorted({image.annotations[REF_NAME] for image in images if REF_NAME in image.annotations})
     more = " and more" if len(tags) > 20 else ""

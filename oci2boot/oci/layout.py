@@ -5,11 +5,12 @@ import stat
 from abc import abstractmethod
 from typing import Final
 
+from oci2boot.digest import OciDigest
 from oci2boot.errors import DigestError, FormatError, SourceError
 from oci2boot.oci.blob import Blob, RawStream, read_document
 from oci2boot.oci.documents import MAX_DOCUMENT, parse_object
 from oci2boot.oci.image import ImageSource, root_of_layout
-from oci2boot.oci.manifest import Descriptor, Platform, parse_layout_index
+from oci2boot.oci.manifest import SIGNATURES, Descriptor, Index, Platform, parse_layout_index
 from oci2boot.oci.members import Members, Span
 from oci2boot.oci.reference import ArchiveReference, LayoutReference
 from oci2boot.system.files import read_all
@@ -43,12 +44,17 @@ class _Layout(ImageSource):
         version = parse_object(self._small_file("oci-layout"), f"oci-layout of {self.reference}")
         if version.get("imageLayoutVersion") != LAYOUT_VERSION:
             raise FormatError(f"{self.reference} is not an OCI layout of version {LAYOUT_VERSION}")
-        index = parse_layout_index(self._small_file("index.json"), f"index.json of {self.reference}")
-        descriptor = root_of_layout(index, self.reference.tag, self.reference)
+        descriptor = root_of_layout(self._index(), self.reference.tag, self.reference)
         return descriptor, self._document(descriptor, f"the manifest of {self.reference}")
+
+    def _index(self) -> Index:
+        return parse_layout_index(self._small_file("index.json"), f"index.json of {self.reference}")
 
     def _document(self, descriptor: Descriptor, what: str) -> bytes:
         return read_document(self._open(descriptor, what))
+
+    def referrers(self, subject: OciDigest) -> list[Descriptor]:  # noqa: ARG002 the artifact says whose it is
+        return [entry.descriptor for entry in self._index().entries if entry.artifact_type == SIGNATURES]
 
     def open(self, descriptor: Descriptor) -> Blob:
         return self._open(descriptor, f"the blob {descriptor.digest}")

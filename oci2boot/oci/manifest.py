@@ -21,6 +21,9 @@ INDEX_TYPES: Final = (OCI_INDEX, DOCKER_LIST)
 OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 CONFIG_TYPES: Final = (OCI_CONFIG, "application/vnd.docker.container.image.v1+json")
 
+SIGNATURES: Final = "application/vnd.oci2boot.signatures.v1"
+"""The artifact type of signatures that are kept beside an image; `referrers` says what is in one."""
+
 OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 _OCI_NONDISTRIBUTABLE = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
@@ -111,6 +114,8 @@ _USUAL_VARIANT: Final = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 class IndexEntry:
     descriptor: Descriptor
     platform: Platform | None
+    artifact_type: str = ""
+    """Of what is no image: a signature, a bill of materials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ def oci_type(layer_type: str) -> str:
     return OCI_LAYER if compression == "none" else f"{OCI_LAYER}+{compression}"
 
 
-def _parse_descriptor(value: Any, what: str) -> Descriptor:
+def parse_descriptor(value: Any, what: str) -> Descriptor:
     if not isinstance(value, dict):
         raise FormatError(f"{what} has a descriptor that is no object")
     return Descriptor(
@@ -151,6 +156,17 @@ def _parse_descriptor(value: Any, what: str) -> Descriptor:
         size_of(value, "size", what),
         texts_of(value, "annotations", what),
     )
+
+
+def parse_referrers(data: bytes, what: str) -> list[Descriptor]:
+    """Read a list of what refers to an image, and return the signatures in it; a registry need not have filtered."""
+    entries = parse_layout_index(data, what).entries
+    return [entry.descriptor for entry in entries if entry.artifact_type == SIGNATURES]
+
+
+def referrers_tag(subject: OciDigest) -> str:
+    """Return where the list is in a registry that cannot make it. distribution-spec, "Referrers Tag Schema"."""
+    return f"{subject.algorithm}-{subject.hex}"[:128]
 
 
 def _check_kind(document: Mapping[str, Any], promised: str | None, what: str) -> str:
@@ -195,11 +211,11 @@ def parse_layout_index(data: bytes, what: str) -> Index:
 def _parse_index(document: Mapping[str, Any], kind: str, what: str) -> Index:
     entries = []
     for value in list_of(document, "manifests", what, MAX_MANIFESTS):
-        descriptor = _parse_descriptor(value, what)
+        descriptor = parse_descriptor(value, what)
         platform = None
         if value.get("platform") is not None:
             platform = _parse_platform(object_of(value, "platform", what), what)
-        entries.append(IndexEntry(descriptor, platform))
+        entries.append(IndexEntry(descriptor, platform, text_of(value, "artifactType", what, "")))
     return Index(kind, tuple(entries))
 
 
@@ -210,14 +226,14 @@ def _parse_platform(holder: Mapping[str, Any], what: str) -> Platform:
 
 
 def _parse_manifest(document: Mapping[str, Any], kind: str, what: str) -> Manifest:
-    config = _parse_descriptor(document.get("config"), what)
+    config = parse_descriptor(document.get("config"), what)
     if config.media_type not in CONFIG_TYPES:
         artifact = document.get("artifactType") or config.media_type
         raise ImageError(
             f"{what} is not of a container image but of an artifact: {str(artifact)[:120]!r}",
             hint="signatures, SBOMs and Helm charts are kept in registries, too; give the image itself",
         )
-    layers = [_parse_descriptor(value, what) for value in list_of(document, "layers", what, MAX_LAYERS)]
+    layers = [parse_descriptor(value, what) for value in list_of(document, "layers", what, MAX_LAYERS)]
     for layer in layers:
         if layer.media_type not in LAYER_TYPES:
             raise FormatError(

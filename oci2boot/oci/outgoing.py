@@ -38,6 +38,10 @@ class ImageDestination(ABC):
     def name(self, descriptor: Descriptor, manifest: bytes) -> None:
         """Store the manifest under the name that the reference gives."""
 
+    @abstractmethod
+    def refer(self, descriptor: Descriptor, manifest: bytes, subject: OciDigest, artifact_type: str) -> None:
+        """Store the manifest of an artifact where those find it who ask what refers to its subject."""
+
 
 def checked(descriptor: Descriptor, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Pass a blob's bytes on; `DigestError` at the end if they are not what the descriptor says."""
@@ -61,6 +65,11 @@ def to_json(descriptor: Descriptor) -> dict[str, Any]:
     if descriptor.annotations:
         document["annotations"] = dict(descriptor.annotations)
     return document
+
+
+def referring(descriptor: Descriptor, artifact_type: str) -> dict[str, Any]:
+    """Return an artifact's entry in a list."""
+    return {**to_json(descriptor), "artifactType": artifact_type}
 
 
 def pack_json(document: Mapping[str, Any]) -> bytes:

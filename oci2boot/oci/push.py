@@ -1,16 +1,19 @@
 """Images to registries. OCI distribution-spec 1.1, "Push"."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 
+from oci2boot.digest import OciDigest
 from oci2boot.errors import DigestError, SourceError, TargetError
 from oci2boot.formats.pieces import Pieces
-from oci2boot.oci.client import RegistryClient
-from oci2boot.oci.manifest import Descriptor
-from oci2boot.oci.outgoing import ImageDestination, Open, checked
+from oci2boot.oci.client import RegistryClient, read_capped
+from oci2boot.oci.documents import MAX_DOCUMENT, parse_object
+from oci2boot.oci.manifest import OCI_INDEX, Descriptor, parse_layout_index, referrers_tag
+from oci2boot.oci.outgoing import ImageDestination, Open, checked, pack_json, referring
 from oci2boot.oci.reference import RegistryReference
 
 UPLOAD_ATTEMPTS: Final = 3
@@ -66,12 +69,34 @@ class RegistryDestination(ImageDestination):
         return self._client.upload(place, _Body(descriptor, content), headers)
 
     def name(self, descriptor: Descriptor, manifest: bytes) -> None:
-        url = self._client.manifest_url(str(self._reference.tag))
+        self._put_manifest(str(self._reference.tag), descriptor, manifest)
+
+    def refer(self, descriptor: Descriptor, manifest: bytes, subject: OciDigest, artifact_type: str) -> None:
+        """Put the manifest, and into a list as well where the registry keeps none. "Pushing Manifests with Subject"."""
+        if "OCI-Subject" in self._put_manifest(str(descriptor.digest), descriptor, manifest):
+            return
+        tag, what = referrers_tag(subject), f"what refers to {subject} in {self._reference}"
+        listed: list[Any] = []
+        with self._client.do_request(self._client.manifest_url(tag), headers={"Accept": OCI_INDEX}) as response:
+            if response.status_code == 200:
+                data = read_capped(response, MAX_DOCUMENT, what)
+                parse_layout_index(data, what)
+                listed = parse_object(data, what)["manifests"]
+            elif response.status_code != 404:
+                raise self._refusal(response)
+        kept = [one for one in listed if one["digest"] != str(descriptor.digest)]
+        manifests = [*kept, referring(descriptor, artifact_type)]
+        index = pack_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests})
+        self._put_manifest(tag, Descriptor(OCI_INDEX, OciDigest.of(index), len(index), {}), index)
+
+    def _put_manifest(self, name: str, descriptor: Descriptor, manifest: bytes) -> Mapping[str, str]:
+        """Return the headers of the answer."""
         headers = {"Content-Type": descriptor.media_type}
-        with self._client.do_request(url, "PUT", manifest, headers) as response:
+        with self._client.do_request(self._client.manifest_url(name), "PUT", manifest, headers) as response:
             if response.status_code != 201:
                 raise self._refusal(response)
             self._check_digest(response, descriptor)
+            return response.headers
 
     def _check_digest(self, response: requests.Response, descriptor: Descriptor) -> None:
         found = response.headers.get("Docker-Content-Digest")

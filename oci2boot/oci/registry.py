@@ -4,22 +4,37 @@ import re
 import time
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError
 
 from oci2boot.digest import OciDigest
-from oci2boot.errors import DigestError, SourceError
+from oci2boot.errors import DigestError, LimitError, SourceError
 from oci2boot.oci.blob import Blob
 from oci2boot.oci.client import RegistryClient, read_capped
 from oci2boot.oci.documents import MAX_DOCUMENT
 from oci2boot.oci.image import ImageSource
-from oci2boot.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor, Platform
+from oci2boot.oci.manifest import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    OCI_INDEX,
+    SIGNATURES,
+    Descriptor,
+    Platform,
+    parse_referrers,
+    referrers_tag,
+)
 from oci2boot.oci.reference import RegistryReference
 
 MAX_RESUMES: Final = 16
 """How often the connection for one blob may break."""
 
+MAX_PAGES: Final = 16
+"""Of a list of referrers."""
+
+_NO_REFERRERS: Final = (400, 404, 405)
+"""What a registry says that knows no such list."""
 _ACCEPT: Final = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-")
 
@@ -41,6 +56,36 @@ class RegistrySource(ImageSource):
         if found.size != descriptor.size:
             raise DigestError(f"{what} has {found.size} bytes, its descriptor promises {descriptor.size}")
         return data
+
+    def referrers(self, subject: OciDigest) -> list[Descriptor]:
+        found: list[Descriptor] = []
+        what = f"the list of signatures of {self.reference}"
+        url = f"{self._client.referrers_url(str(subject))}?{urlencode({'artifactType': SIGNATURES})}"
+        for _ in range(MAX_PAGES):
+            with self._client.do_request(url, headers={"Accept": OCI_INDEX}) as response:
+                if response.status_code in _NO_REFERRERS and not found:
+                    return self._tagged_referrers(subject, what)
+                if response.status_code != 200:
+                    raise self._client.refusal(response.status_code)
+                data = read_capped(response, MAX_DOCUMENT, what)
+            found += parse_referrers(data, what)
+            following = response.links.get("next", {}).get("url")
+            if not following:
+                return found
+            target = urljoin(url, following)
+            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                raise SourceError(f"{what} goes on at {target[:200]!r}, which is another registry")
+            url = target
+        raise LimitError(f"{what} has more than {MAX_PAGES} pages")
+
+    def _tagged_referrers(self, subject: OciDigest, what: str) -> list[Descriptor]:
+        url = self._client.manifest_url(referrers_tag(subject))
+        with self._client.do_request(url, headers={"Accept": OCI_INDEX}) as response:
+            if response.status_code == 404:
+                return []
+            if response.status_code != 200:
+                raise self._client.refusal(response.status_code)
+            return parse_referrers(read_capped(response, MAX_DOCUMENT, what), what)
 
     def _get_manifest(self, name: str, digest: OciDigest | None, what: str) -> tuple[Descriptor, bytes]:
         with self._client.do_request(self._client.manifest_url(name), headers={"Accept": _ACCEPT}) as response:

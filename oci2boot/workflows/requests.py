@@ -209,7 +209,14 @@ class BootOptions:
         KargStyle, Option("--karg-style", "form of the kernel argument: composefs=… or composefs.digest=v1-…")
     ] = "composefs"
     kernel: Annotated[str | None, Option("--kver", "version of the kernel to use, if the image has several")] = None
-    ukify: Annotated[str, Option("--ukify", "what builds the UKI: auto, builtin, or the path of a ukify")] = "auto"
+    ukify: Annotated[
+        str,
+        Option(
+            "--ukify",
+            "what builds the UKI. builtin: the same bytes on every machine, so that a signature made elsewhere fits; "
+            "auto: builtin, and a ukify that is installed where only that takes the image's stub; or the path of one",
+        ),
+    ] = "auto"
     flow: Annotated[
         FlowChoice,
         Option(

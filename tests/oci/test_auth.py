@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oci2boot.errors import Error
-from oci2boot.oci.auth import Credentials, find_credentials
+from oci2boot.oci.auth import OF_THE_MACHINE, Credentials, find_credentials
 from oci2boot.oci.client import parse_challenges
 from tests.oci.registries import authfile, basic
 
@@ -60,6 +60,21 @@ def test_the_files_are_looked_through_in_their_order(tmp_path: Path) -> None:
         assert credentials.username == place
     own = authfile(tmp_path / "own.json", {})
     assert find_credentials("quay.io", "x", env={**env, "REGISTRY_AUTH_FILE": str(own)}) is None
+
+
+def test_the_machines_own_file_comes_after_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P.1: ostree's and bootc's; the state of now before the administrator's, and that before the vendor's."""
+    assert [str(path) for path in OF_THE_MACHINE] == [
+        "/run/ostree/auth.json", "/etc/ostree/auth.json", "/usr/lib/ostree/auth.json",
+    ]  # fmt: skip
+    places = [tmp_path / path.relative_to("/") for path in OF_THE_MACHINE]
+    monkeypatch.setattr("oci2boot.oci.auth.OF_THE_MACHINE", places)
+    env = {"XDG_RUNTIME_DIR": str(tmp_path / "user"), "HOME": str(tmp_path / "home")}
+    for path in (*reversed(places), tmp_path / "user/containers/auth.json"):
+        authfile(path, {"quay.io": basic(str(path), "x")})
+        credentials = find_credentials("quay.io", "x", env=env)
+        assert credentials
+        assert credentials.username == str(path)
 
 
 def helper(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,9 @@ def _loader(subject: Subject) -> Iterable[Found]:
 
 
 def _loaders(subject: Subject) -> Mapping[str, bytes]:
-    boot = subject.boot
+    tree, read, boot, shipped = subject.tree, subject.read, subject.boot, bool(subject.sealed)
     name = "none" if boot.flow in LOOSE else boot.loader
-    return find_loader(subject.tree, subject.read, subject.architecture, name, loader_conf()).programs
+    return find_loader(tree, read, subject.architecture, name, loader_conf(), shipped=shipped).programs
 
 
 def _stub(subject: Subject) -> Iterator[Found]:

@@ -44,6 +44,8 @@ class UpgradeRequest:
     allowed: Allowed = field(default_factory=Allowed)
     efivars: Path | None = None
     """The variables of the machine's firmware; by default those of this machine, where it is the one that runs."""
+    authfile: Path | None = None
+    """Of this one time: where it lies is no property of the image."""
 
     def firmware(self) -> Firmware | None:
         return read_firmware(self.efivars or (EFIVARS if self.place.live else None))
@@ -98,7 +100,9 @@ def upgrade(request: UpgradeRequest, report: Report) -> Upgraded:
         unsigned = request.allowed.unsealed
         with machine.state() as state:
             tracked = state.tracked
-            again = request_again(tracked, machine.store, Path(scratch), request.given, unsigned=unsigned)
+            again = request_again(
+                tracked, machine.store, Path(scratch), request.given, request.authfile, unsigned=unsigned
+            )
             demands = _demands(request, state, again)
         news = _news(again, machine.store, str(tracked.manifest))
         if not news.changed:

@@ -65,21 +65,34 @@ def remembered(request: ConvertRequest) -> dict[str, Any]:
 
 
 def request_again(
-    bootable: Bootable, repo: Path, scratch: Path, given: BootOptions, *, unsigned: bool = False
+    bootable: Bootable,
+    repo: Path,
+    scratch: Path,
+    given: BootOptions,
+    authfile: Path | None = None,
+    *,
+    unsigned: bool = False,
 ) -> ConvertRequest:
     """Return the request for the same image as it is now.
 
     `given` brings what no record can hold, keys above all; certificates go to files in `scratch`. With `unsigned` what
     was signed need not be so any more.
     """
-    if bootable.options.get("signed") and given.signing is None and bootable.flow != "sealed" and not unsigned:
+    request, boot = _read(bootable, repo, scratch)
+    db = given.db or boot.db
+    # Signatures may be beside the image, and a UKI for which --db finds none is refused. A root hash has none there.
+    elsewhere = unsigned or (bool(db) and bootable.flow == "local" and request.verity is None)
+    if bootable.options.get("signed") and given.signing is None and bootable.flow != "sealed" and not elsewhere:
         raise TargetError(
             f"{bootable.name} was signed when it was converted: its next version would not boot without a signature",
-            hint="--secureboot-key and --secureboot-certificate sign it; a sealed image needs no key here",
+            hint="--secureboot-key and --secureboot-certificate sign it; a sealed image needs no key here, nor does "
+            "--db where `oci2boot attach` put signatures beside the image",
         )
-    request, boot = _read(bootable, repo, scratch)
     return replace(
-        request, boot=replace(boot, signing=given.signing, db=given.db or boot.db), root_signing=given.signing
+        request,
+        options=replace(request.options, authfile=authfile),
+        boot=replace(boot, signing=given.signing, db=db),
+        root_signing=given.signing,
     )
 
 

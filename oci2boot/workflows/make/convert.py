@@ -28,6 +28,7 @@ from oci2boot.workflows.make.payload import (
     version_of,
     with_loader,
 )
+from oci2boot.workflows.make.published import attach_published
 from oci2boot.workflows.make.rules import Workbench, rules_of
 from oci2boot.workflows.make.sealed import (
     Digests,
@@ -38,6 +39,7 @@ from oci2boot.workflows.make.sealed import (
 )
 from oci2boot.workflows.make.signers import check_db, outcome_of
 from oci2boot.workflows.make.stale import Stale
+from oci2boot.workflows.make.started import check_started
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
 from oci2boot.workflows.progress import Report, Told, Warned, once
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
@@ -113,7 +115,9 @@ def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Rep
         why = Stale(unpacked, bench, repository)
         rules, files = _choose_payload(unpacked, digests, request.boot, read, report, why)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
+        files = attach_published(files, request, unpacked.oci.manifest_digest if unpacked.oci else None, report)
         files = signed_files(files, request.boot.signing, report)
+        check_started(files, request.boot)
         check_db(files, request.boot)
         rootfs = digests.rootfs(rules)
     if check_shipped(unpacked.tree, read, rootfs.digest):

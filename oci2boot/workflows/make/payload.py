@@ -17,7 +17,7 @@ from oci2boot.boot.names import MAX_UKI
 from oci2boot.boot.payload import BootPayload, PayloadOptions, PayloadPlan, finish_payload, machine_of, plan_payload
 from oci2boot.boot.promise import ComposefsPromise, RootPromise
 from oci2boot.boot.type1 import type1_payload
-from oci2boot.boot.uki import check_ukify, ukify_argv
+from oci2boot.boot.uki import check_ukify, ukify_argv, wants_ukify
 from oci2boot.digest import RootHash
 from oci2boot.errors import ImageError, ToolError
 from oci2boot.formats import os_release
@@ -125,7 +125,7 @@ def with_loader(
         raise ImageError("with --loader direct there is no systemd-boot that could enrol keys")
     configuration = loader_conf(options.timeout, options.secure_boot_enroll)
     name = "none" if files.flow in LOOSE else options.loader
-    loader = find_loader(tree, read, architecture, name, configuration)
+    loader = find_loader(tree, read, architecture, name, configuration, shipped=files.flow == "sealed")
     if options.loader == "shim":
         check_sbat(files.esp)
     for note in loader.notes:
@@ -204,8 +204,8 @@ def _summary(payload: BootPayload) -> str:
 
 
 def _run_ukify(plan: PayloadPlan, wanted: str, report: Report) -> bytes | None:
-    """Return the UKI that ukify builds; None where our own builder is to do it."""
-    if wanted == "builtin":
+    """Return the UKI that ukify builds; None where our own builder is to do it, whose bytes are the same everywhere."""
+    if wanted == "builtin" or (wanted == "auto" and not wants_ukify(plan.stub)):
         return None
     ukify = find_program(wanted if wanted != "auto" else "ukify") or find_program("/usr/lib/systemd/ukify")
     if ukify is None:

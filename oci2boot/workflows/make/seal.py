@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from oci2boot.boot.discover import UKI_DIRECTORY
 from oci2boot.boot.layers import ANNOTATION
 from oci2boot.boot.uki_layer import kernel_layer, shipped_path, uki_layer
 from oci2boot.digest import OciDigest
@@ -38,6 +37,7 @@ from oci2boot.workflows.make.canonical import Warn, canonical_tree, karg_of, tel
 from oci2boot.workflows.make.directory import AskedTimes
 from oci2boot.workflows.make.payload import build_payload, promise_of, version_of
 from oci2boot.workflows.make.second_view import check_unpacked
+from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack, unpack_image
 from oci2boot.workflows.progress import Report, Step, Told, Warned, once
 from oci2boot.workflows.requests import SealRequest, tell_path
@@ -67,6 +67,8 @@ class SealedImage:
     karg: str
     uki: str
     """Its path in the image."""
+    loader: tuple[str, ...]
+    """Paths of the signed programs that start it, if any came with it."""
     written: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ class SealedImage:
             "rootfs": self.rootfs,
             "karg": self.karg,
             "uki": self.uki,
+            "loader": list(self.loader),
             "written": self.written,
         }
 
@@ -125,13 +128,13 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         payload = build_payload(
             image, base.unpacked.architecture, version, promise_of(karg, request.boot), request.boot, read, report
         )
-        path = UKI_DIRECTORY + b"/" + payload.uki_path.rpartition("/")[2].encode()
-        files = {payload.uki_path: payload.uki}
+        loader = loader_to_sign(image, read, base.unpacked.architecture, request.boot, report)
+        files: Mapping[str, bytes] = {payload.uki_path: payload.uki, **loader}
         if request.boot.signing:
             files = sign_files(files, request.boot.signing, report)
             if request.boot.signing.request:
                 return None
-        placed = [(path, files[payload.uki_path])]
+        placed = [(b"boot/" + path.encode(), data) for path, data in files.items()]
         if request.ship_erofs:
             placed.append((shipped_path(rootfs.digest), rootfs.image))
         layer = _new_layer(uki_layer(image, read, placed), {ANNOTATION: str(karg)})
@@ -152,7 +155,8 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         layer=layer.descriptor.digest,
         rootfs=str(rootfs.digest),
         karg=str(karg),
-        uki=f"/{path.decode()}",
+        uki=f"/boot/{payload.uki_path}",
+        loader=tuple(f"/boot/{path}" for path in loader),
         written=not request.dry_run,
     )
 

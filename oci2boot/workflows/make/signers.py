@@ -1,5 +1,7 @@
 """Who signed what an image boots with: held to the certificates that the user names, and kept for its next version."""
 
+from typing import Final
+
 from oci2boot.boot.names import is_program
 from oci2boot.boot.outcome import Kind, Outcome
 from oci2boot.errors import Error, SignatureError
@@ -9,6 +11,9 @@ from oci2boot.workflows.keys.signing import read_certificate, read_trusted
 from oci2boot.workflows.make.payload import BootFiles
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import BootOptions
+
+OTHERS: Final = ("EFI/BOOT/BOOT", "EFI/BOOT/mm")
+"""With a shim: it and its MokManager, which the firmware's own certificates are behind, or shim's."""
 
 
 def check_db(files: BootFiles, options: BootOptions) -> None:
@@ -26,6 +31,8 @@ def check_db(files: BootFiles, options: BootOptions) -> None:
     for path, data in sorted((files.esp or {}).items()):
         if not is_program(path) or (signing and signing.request and path not in files.finished):
             continue  # not signed yet
+        if options.loader == "shim" and path.startswith(OTHERS):
+            continue
         found = authenticode.verify(data, trusted)
         if not any(signature.anchor for signature in found):
             signers = ", ".join(signature.signer.subject for signature in found)

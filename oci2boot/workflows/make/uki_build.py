@@ -1,5 +1,6 @@
 """UKIs and addons built from files that lie about: the step of a Containerfile that seals the image it is in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -22,6 +23,7 @@ from oci2boot.workflows.make.canonical import Read, canonical_tree, karg_of
 from oci2boot.workflows.make.digest import gather
 from oci2boot.workflows.make.directory import AskedTimes
 from oci2boot.workflows.make.payload import build_payload, promise_of, version_of
+from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import BootOptions, HashName, PlatformName, SigningOptions, TreeOptions
@@ -50,9 +52,17 @@ class BuiltUki:
     digest: str
     cmdline: str
     kernel: str
+    loader: tuple[Path, ...] = ()
+    """What was signed with it to start it."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"path": str(self.path), "digest": self.digest, "cmdline": self.cmdline, "kernel": self.kernel}
+        return {
+            "path": str(self.path),
+            "digest": self.digest,
+            "cmdline": self.cmdline,
+            "kernel": self.kernel,
+            "loader": [str(path) for path in self.loader],
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +101,8 @@ def build(request: BuildRequest, report: Report) -> BuiltUki:
         root.tree, root.architecture, root.version, promise_of(root.karg, request.boot), request.boot, root.read, report
     )
     name = payload.uki_path.rpartition("/")[2]
-    files = {name: payload.uki}
+    loader = loader_to_sign(root.tree, root.read, root.architecture, request.boot, report)
+    files: Mapping[str, bytes] = {name: payload.uki, **loader}
     if request.boot.signing:
         files = sign_files(files, request.boot.signing, report)
     path = request.output or request.rootfs / UKI_DIRECTORY
@@ -101,7 +112,23 @@ def build(request: BuildRequest, report: Report) -> BuiltUki:
         if path.is_dir():
             path /= name
         write_atomically(path, files[name])
-    return BuiltUki(path, str(root.rootfs.digest), payload.cmdline, payload.kernel_version)
+        waiting = request.boot.signing and request.boot.signing.request
+        beside = [] if waiting else _write_beside(path.absolute(), {name: files[name] for name in loader}, report)
+    return BuiltUki(path, str(root.rootfs.digest), payload.cmdline, payload.kernel_version, tuple(beside))
+
+
+def _write_beside(uki: Path, loader: Mapping[str, bytes], report: Report) -> list[Path]:
+    """Write the signed boot loader where it belongs beside EFI/Linux; a UKI elsewhere stays alone."""
+    if loader and uki.parent.parts[-2:] != ("EFI", "Linux"):
+        report(Warned(f"{uki.parent} is no EFI/Linux: the UKI is signed, and no boot loader is put beside it"))
+        return []
+    written = []
+    for name, data in loader.items():
+        path = uki.parent.parent.parent / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+        written.append(path)
+    return written
 
 
 def write_addon(

@@ -78,8 +78,10 @@ def test_a_directory_gets_the_uki_that_promises_it(root: Path, db: Pair) -> None
     built = build(request, silent)
     assert built.path.parent == root / "boot/EFI/Linux"
     assert section(built.path, b".cmdline").decode() == f"rw quiet composefs={digest}"
-    assert built == BuiltUki(built.path, digest, f"rw quiet composefs={digest}", KVER)
-    sbverify(db, built.path)
+    loader = root / "boot/EFI/systemd/systemd-bootx64.efi"
+    assert built == BuiltUki(built.path, digest, f"rw quiet composefs={digest}", KVER, (loader,))
+    for program_of_ours in (built.path, loader):
+        sbverify(db, program_of_ours)
     assert by_cfsctl(root) == digest
     before = built.path.read_bytes()
     assert build(request, silent).path.read_bytes() == before
