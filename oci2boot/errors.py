@@ -34,6 +34,10 @@ class ImageError(Error):
     """An image that cannot become a bootable root file system."""
 
 
+class DeviceTreeError(ImageError):
+    """Something that boots the image needs a device tree, and none was chosen."""
+
+
 class StaleError(ImageError):
     """A UKI that promises another tree than the image that it is in."""
 

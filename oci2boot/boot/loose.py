@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from oci2boot.boot.budget import Sizes
-from oci2boot.errors import ImageError
+from oci2boot.errors import DeviceTreeError
 from oci2boot.formats import android_boot
 
 KERNEL: Final = "kernel"
@@ -55,7 +55,7 @@ def plain_files(parts: LooseParts) -> dict[str, bytes]:
 
 def aboot_files(parts: LooseParts, layout: android_boot.Layout) -> dict[str, bytes]:
     if not parts.devicetree:
-        raise ImageError("an Android boot image of header version 2 needs a device tree", hint="--devicetree names one")
+        raise DeviceTreeError("an Android boot image of header version 2 needs a device tree")
     image = android_boot.write(parts.kernel, parts.initramfs, parts.devicetree, parts.cmdline, layout)
     return {ABOOT: image}
 

@@ -16,6 +16,7 @@ OPTIONS: Final[Mapping[type[Error], str]] = {
     errors.FlowError: "--flow local builds a UKI here, --flow sealed takes one that promises the image",
     errors.StaleError: "made in a stage of the build, it needs the --times that the layers have",
     errors.NoStubError: "--flow type1 boots the image without one, with an unsigned command line",
+    errors.DeviceTreeError: "--devicetree names one",
     errors.HashError: "--hash and --repo say so",
     errors.OptionalVerityError: "--allow-missing-verity accepts it",
     errors.ShimError: "--loader systemd-boot starts it without shim",
