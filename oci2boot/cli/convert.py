@@ -87,7 +87,7 @@ def show_bootable(bootable: Bootable) -> None:
     if bootable.kernel:
         facts += [("kernel", bootable.kernel), ("command line", bootable.cmdline or "")]
         facts += [("boot files", ", ".join(sorted(bootable.esp)))]
-        facts += [("sizes", ", ".join(f"{name} {size(number)}" for name, number in bootable.sizes.items()))]
+        facts += [("sizes", ", ".join(f"{name} {size(number)}" for name, number in bootable.sizes.items() if number))]
     print_facts(facts)
     if bootable.kernel:
         out.print(f"[dim]next: oci2boot install {escape(bootable.name)} --target disk.raw[/]")
