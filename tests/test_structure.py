@@ -10,7 +10,10 @@ ROOT = TESTS.parent / "oci2boot"
 FLOOR = {"formats", "digest", "errors"}
 MIDDLE = {"boot", "rootfs", "tree", *FLOOR}
 ADAPTERS = {"oci", "store", "target", "sysroot", "system", "initramfs", *MIDDLE}
-DESK = {"workflows/progress", "workflows/options", "workflows/requests", "workflows/images", *ADAPTERS}
+DESK = {
+    *("workflows/progress", "workflows/options", "workflows/sources", "workflows/requests", "workflows/images"),
+    *ADAPTERS,
+}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -28,7 +31,11 @@ MAY_IMPORT = {
     "workflows/progress": {"errors"},
     "workflows/options": {"errors"},
     "workflows/images": {"workflows/progress", *ADAPTERS},
-    "workflows/requests": {"workflows/options", "workflows/images", "workflows/progress", *ADAPTERS},
+    "workflows/sources": {"workflows/options", "workflows/progress", *ADAPTERS},
+    "workflows/requests": {
+        *("workflows/options", "workflows/sources", "workflows/images", "workflows/progress"),
+        *ADAPTERS,
+    },
     "workflows/keys": {"workflows/keys", *DESK},
     # Without `system`, and so without any program that could be run.
     "workflows/lint": {"workflows/lint", "workflows/requests", "workflows/progress", "store", *MIDDLE},
@@ -47,8 +54,7 @@ MAY_IMPORT = {
     "cli": {
         *("cli", "workflows/trial", "workflows/machine", "workflows/verify", "workflows/install", "workflows/make"),
         *("workflows/lint", "workflows/keys", "workflows/progress", "workflows/options", "workflows/requests"),
-        "workflows/images",
-        *("errors", "digest"),
+        *("workflows/sources", "workflows/images", "errors", "digest"),
     },
 }
 """An area (a folder or module of the package, a room or module of the workflows) and the areas that it may import."""

@@ -22,9 +22,9 @@ from oci2boot.workflows.requests import (
     Name,
     NewHash,
     NewRepo,
-    Source,
     TreeOptions,
 )
+from oci2boot.workflows.sources import Source
 from oci2boot.workflows.verify.inspect import measured_manifest
 
 

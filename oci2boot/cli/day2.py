@@ -20,7 +20,8 @@ from oci2boot.workflows.machine.upgrade import Goal, UpgradeRequest, reboot_into
 from oci2boot.workflows.machine.upgrade import switch as run_switch
 from oci2boot.workflows.machine.upgrade import upgrade as run_upgrade
 from oci2boot.workflows.options import Option, said
-from oci2boot.workflows.requests import BootOptions, ChosenRepo, ConvertRequest, Name, Source
+from oci2boot.workflows.requests import BootOptions, ChosenRepo, ConvertRequest, Name
+from oci2boot.workflows.sources import Source
 
 ON_TOP: Final = (
     *("flow", "kargs", "kernel", "uki", "size_limit", "initrd", "allow_missing_verity"),

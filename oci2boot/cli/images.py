@@ -11,7 +11,8 @@ from oci2boot.workflows.machine.mount import mount as run_mount
 from oci2boot.workflows.make.export import Exported
 from oci2boot.workflows.make.export import export as run_export
 from oci2boot.workflows.options import Option
-from oci2boot.workflows.requests import ChosenRepo, Destination, Fetching, Repo
+from oci2boot.workflows.requests import ChosenRepo, Fetching, Repo
+from oci2boot.workflows.sources import Destination
 from oci2boot.workflows.verify.inspect import inspect as run_inspect
 from oci2boot.workflows.verify.inspect import measured_manifest
 

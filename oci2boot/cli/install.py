@@ -23,16 +23,8 @@ from oci2boot.workflows.make.convert import convert as run_convert
 from oci2boot.workflows.make.first_boot import AskedFirstBoot, AskedSecret
 from oci2boot.workflows.options import Option, said
 from oci2boot.workflows.progress import Report
-from oci2boot.workflows.requests import (
-    ChosenRepo,
-    ConvertRequest,
-    DiskRequest,
-    Fetching,
-    InstallRequest,
-    Linting,
-    is_source,
-    parse_source,
-)
+from oci2boot.workflows.requests import ChosenRepo, ConvertRequest, DiskRequest, Fetching, InstallRequest, Linting
+from oci2boot.workflows.sources import is_source, parse_source
 
 Image = Annotated[
     str | None,

@@ -1,6 +1,5 @@
 """What the user asks for, as values. Each field that can be said carries the words for it."""
 
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
@@ -11,11 +10,8 @@ from oci2boot.boot.loader import TIMEOUT, EnrollMode, LoaderName
 from oci2boot.boot.sign import SignTool
 from oci2boot.boot.told import ReadMode
 from oci2boot.digest import Hash
-from oci2boot.errors import FormatError
 from oci2boot.formats.file_contexts.specs import Rules
-from oci2boot.oci.local import recognize
 from oci2boot.oci.manifest import Platform
-from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.sysroot.first_boot import FirstBoot
@@ -25,68 +21,13 @@ from oci2boot.tree.prepare import Xattrs
 from oci2boot.tree.times import SECONDS, Times
 from oci2boot.workflows.images import default_repo, writable_repo
 from oci2boot.workflows.options import Option, parse_bool, parse_size
-from oci2boot.workflows.progress import Report, Told
+from oci2boot.workflows.sources import Destination, Source
 
 ErofsVersion = Literal[0, 1, 2]
 KargStyle = Literal["composefs", "digest"]
 FlowChoice = Literal["auto", "sealed", "vendor", "local", "type1", "files", "aboot"]
 """`auto` is sealed where a UKI of the image carries a composefs argument, else local; never what nothing signs."""
 
-
-TRANSPORTS: Final = (
-    *("docker", "oci", "oci-archive", "docker-archive", "containers-storage", "dir", "tar", "dumpfile"),
-)
-
-
-def parse_source(text: str) -> Reference:
-    """Take a source as people type it; what exists as a path is that, whatever else the word could mean."""
-    transport, colon, _ = text.partition(":")
-    if text == "-" or (colon and transport in TRANSPORTS):
-        return Reference.parse(text)
-    path = Path(text).expanduser() if text.startswith("~/") else Path(text)
-    if text and exists(path):
-        with suppress(FormatError):
-            return replace(recognize(path), registry_name=str(Reference.parse(text)))
-        return recognize(path)
-    if text.startswith(("/", "./", "../", "~/")) or text in (".", ".."):
-        raise FormatError(f"nothing is at {text}", hint="is the name right? an image of a layout is oci:DIR:TAG")
-    return Reference.parse(text)
-
-
-def tell_path(reference: Reference, report: Report) -> None:
-    """Name the image of a registry that a path given without a transport could have meant."""
-    if reference.registry_name:
-        report(Told(f"{reference} is what lies here; {reference.registry_name} would be the image of a registry"))
-
-
-def exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # too long for a name, or with a NUL
-        return False
-
-
-def is_source(text: str) -> bool:
-    """Tell a source from a name: `install demo` must not ask a registry on the internet for library/demo."""
-    return "/" in text or text.partition(":")[0] in TRANSPORTS or exists(Path(text))
-
-
-Source = Annotated[
-    Reference,
-    Option(
-        "SOURCE",
-        "REGISTRY/REPO:TAG (or with docker://), oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], "
-        "containers-storage:NAME, dir:ROOTFS, tar:FILE, dumpfile:FILE; a path, which is what its content says; "
-        "- for a tar or an archive on standard input",
-        parse=parse_source,
-    ),
-]
-Destination = Annotated[
-    Reference,
-    Option(
-        "DESTINATION", "REGISTRY/REPO:TAG (or with docker://), oci:DIR:TAG, oci-archive:FILE", parse=Reference.parse
-    ),
-]
 Name = Annotated[str | None, Option("--name", "name of the image in the store; by default the source's own")]
 _REPO: Final = Option("--repo", "composefs repository, the store", env="OCI2BOOT_REPO")
 Repo = Annotated[Path, replace(_REPO, default=default_repo)]

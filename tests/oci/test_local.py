@@ -10,7 +10,7 @@ import pytest
 from oci2boot.errors import Error, SourceError
 from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import open_source
-from oci2boot.workflows.requests import is_source, parse_source
+from oci2boot.workflows.sources import is_source, parse_source
 from tests.witness import program
 
 

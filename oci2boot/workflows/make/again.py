@@ -18,13 +18,8 @@ from oci2boot.tree.prepare import Xattrs
 from oci2boot.tree.times import SECONDS, Times
 from oci2boot.workflows.keys.signing import read_trusted
 from oci2boot.workflows.options import without_none
-from oci2boot.workflows.requests import (
-    BootOptions,
-    ConvertRequest,
-    ErofsVersion,
-    TreeOptions,
-    parse_source,
-)
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, ErofsVersion, TreeOptions
+from oci2boot.workflows.sources import parse_source
 
 BUILDERS: Final = ("auto", "builtin")
 """Of UKIs, that are the same on every machine; a path is not."""

@@ -24,7 +24,8 @@ from oci2boot.workflows.make.directory import USUAL, AskedTimes, measuring, read
 from oci2boot.workflows.make.layers import each_layer
 from oci2boot.workflows.make.unpack import marked_layers, merge_system
 from oci2boot.workflows.progress import Report, Warned
-from oci2boot.workflows.requests import DigestRequest, KargStyle, tell_path
+from oci2boot.workflows.requests import DigestRequest, KargStyle
+from oci2boot.workflows.sources import tell_path
 
 KEPT: Final = (b"etc/selinux/", b"usr/share/selinux/", b"usr/etc/selinux/")
 """What is read besides its digest: the policy."""

@@ -27,7 +27,8 @@ from oci2boot.workflows.keys.signing import read_bounded, read_trusted
 from oci2boot.workflows.make.payload import BootFiles
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Told, Warned
-from oci2boot.workflows.requests import ConvertRequest, parse_source
+from oci2boot.workflows.requests import ConvertRequest
+from oci2boot.workflows.sources import parse_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from oci2boot.store.images import check_name, save_pulled
 from oci2boot.store.repository import Repository
 from oci2boot.workflows.make.unpack import unpack_image
 from oci2boot.workflows.progress import Report, Warned
-from oci2boot.workflows.requests import tell_path
+from oci2boot.workflows.sources import tell_path
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,8 @@ from oci2boot.workflows.make.second_view import check_unpacked
 from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack, unpack_image
 from oci2boot.workflows.progress import Report, Step, Told, Warned, once
-from oci2boot.workflows.requests import SealRequest, tell_path
+from oci2boot.workflows.requests import SealRequest
+from oci2boot.workflows.sources import tell_path
 
 NO_ANNOTATIONS: Final[Mapping[str, str]] = MappingProxyType({})
 _COMPOSEFS: Final = "composefs."

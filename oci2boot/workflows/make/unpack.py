@@ -22,7 +22,7 @@ from oci2boot.workflows.make.canonical import Read, Warn, reader
 from oci2boot.workflows.make.directory import USUAL, AskedTimes, read_directory
 from oci2boot.workflows.make.layers import ensure_layers
 from oci2boot.workflows.progress import Report
-from oci2boot.workflows.requests import tell_path
+from oci2boot.workflows.sources import tell_path
 
 
 @dataclass(frozen=True, slots=True)

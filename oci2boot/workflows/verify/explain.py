@@ -37,7 +37,7 @@ from oci2boot.workflows.make.directory import EXACT
 from oci2boot.workflows.make.rules import AS_IT_STANDS, VERSIONS, Mtime, Rules, Selinux, Workbench
 from oci2boot.workflows.make.unpack import object_reader, renamer
 from oci2boot.workflows.progress import Report, Step, Warned
-from oci2boot.workflows.requests import parse_source
+from oci2boot.workflows.sources import parse_source
 from oci2boot.workflows.verify.esp import find_ukis
 
 Verdict = Literal["equal", "rules", "content", "unknown"]

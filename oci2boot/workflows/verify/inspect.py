@@ -17,7 +17,7 @@ from oci2boot.tree.model import Directory, File, walk
 from oci2boot.workflows.images import list_images
 from oci2boot.workflows.make.canonical import compressed_size
 from oci2boot.workflows.make.unpack import marked_layers
-from oci2boot.workflows.requests import parse_source
+from oci2boot.workflows.sources import parse_source
 from oci2boot.workflows.verify.attest import image_manifest, run_attest_hook
 from oci2boot.workflows.verify.manifest import Manifest
 

@@ -14,7 +14,8 @@ from oci2boot.workflows.lint.stored import stored_subject
 from oci2boot.workflows.make.digest import gather
 from oci2boot.workflows.make.unpack import object_reader, unpack
 from oci2boot.workflows.progress import Report, Warned
-from oci2boot.workflows.requests import BootOptions, Linting, parse_source
+from oci2boot.workflows.requests import BootOptions, Linting
+from oci2boot.workflows.sources import parse_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

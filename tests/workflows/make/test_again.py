@@ -18,7 +18,8 @@ from oci2boot.rootfs.mkfs import Compression
 from oci2boot.store.images import Bootable
 from oci2boot.store.roots import ComposefsRoot
 from oci2boot.workflows.make.again import remembered, request_again
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions, TreeOptions, parse_source
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions, TreeOptions
+from oci2boot.workflows.sources import parse_source
 from tests.keys import make
 
 SOURCE = parse_source("oci:layout:v")

@@ -13,7 +13,8 @@ from oci2boot.tree.dumpfile import write_dumpfile
 from oci2boot.tree.prepare import prepare_for_boot
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import ConvertRequest, parse_source
+from oci2boot.workflows.requests import ConvertRequest
+from oci2boot.workflows.sources import parse_source
 from oci2boot.workflows.verify.explain import Explained, ExplainRequest, explain
 from tests.tarballs import file
 from tests.tree.vectors import CASES, FORMS, NINE, NO_IMAGE, THREE, is_refused, load
