@@ -112,7 +112,7 @@ class Outcome:
     def same_signers(self, other: "Outcome") -> bool:
         """Tell whether one of those who signed the other signed this too, where both are signed."""
         pairs = [(self.signers, other.signers), (self.addon, other.addon)]
-        return all(_same(mine, theirs) for mine, theirs in pairs if mine and theirs)
+        return all(same_key(mine, theirs) for mine, theirs in pairs if mine and theirs)
 
 
 def _signers(programs: Iterable[bytes], trusted: Sequence[Certificate]) -> tuple[Signer, ...]:
@@ -121,7 +121,7 @@ def _signers(programs: Iterable[bytes], trusted: Sequence[Certificate]) -> tuple
     return tuple(dict.fromkeys(one for one in found[0] if all(one in others for others in found))) if found else ()
 
 
-def _same(mine: Sequence[Signer], theirs: Sequence[Signer]) -> bool:
+def same_key(mine: Sequence[Signer], theirs: Sequence[Signer]) -> bool:
     return any(
         one.key == other.key or (one.anchor is not None and one.anchor == other.anchor)
         for one in mine

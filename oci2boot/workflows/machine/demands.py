@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Final, NamedTuple, cast
 
 from oci2boot.boot.names import MAX_UKI, is_addon
-from oci2boot.boot.outcome import Kind, Outcome
+from oci2boot.boot.outcome import Kind, Outcome, Signer, same_key
 from oci2boot.boot.sealed import read_head
 from oci2boot.errors import DowngradeError, OtherSignerError, UnsealedError
-from oci2boot.formats import bls, os_release, sbat, version
+from oci2boot.formats import authenticode, bls, os_release, sbat, version
 from oci2boot.formats.bls import Type1
 from oci2boot.formats.x509 import Certificate
 from oci2boot.store.images import Bootable
@@ -70,6 +70,7 @@ class Demands:
     same_image: bool = True
     """The next image is to be the next version of this one."""
     allowed: Allowed
+    trusted: tuple[Certificate, ...] = ()
 
     def met_by(self, repository: Repository, bootable: Bootable, report: Report) -> Bootable:
         """Return the image with what it was allowed to be; `Error` with what was promised and what is found."""
@@ -79,12 +80,14 @@ class Demands:
         found = remembered_outcome(bootable.options) or Outcome.of(
             kind_of(bootable.flow), {path: read_limited(file, MAX_UKI) for path, file in files.items()}
         )
-        found = self._check_outcome(self.outcome, found, report)
+        had, found = self.outcome, self._check_outcome(self.outcome, found, report)
         # What we call a version, of an image that brings no UKI, is no version of its publisher's.
         if (found.kind in _MADE_HERE) == (self.outcome.kind in _MADE_HERE):
             for path in filter(is_entry, files):
                 self._check_version(_label(files[path], path), report)
         self._check_addons(files, report)
+        if had.signers:
+            self._check_who_adds(files, found, report)
         return replace(bootable, options={**bootable.options, OUTCOME: found.to_json()})
 
     def _check_outcome(self, had: Outcome, found: Outcome, report: Report) -> Outcome:
@@ -129,6 +132,27 @@ class Demands:
                     said = f"the addon {name} of the new image is {new}, older than {old}, which this machine has"
                     self._refuse_older(said, report)
 
+    def _check_who_adds(self, files: Mapping[str, Path], found: Outcome, report: Report) -> None:
+        """Refuse an addon by somebody else than the UKI's: the digest does not cover it, and who serves an image may
+        put one beside a UKI that is its publisher's.
+        """
+        for path, file in filter(lambda one: is_addon(one[0]), files.items()):
+            name = path.rpartition("/")[2].lower()
+            mine = self._signers(read_limited(file, MAX_UKI))
+            theirs = self._signers(self.addons[name]) if name in self.addons else None
+            if same_key(mine, (*found.signers, *found.addon, *(theirs or ()))) or (not mine and theirs == ()):
+                continue
+            by = " and ".join(one.subject for one in mine) or "nobody"
+            said = f"the addon {name} of the new image is signed by {by}; the image is {found}"
+            if mine and not self.allowed.other_signer:
+                raise OtherSignerError(said, hint="ask its publisher whether the addon is theirs")
+            if not mine and not self.allowed.unsealed:
+                raise UnsealedError(said, hint="a registry may serve something other than its publisher's image")
+            report(Warned(said))
+
+    def _signers(self, program: bytes) -> tuple[Signer, ...]:
+        return tuple(map(Signer.of, authenticode.verify(program, self.trusted)))
+
     def _refuse_older(self, said: str, report: Report) -> None:
         if not self.allowed.downgrade:
             raise DowngradeError(said, hint="a registry may serve an older image under the same name")
@@ -152,7 +176,14 @@ def demands_of(
             if is_addon(path):
                 with mapped(state.directory.path / path, MAX_UKI) as data:
                     addons[path.rpartition("/")[2].lower()] = bytes(data)
-    return Demands(outcome=outcome, labels=tuple(labels), addons=addons, same_image=same_image, allowed=allowed)
+    return Demands(
+        outcome=outcome,
+        labels=tuple(labels),
+        addons=addons,
+        same_image=same_image,
+        allowed=allowed,
+        trusted=tuple(trusted),
+    )
 
 
 def outcome_of_deployment(

@@ -46,6 +46,13 @@ def registry(keys: dict[str, Pair], tmp_path_factory: pytest.TempPathFactory) ->
             path = f"boot/EFI/Linux/shop_{version}.efi.extra.d/serial.addon.efi"
             sections = [(b".cmdline", b"console=ttyS0"), (b".sbat", b"sbat,1,SBAT Version,sbat,1,url\n" + said + b"\n")]
             made.release(tag, version, keys["publisher"], boot=[{path: with_sections(addon_stub(), sections)}])
+        path = "boot/EFI/Linux/shop_1.11.efi.extra.d/evil.addon.efi"
+        evil = with_sections(
+            addon_stub(), [(b".cmdline", b"init=/bin/sh"), (b".sbat", b"sbat,1,SBAT Version,sbat,1,url\n")]
+        )
+        made.release("unsigned-addon", "1.11", keys["publisher"], boot=[{path: evil}])
+        strange = keys["stranger"].sbsign(evil)
+        made.release("strange-addon", "1.11", keys["publisher"], boot=[{path: strange}])
         yield made
 
 
@@ -132,6 +139,13 @@ def test_an_addon_that_is_older_is_refused_too(registry: Registry, tmp_path: Pat
     )
     assert "shop.serial 1.9" in refused(machine, DowngradeError, "older-addon").message
     assert machine.upgrade(downgrade=True).outcome == "deployed"
+
+
+def test_an_addon_of_somebody_else_is_refused(machine: Follower) -> None:
+    """B.11, D.23: a registry may add to /boot of a sealed image, and its digest stays."""
+    assert "signed by nobody" in refused(machine, UnsealedError, "unsigned-addon").message
+    assert "signed by CN=stranger" in refused(machine, OtherSignerError, "strange-addon").message
+    assert machine.upgrade(other_signer=True).outcome == "deployed"
 
 
 def test_a_refusal_is_planned_too(machine: Follower) -> None:
