@@ -4,10 +4,10 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-import pefile  # type: ignore[import-untyped]
-from virt.firmware.efi import guids  # type: ignore[import-untyped]
-from virt.firmware.efi.siglist import EfiSigDB  # type: ignore[import-untyped]
-from virt.peutils.pesign import pe_authenticode_hash  # type: ignore[import-untyped]
+import pefile
+from virt.firmware.efi import guids
+from virt.firmware.efi.siglist import EfiSigDB
+from virt.peutils.pesign import pe_authenticode_hash
 
 from oci2boot.formats.x509 import to_pem
 from tests.keys import Pair
