@@ -4,29 +4,36 @@ A registry that is not the publisher's any more can serve other images, or older
 follows: none of them gets into its boot directory.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, NamedTuple, cast
 
-from oci2boot.boot.names import MAX_UKI, is_addon
+from oci2boot.boot.names import MAX_UKI, is_addon, is_program
 from oci2boot.boot.outcome import Kind, Outcome, Signer, same_key
+from oci2boot.boot.payload import MAX_EFI_PROGRAM
 from oci2boot.boot.sealed import read_head
-from oci2boot.errors import DowngradeError, OtherSignerError, UnsealedError
+from oci2boot.digest import External, VerityDigest
+from oci2boot.errors import DowngradeError, Error, OtherSignerError, UnsealedError
 from oci2boot.formats import authenticode, bls, os_release, sbat, version
 from oci2boot.formats.bls import Type1
+from oci2boot.formats.erofs.structs import IMAGE_MAX
 from oci2boot.formats.x509 import Certificate
+from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable
 from oci2boot.store.repository import Repository
 from oci2boot.sysroot.bootdir import BootEntry, mapped
 from oci2boot.sysroot.bootdir_plan import is_entry
 from oci2boot.system.files import read_limited
+from oci2boot.tree.model import File, walk
 from oci2boot.workflows.machine.model import Deployment, MachineState
 from oci2boot.workflows.make.again import OUTCOME
 from oci2boot.workflows.make.signers import kind_of
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Warned
 
+LOADER_FOLDERS: Final = ("EFI/BOOT", "EFI/systemd")
 _MADE_HERE: Final = ("type1", "local")
 """Kinds whose version is of our making: when the image was made."""
 
@@ -67,6 +74,8 @@ class Demands:
     """Of what runs, and of what boots next."""
     addons: Mapping[str, bytes]
     """Of what boots next, by their names."""
+    loaders: Mapping[str, tuple[Signer, ...]] = field(default_factory=dict)
+    """Who signed what is in the boot directory to start it, by path in lower case."""
     same_image: bool = True
     """The next image is to be the next version of this one."""
     allowed: Allowed
@@ -88,6 +97,7 @@ class Demands:
         self._check_addons(files, report)
         if had.signers:
             self._check_who_adds(files, found, report)
+            self._check_who_starts(repository, bootable, found, report)
         return replace(bootable, options={**bootable.options, OUTCOME: found.to_json()})
 
     def _check_outcome(self, had: Outcome, found: Outcome, report: Report) -> Outcome:
@@ -142,13 +152,33 @@ class Demands:
             theirs = self._signers(self.addons[name]) if name in self.addons else None
             if same_key(mine, (*found.signers, *found.addon, *(theirs or ()))) or (not mine and theirs == ()):
                 continue
-            by = " and ".join(one.subject for one in mine) or "nobody"
-            said = f"the addon {name} of the new image is signed by {by}; the image is {found}"
-            if mine and not self.allowed.other_signer:
-                raise OtherSignerError(said, hint="ask its publisher whether the addon is theirs")
-            if not mine and not self.allowed.unsealed:
-                raise UnsealedError(said, hint="a registry may serve something other than its publisher's image")
-            report(Warned(said))
+            self._refuse_stranger(f"the addon {name}", mine, found, report)
+
+    def _check_who_starts(self, repository: Repository, bootable: Bootable, found: Outcome, report: Report) -> None:
+        """Refuse a boot loader that is neither a file of the promised tree, nor by who signed the UKI or the loader
+        before: it runs before any promise is looked at, /boot is in no digest, and a version can be claimed.
+        """
+        promised: Set[VerityDigest] | None = None
+        for path, digest in sorted(bootable.esp.items()):
+            if not is_program(path) or is_addon(path):
+                continue
+            program = read_limited(repository.object_path(digest), MAX_UKI)
+            mine, theirs = self._signers(program), self.loaders.get(path.lower(), ())
+            if read_head(program) or same_key(mine, (*found.signers, *found.addon, *theirs)):
+                continue
+            if promised is None:
+                promised = _contents(repository, bootable)
+            if digest not in promised:
+                self._refuse_stranger(f"the boot loader {path}", mine, found, report)
+
+    def _refuse_stranger(self, what: str, signers: Sequence[Signer], found: Outcome, report: Report) -> None:
+        by = " and ".join(one.subject for one in signers) or "nobody"
+        said = f"{what} of the new image is signed by {by}; the image is {found}"
+        if signers and not self.allowed.other_signer:
+            raise OtherSignerError(said, hint="ask its publisher whether it is theirs")
+        if not signers and not self.allowed.unsealed:
+            raise UnsealedError(said, hint="a registry may serve something other than its publisher's image")
+        report(Warned(said))
 
     def _signers(self, program: bytes) -> tuple[Signer, ...]:
         return tuple(map(Signer.of, authenticode.verify(program, self.trusted)))
@@ -180,6 +210,7 @@ def demands_of(
         outcome=outcome,
         labels=tuple(labels),
         addons=addons,
+        loaders=_loaders(state.directory.path, trusted),
         same_image=same_image,
         allowed=allowed,
         trusted=tuple(trusted),
@@ -204,6 +235,29 @@ def outcome_of_deployment(
     if entry.kind == "type1":
         return Outcome("type1")
     return Outcome.of(kind, dict(_files(state, entry)), trusted)
+
+
+def _contents(repository: Repository, bootable: Bootable) -> Set[VerityDigest]:
+    """Return the contents of the files that an image's root file system has, by digest."""
+    tree = read_rootfs(repository.read_object(bootable.root.tree, IMAGE_MAX))
+    return {
+        inode.content.digest
+        for _, inode in walk(tree)
+        if isinstance(inode, File) and isinstance(inode.content, External)
+    }
+
+
+def _loaders(esp: Path, trusted: Sequence[Certificate]) -> Mapping[str, tuple[Signer, ...]]:
+    """Return what the firmware starts of a boot directory, and what that starts; UKIs are none of it."""
+    found = {}
+    for folder in LOADER_FOLDERS:
+        place = esp / folder
+        for file in sorted(place.iterdir()) if place.is_dir() and not place.is_symlink() else ():
+            if is_program(file.name) and not is_addon(file.name):
+                with suppress(Error, OSError), mapped(file, MAX_EFI_PROGRAM) as data:
+                    signers = map(Signer.of, authenticode.verify(bytes(data), trusted))
+                    found[f"{folder}/{file.name}".lower()] = tuple(signers)
+    return found
 
 
 def remembered_outcome(options: Mapping[str, object]) -> Outcome | None:

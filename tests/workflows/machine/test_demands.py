@@ -17,7 +17,12 @@ from tests.oci.registries import docker_registry
 from tests.status_schema import check_status
 from tests.store.stored import everything
 from tests.workflows.publishers import Follower, Registry, follower
-from tests.workflows.sealable import addon_stub, with_sections
+from tests.workflows.sealable import EFI, addon_stub, kernel, with_sections
+
+SYSTEMD_BOOT = kernel()
+"""What stands for a kernel there is Debian's boot loader."""
+NEWEST = SYSTEMD_BOOT.replace(b"LoaderInfo: systemd-boot 2", b"LoaderInfo: systemd-boot 9")
+LOADER = "boot/EFI/systemd/systemd-bootx64.efi"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,14 @@ def registry(keys: dict[str, Pair], tmp_path_factory: pytest.TempPathFactory) ->
             addon_stub(), [(b".cmdline", b"init=/bin/sh"), (b".sbat", b"sbat,1,SBAT Version,sbat,1,url\n")]
         )
         made.release("unsigned-addon", "1.11", keys["publisher"], boot=[{path: evil}])
+        loaders: dict[str, tuple[str, str, bytes]] = {
+            "loader-of-stranger": ("1.11", "stranger", NEWEST),
+            "next-of-stranger": ("1.12", "stranger", NEWEST.replace(b"systemd-boot 9", b"systemd-boot 8")),
+            "loader-of-publisher": ("1.11", "publisher", SYSTEMD_BOOT),
+        }
+        for tag, (version, name, loader) in loaders.items():
+            made.release(tag, version, keys["publisher"], boot=[{LOADER: keys[name].sbsign(loader)}])
+        made.release("loader-in-usr", "1.13", keys["publisher"], extra=[{f"{EFI}/systemd-bootx64.efi": NEWEST}])
         strange = keys["stranger"].sbsign(evil)
         made.release("strange-addon", "1.11", keys["publisher"], boot=[{path: strange}])
         yield made
@@ -146,6 +159,28 @@ def test_an_addon_of_somebody_else_is_refused(machine: Follower) -> None:
     assert "signed by nobody" in refused(machine, UnsealedError, "unsigned-addon").message
     assert "signed by CN=stranger" in refused(machine, OtherSignerError, "strange-addon").message
     assert machine.upgrade(other_signer=True).outcome == "deployed"
+
+
+def test_a_boot_loader_of_somebody_else_is_refused(machine: Follower) -> None:
+    """B.11, D.23: it lies in /boot as well, runs before anything is verified, and may call itself the newest."""
+    assert refused(machine, OtherSignerError, "loader-of-stranger").message == (
+        "the boot loader EFI/BOOT/BOOTX64.EFI of the new image is signed by CN=stranger; the image is sealed, signed "
+        "by CN=publisher"
+    )
+    machine.registry.serve("loader-of-publisher")
+    assert machine.upgrade().outcome == "deployed"
+    machine.registry.serve("loader-of-stranger")
+    assert machine.upgrade(other_signer=True).outcome == "deployed"
+    machine.registry.serve("next-of-stranger")  # allowed once, it is who signed the one before
+    assert machine.upgrade().outcome == "deployed"
+
+
+def test_a_boot_loader_of_the_promised_files_is_taken(machine: Follower) -> None:
+    """B.11: distributions sign it by keys of their own, or not at all; the digest covers /usr."""
+    assert NEWEST != SYSTEMD_BOOT
+    machine.registry.serve("loader-in-usr")
+    assert machine.upgrade().outcome == "deployed"
+    assert (machine.esp / "EFI/systemd/systemd-bootx64.efi").read_bytes() == NEWEST
 
 
 def test_a_refusal_is_planned_too(machine: Follower) -> None:
