@@ -60,14 +60,14 @@ def variables(keys: dict[str, Pair], tmp_path: Path) -> Variables:
     return made
 
 
-def upgraded(machine: Follower, variables: Variables) -> Upgraded:
-    return machine.upgrade(efivars=variables.folder)
+def upgraded(machine: Follower, variables: Variables, *, unsealed: bool = False) -> Upgraded:
+    return machine.upgrade(efivars=variables.folder, unsealed=unsealed)
 
 
-def refused(machine: Follower, variables: Variables) -> str:
+def refused(machine: Follower, variables: Variables, *, unsealed: bool = False) -> str:
     before = everything(machine.esp), everything(machine.root / "state")
     with pytest.raises(SignatureError) as caught:
-        upgraded(machine, variables)
+        upgraded(machine, variables, unsealed=unsealed)
     assert (everything(machine.esp), everything(machine.root / "state")) == before
     return caught.value.message
 
@@ -120,7 +120,7 @@ def test_a_revocation_of_a_kind_that_is_not_known_is_named(machine: Follower, va
 def test_every_program_is_held_to_it(machine: Follower, variables: Variables) -> None:
     """Loader and addons too: an addon that the stub would pass over, a loader that would not start."""
     machine.registry.serve("unsigned-addon")
-    assert refused(machine, variables).startswith(
+    assert refused(machine, variables, unsealed=True).startswith(
         f"this machine's Secure Boot would not start {UKI}.extra.d/debug.addon.efi: it is signed by nobody"
     )
     machine.registry.serve("unsigned-loader")
@@ -135,12 +135,12 @@ def test_what_is_in_the_boot_directory_already_is_held_to_it(
     """It is what would boot next; a loader that is there started this machine."""
     for tag in ("unsigned-addon", "two"):
         machine.registry.serve(tag)
-        assert machine.upgrade().outcome == "deployed"
+        assert machine.upgrade(unsealed=True).outcome == "deployed"
     machine.registry.serve("unsigned-addon")
-    assert "debug.addon.efi: it is signed by nobody" in refused(machine, variables)
+    assert "debug.addon.efi: it is signed by nobody" in refused(machine, variables, unsealed=True)
     variables.db(keys["vendor"])
-    assert f"would not start {UKI}: it is signed by CN=publisher" in refused(machine, variables)
-    assert machine.upgrade().outcome == "deployed"
+    assert f"would not start {UKI}: it is signed by CN=publisher" in refused(machine, variables, unsealed=True)
+    assert machine.upgrade(unsealed=True).outcome == "deployed"
 
 
 def test_behind_a_shim_its_owners_keys_count(machine: Follower, variables: Variables, keys: dict[str, Pair]) -> None:
