@@ -2,6 +2,8 @@
 image-layout.md.
 """
 
+import errno
+import os
 import stat
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -54,13 +56,15 @@ class LayoutDestination(ImageDestination):
     def __init__(self, reference: LayoutReference) -> None:
         self._reference = reference
         self._root = reference.path
+        self._marker = self._root / "oci-layout"
         with plain_errors(TargetError, f"write {reference}"):
-            self._root.mkdir(parents=True, exist_ok=True)
-            marker = self._root / "oci-layout"
-            if not marker.exists():
-                if any(self._root.iterdir()):
-                    raise TargetError(f"{self._root} is neither empty nor an OCI layout")
-                write_atomically(marker, _MARKER)
+            there = next(path for path in (self._root, *self._root.absolute().parents) if path.exists())
+            if there == self._root and not self._marker.exists() and any(self._root.iterdir()):
+                raise TargetError(f"{self._root} is neither empty nor an OCI layout")
+            if not there.is_dir():
+                raise TargetError(f"cannot write {reference}: {there} is not a directory")
+            if not os.access(there, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
     def has(self, descriptor: Descriptor) -> bool:
         path = self._root / _blob_path(descriptor)
@@ -69,6 +73,9 @@ class LayoutDestination(ImageDestination):
     def put(self, descriptor: Descriptor, content: Open) -> None:
         path = self._root / _blob_path(descriptor)
         with plain_errors(TargetError, f"write {self._reference}"):
+            if not self._marker.exists():
+                self._root.mkdir(parents=True, exist_ok=True)
+                write_atomically(self._marker, _MARKER)
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as file:
                 file.writelines(checked(descriptor, content()))

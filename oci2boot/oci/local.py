@@ -34,14 +34,17 @@ _SYSTEM: Final = (b"usr/", b"etc/")
 """What no archive of an image has: the rest of a root file system need not be looked at."""
 
 
-def recognize(path: Path) -> Reference:
-    """Return the reference to what is there: a layout or a directory, an archive, a tar or a dump file."""
+def recognize(path: Path, name: str | None = None) -> Reference:
+    """Return the reference to what is there: a layout or a directory, an archive, a tar or a dump file.
+
+    `name` is what to call it in an error.
+    """
     with plain_errors(SourceError, f"read {path}"):
         if path.is_dir():
             return LayoutReference(path) if (path / "oci-layout").is_file() else DirectoryReference(path)
     fd = open_regular(path, str(path))
     try:
-        return _file(path, fd)
+        return _file(path, fd, name or str(path))
     finally:
         os.close(fd)
 
@@ -55,7 +58,7 @@ def open_regular(path: Path, what: str) -> int:
     return fd
 
 
-def _file(path: Path, fd: int) -> Reference:
+def _file(path: Path, fd: int, name: str) -> Reference:
     head = os.pread(fd, 6, 0)
     if head.startswith((GZIP, ZSTD, _XZ)):
         return TarReference(path)
@@ -73,7 +76,8 @@ def _file(path: Path, fd: int) -> Reference:
                 return ArchiveReference(path)
     except Error as error:
         raise FormatError(
-            f"{path} is neither a tar, nor an archive of an image, nor a dump file: {error.message}"
+            f"{name} is neither a tar, nor an archive of an image, nor a dump file: {error.message}",
+            hint="an image is a directory of its files, a tar of them, or a layout or archive of it",
         ) from error
     if _DOCKER in found:
         return DockerArchiveReference(path)

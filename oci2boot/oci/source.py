@@ -49,7 +49,7 @@ def open_source(reference: Reference, options: SourceOptions = SourceOptions()) 
         case InputReference():
             # The source holds the file from here on.
             with standard_input() as path:
-                source = open_source(recognize(path), options)
+                source = open_source(recognize(path, "standard input"), options)
                 source.reference = reference
                 return source
         case DockerArchiveReference():

@@ -223,6 +223,16 @@ def test_a_directory_of_other_files_is_left_alone(tmp_path: Path) -> None:
         destination(f"oci:{tmp_path}:v")
 
 
+def test_a_layout_is_made_with_its_first_blob(tmp_path: Path) -> None:
+    """B.8: what fails before there is anything to write leaves nothing."""
+    destination(f"oci:{tmp_path}/deep/new:v")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_bytes(b"precious")
+    for name in ("file", "file/below"):
+        with pytest.raises(TargetError, match=r"cannot write oci:.*/file"):
+            destination(f"oci:{tmp_path}/{name}:v")
+
+
 @pytest.mark.parametrize("index", [b"{", b"[]", b'{"schemaVersion":2,"manifests":[{}]}', b'{"schemaVersion":2}'])
 def test_a_damaged_index_is_not_written_over(index: bytes, tmp_path: Path) -> None:
     send(destination(f"oci:{tmp_path}/layout:v"))

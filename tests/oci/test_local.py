@@ -92,6 +92,16 @@ def test_a_tar_has_the_digest_of_its_files(source: str, place: Path) -> None:
     assert ("docker://docker.io/library/rootfs.tar:latest would be" in done.stderr) == (source == "rootfs.tar")
 
 
+def test_what_is_wrong_with_standard_input_is_said_of_it() -> None:
+    done = subprocess.run(
+        [program("oci2boot"), "digest", "-"], check=False, capture_output=True, stdin=subprocess.DEVNULL, text=True
+    )
+    assert done.returncode == 1
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: standard input is neither a tar, nor ")
+    assert hint.startswith("hint: ")
+
+
 def test_an_archive_of_an_image_comes_on_standard_input(place: Path) -> None:
     run("umoci", "init", "--layout", "image")
     run("umoci", "new", "--image", "image:latest")

@@ -99,7 +99,11 @@ def attach(request: AttachRequest) -> Attached:
 def _of_executables(paths: Sequence[Path]) -> Iterator[Detached]:
     for path in paths:
         data = read_executable(path)
-        if not authenticode.verify(data):
+        try:
+            signed = authenticode.verify(data)
+        except Error as error:
+            raise type(error)(f"{path}: {error.message}", hint="name a UKI or a boot loader that is signed") from error
+        if not signed:
             raise SignatureError(f"{path} is not signed")
         for signature in authenticode.raw_signatures(data):
             yield Detached(path.name, _hash(data), signature)

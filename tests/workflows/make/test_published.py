@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.errors import LoaderError, SignatureError, TargetError
+from oci2boot.errors import FormatError, LoaderError, SignatureError, TargetError
 from oci2boot.oci.reference import Reference
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.keys.signing import answer
@@ -242,6 +242,9 @@ def test_nothing_to_attach_is_an_error(place: Place, db: Pair) -> None:
     unsigned.write_bytes(place.esp("builder", db=())[UKI])
     with pytest.raises(SignatureError, match="is not signed"):
         place.attach(unsigned)
+    (place.folder / "other.efi").write_bytes(b"")
+    with pytest.raises(FormatError, match=r"/other\.efi: not an EFI executable"):
+        place.attach(place.folder / "other.efi")
     assert place.esp("machine", db=())
 
 
