@@ -221,6 +221,14 @@ class BootOptions:
             metavar="PROGRAM",
         ),
     ] = ()
+    debug_shell: Annotated[
+        bool,
+        Option(
+            "--debug-shell",
+            "leave the image's initramfs the shell that it gives where the boot fails, instead of a restart; never in "
+            "what is signed or sealed",
+        ),
+    ] = False
     allow_missing_verity: Annotated[
         bool, Option("--allow-missing-verity", "accept, or make, a UKI that does not insist on fs-verity")
     ] = False

@@ -5,6 +5,7 @@ from dataclasses import replace
 from oci2boot.boot.sealed import find_sealable
 from oci2boot.boot.uki_layer import check_shipped
 from oci2boot.boot.vendor import choose_vendor
+from oci2boot.errors import FlowError
 from oci2boot.rootfs.composefs import build_rootfs
 from oci2boot.store.images import WITHOUT_UKI, Bootable, check_name, save
 from oci2boot.store.repository import Repository
@@ -149,6 +150,8 @@ def _choose_payload(
 
 
 def _warn_of_arguments(options: BootOptions, report: Report) -> None:
+    if options.debug_shell:
+        raise FlowError("--debug-shell, and the image's own UKI, which is taken as it is", hint="add --flow local")
     if options.kargs or options.console:
         report(Warned("the image's UKI is taken as it is, without --karg and --console; `uki addon` adds to it"))
     if options.read != "ahead":
