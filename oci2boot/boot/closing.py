@@ -20,13 +20,9 @@ SHELLS: Final = ("emergency", "rescue", "dracut-emergency", "debug-shell")
 TARGETS: Final = ("emergency", "rescue")
 _UNITS: Final = b"etc/systemd/system/"
 """It hides units of the same name elsewhere. systemd.unit(5)"""
-_DROP_INS: Final[Mapping[str, bytes]] = {
-    "sysroot.mount": b"FailureAction=reboot-force\n",
-    **dict.fromkeys(
-        ("initrd-root-device.target", "initrd-root-fs.target", "initrd-fs.target", "initrd.target"),
-        b"OnFailure=emergency.target\nOnFailureJobMode=replace-irreversibly\n",
-    ),
-}
+_ENDS: Final = ("sysroot.mount", *(f"initrd{name}.target" for name in ("-root-device", "-root-fs", "-fs", "")))
+"""What must come about in an initramfs; where it does not, emergency.target is reached."""
+_DROP_IN: Final = b"[Unit]\nOnFailure=emergency.target\nOnFailureJobMode=replace-irreversibly\n"
 FUNCTIONS: Final[Mapping[Kind, tuple[bytes, bytes]]] = {
     "initramfs-tools": (b"scripts/functions", b"panic"),
     "mkinitcpio": (b"init_functions", b"launch_interactive_shell"),
@@ -85,11 +81,11 @@ _DIRECTORIES: Final = (b"usr/lib/systemd/system/", b"lib/systemd/system/", _UNIT
 
 def _units() -> Iterator[tuple[bytes, bytes]]:
     for name in SHELLS:
-        yield _UNITS + f"{name}.service".encode(), script("systemd/restart.service")
+        yield _UNITS + f"{name}.service".encode(), script("systemd/oci2boot-restart.service")
     for name in TARGETS:
-        yield _UNITS + f"{name}.target".encode(), script("systemd/restart.target")
-    for name, lines in _DROP_INS.items():
-        yield _UNITS + f"{name}.d/zz-oci2boot.conf".encode(), b"[Unit]\n" + lines
+        yield _UNITS + f"{name}.target".encode(), script("systemd/oci2boot-restart.target")
+    for name in _ENDS:
+        yield _UNITS + f"{name}.d/zz-oci2boot.conf".encode(), _DROP_IN
 
 
 def _function(name: bytes) -> bytes:
