@@ -32,20 +32,20 @@ FUNCTIONS: Final[Mapping[Kind, tuple[bytes, bytes]]] = {
 
 def close(added: Glue, initramfs: Mapping[bytes, cpio.Found]) -> Glue:
     """Return `added` with what closes this initramfs of the image, as `cpio.read` gives it with `glue.keep`."""
+    kind = kind_of(initramfs)
+    arguments = (*added.arguments, *words(kind))
+    if PLACE + b"restart" in initramfs and not any(ways_around(initramfs)):
+        return replace(added, arguments=arguments)
     archive = Archive(initramfs)
     add_own(archive, ["restart"])
-    kind = kind_of(initramfs)
     if kind == "systemd":
         for path, content in _units():
             archive.add(cpio.file(path, content))
-    elif kind in FUNCTIONS:
+    else:
         path, name = FUNCTIONS[kind]
         archive.add(cpio.file(path, (initramfs[path].content or b"") + _function(name)))
-    return replace(
-        added,
-        archive=added.archive + bytes(-len(added.archive) % 4) + archive.pack(),
-        arguments=(*added.arguments, *words(kind)),
-    )
+    together = added.archive + bytes(-len(added.archive) % 4) + archive.pack()
+    return replace(added, archive=together, arguments=arguments)
 
 
 def words(kind: Kind | None = None) -> tuple[str, ...]:
@@ -65,12 +65,13 @@ def ways_around(initramfs: Mapping[bytes, cpio.Found]) -> Iterator[str]:
         return
     if kind == "systemd":
         units = dict(_units())
-        for name in (f"{name}.service" for name in SHELLS):
-            place = _UNITS + name.encode()
-            found = any(directory + name.encode() in initramfs for directory in _DIRECTORIES)
-            if found and (place not in initramfs or initramfs[place].content != units[place]):
-                yield f"where the boot fails, {name} may give a shell"
-    elif kind in FUNCTIONS:
+        for shell in SHELLS:
+            unit = f"{shell}.service".encode()
+            ours = _UNITS + unit
+            found = any(directory + unit in initramfs for directory in _DIRECTORIES)
+            if found and (ours not in initramfs or initramfs[ours].content != units[ours]):
+                yield f"where the boot fails, {shell}.service may give a shell"
+    else:
         path, name = FUNCTIONS[kind]
         if not (initramfs[path].content or b"").endswith(_function(name)):
             yield f"where the boot fails, {name.decode()} of /{path.decode()} gives a shell"

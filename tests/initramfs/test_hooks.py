@@ -63,7 +63,11 @@ def test_every_hook_takes_it_along(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", HOOKS)
 def test_every_hook_closes_the_initramfs_as_a_conversion_does(kind: str, tmp_path: Path) -> None:
     """C.35: an image may build its UKI by itself."""
-    taken = dict(reversed(line.split(":")[1:]) for line in run_hook(kind, tmp_path) if line.startswith("unit:"))
+    taken = {}
+    for line in run_hook(kind, tmp_path):
+        if line.startswith("unit:"):
+            _, unit, place = line.split(":")
+            taken[place] = unit
     base = [cpio.file(b"usr/lib/systemd/systemd", b"")]
     if kind == "initramfs-tools":
         base = [cpio.file(b"scripts/functions", b"# theirs\n"), cpio.file(b"scripts/local", b"")]

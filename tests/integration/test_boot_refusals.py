@@ -8,6 +8,7 @@ import pytest
 from oci2boot.system.qemu import kernel_arguments
 from tests import vm
 from tests.conftest import Initramfs, Installed
+from tests.partitions import table
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]
 
@@ -48,7 +49,7 @@ def test_a_disk_that_cannot_be_mounted_restarts_the_machine(
     """
     disk = changed("dracut")
     with disk.open("r+b") as file:
-        file.seek(vm.table(disk)[1]["start"] + 1024 + 0x38)
+        file.seek(table(disk)[1]["start"] + 1024 + 0x38)
         assert file.read(2) == b"\x53\xef"
         file.seek(-2, 1)
         file.write(b"\0\0")

@@ -15,6 +15,7 @@ from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.seal import SealedImage
 from oci2boot.workflows.progress import Event, Told
 from oci2boot.workflows.requests import ConvertRequest
+from tests.boot.initrds import CLOSED
 from tests.oci.layouts import Layout, documents
 from tests.tarballs import END, directory, file
 from tests.witness import program
@@ -65,7 +66,7 @@ def test_an_image_with_no_kernel_but_that_of_its_uki_is_sealed_again(
 
     old, new = sections(out, "sealed", sealed.uki), sections(layout.path, "resealed", again.uki)
     assert old.pop(".cmdline").decode().startswith("rw quiet ")
-    assert new.pop(".cmdline").decode() == f"rw quiet composefs={again.rootfs}"
+    assert new.pop(".cmdline").decode() == f"rw quiet {CLOSED} composefs={again.rootfs}"
     assert new == old
     assert converted(repo, f"oci:{layout.path}:resealed").flow == "sealed"
 

@@ -21,6 +21,7 @@ from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.uki_build import BuildRequest, BuiltUki, build, write_addon
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions, TreeOptions
+from tests.boot.initrds import CLOSED
 from tests.keys import Pair, make
 from tests.oci.layouts import Layout
 from tests.witness import program
@@ -77,9 +78,9 @@ def test_a_directory_gets_the_uki_that_promises_it(root: Path, db: Pair) -> None
     request = BuildRequest(rootfs=root, tree=EXACT, boot=replace(BUILTIN, signing=signing))
     built = build(request, silent)
     assert built.path.parent == root / "boot/EFI/Linux"
-    assert section(built.path, b".cmdline").decode() == f"rw quiet composefs={digest}"
+    assert section(built.path, b".cmdline").decode() == f"rw quiet {CLOSED} composefs={digest}"
     loader = root / "boot/EFI/systemd/systemd-bootx64.efi"
-    assert built == BuiltUki(built.path, digest, f"rw quiet composefs={digest}", KVER, (loader,))
+    assert built == BuiltUki(built.path, digest, f"rw quiet {CLOSED} composefs={digest}", KVER, (loader,))
     for program_of_ours in (built.path, loader):
         sbverify(db, program_of_ours)
     assert by_cfsctl(root) == digest

@@ -17,6 +17,7 @@ from oci2boot.workflows.make.uki_config import Configured, configure
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.requests import BootOptions, TreeOptions
 from tests.boot.debian import package
+from tests.boot.initrds import CLOSED
 from tests.witness import program
 from tests.workflows.sealable import KVER, base
 
@@ -85,7 +86,7 @@ def sections(uki: Path, folder: Path) -> dict[str, bytes]:
 def test_the_distributions_plugin_builds_the_same_uki(root: Path, configured: Configured, tmp_path: Path) -> None:
     """D.9, D.12: the distribution's own options in their order, and the digest that cfsctl computes."""
     made = sections(kernel_install(root, configured.folder, tmp_path / "staging"), tmp_path)
-    assert made[".cmdline"].decode() == f"rw rhgb quiet console=ttyS0 composefs={by_cfsctl(root)}"
+    assert made[".cmdline"].decode() == f"rw rhgb quiet {CLOSED} console=ttyS0 composefs={by_cfsctl(root)}"
     ours = build(replace(request(root), output=tmp_path / "ours.efi"), silent)
     assert made == sections(ours.path, tmp_path)
 
