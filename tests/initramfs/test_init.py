@@ -295,14 +295,18 @@ def test_programs_of_the_root_run_before_anything_lies_over_it(name: str, tmp_pa
 
 
 @pytest.mark.parametrize("name", SHELLS)
-@pytest.mark.parametrize("place", ["state", "state/overlays", "state/overlays/etc", "state/overlays/etc/upper"])
+@pytest.mark.parametrize(
+    "place", ["", "/overlays", "/overlays/etc", "/overlays/etc/upper", "/overlays/var", "/overlays/var/lib"]
+)
 def test_no_symlink_of_the_state_partition_is_followed(name: str, place: str, tmp_path: Path) -> None:
     """C.35: the state partition is anybody's who had the disk."""
     kept, outside, root = tmp_path / "kept", tmp_path / "outside", tmp_path / "root"
     outside.mkdir()
-    (root / "etc").mkdir(parents=True)
-    (kept / place).parent.mkdir(parents=True)
-    (kept / place).symlink_to(outside)
+    for path in ("etc", "var/lib"):
+        (root / path).mkdir(parents=True)
+    led = kept / f"state{place}"
+    led.parent.mkdir(parents=True)
+    led.symlink_to(outside)
     for script in needed_by("setup-overlays"):
         shutil.copy(SCRIPTS / script, tmp_path)
     for script, old, new in (
@@ -314,7 +318,7 @@ def test_no_symlink_of_the_state_partition_is_followed(name: str, place: str, tm
         text = (tmp_path / script).read_text()
         assert text.count(old) == 1
         (tmp_path / script).write_text(text.replace(old, new))
-    (tmp_path / "overlays").write_text("/etc persistent\n")
+    (tmp_path / "overlays").write_text("/etc persistent\n/var/lib persistent\n")
     argv = [*shell(name), "-c", MOUNTS.replace(" mkdir", ""), str(tmp_path / "setup-overlays"), str(root)]
     done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
     assert (done.returncode, "is a symlink" in done.stderr) == (1, True), done.stderr
