@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from oci2boot.boot.sealed import find_sealable
-from oci2boot.boot.uki_layer import check_shipped
+from oci2boot.boot.uki_layer import check_shipped, without_kernel
 from oci2boot.boot.vendor import choose_vendor
 from oci2boot.errors import FlowError
 from oci2boot.rootfs.composefs import build_rootfs
@@ -73,6 +73,8 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
                 verity=request.verity,
             )
             check(subject, str(request.source), request.linting, report)
+            if request.boot.strip_kernel:
+                unpacked = replace(unpacked, system=without_kernel(unpacked.system))
         if request.verity:
             made = make_verity(request, request.verity, unpacked, repository, report)
         else:
@@ -150,8 +152,9 @@ def _choose_payload(
 
 
 def _warn_of_arguments(options: BootOptions, report: Report) -> None:
-    if options.debug_shell:
-        raise FlowError("--debug-shell, and the image's own UKI, which is taken as it is", hint="add --flow local")
+    for option, given in (("--debug-shell", options.debug_shell), ("--strip-kernel", options.strip_kernel)):
+        if given:
+            raise FlowError(f"{option}, and the image's own UKI, which is taken as it is", hint="add --flow local")
     if options.kargs or options.console:
         report(Warned("the image's UKI is taken as it is, without --karg and --console; `uki addon` adds to it"))
     if options.read != "ahead":

@@ -4,15 +4,16 @@ import io
 import subprocess
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from oci2boot.oci.reference import Reference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.store.images import Bootable
 from oci2boot.workflows.make.convert import convert
-from oci2boot.workflows.make.seal import SealedImage, seal
+from oci2boot.workflows.make.seal import SealedImage, SealRequest, seal
 from oci2boot.workflows.progress import Event, silent
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, SealRequest
+from oci2boot.workflows.requests import BootOptions, ConvertRequest
 from tests.oci.layouts import documents
 
 LOOPBACK = SourceOptions(tls_verify=False)
@@ -40,9 +41,8 @@ def sealed_to(
         destination=Reference.parse(destination),
         repo=repo,
         options=LOOPBACK,
-        boot=boot,
+        boot=replace(boot, strip_kernel=strip_kernel),
         ship_erofs=ship_erofs,
-        strip_kernel=strip_kernel,
     )
     result = seal(request, report)
     assert result
