@@ -21,17 +21,13 @@ from oci2boot.workflows.make.seal import SealRequest, seal
 from oci2boot.workflows.make.uki_build import BuildRequest, build
 from oci2boot.workflows.make.uki_config import configure
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import BootOptions
 from tests.boot.debian import kernel as debian_kernel
 from tests.boot.initrds import CLOSED, SYSTEMD
 from tests.boot.trees import tree_of
 from tests.oci.layouts import Layout
-from tests.workflows.make.seals import converted
-from tests.workflows.make.test_seal_contents import cfsctl_id
-from tests.workflows.make.test_uki import EXACT, by_cfsctl, section
+from tests.workflows.make.seals import BUILTIN, EXACT, by_cfsctl, cfsctl_id, converted, section
 from tests.workflows.sealable import EFI, KVER, add_image, base, kernel, stub
 
-BUILTIN = BootOptions(ukify="builtin")
 OTHER_RELEASE = b'ID=kernels\nPRETTY_NAME="where kernels are from"\n'
 MODULES = f"usr/lib/modules/{KVER}"
 BOOTS = (f"{MODULES}/vmlinuz", f"{MODULES}/initramfs.img", "etc/kernel/cmdline")

@@ -14,22 +14,19 @@ from oci2boot.errors import Error, FormatError, ImageError, SignatureError, Targ
 from oci2boot.formats import pe
 from oci2boot.oci.reference import Reference
 from oci2boot.store.repository import Repository
-from oci2boot.tree.times import Times
 from oci2boot.workflows.keys import executables as workflow
 from oci2boot.workflows.keys.signing import answer
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.uki_build import BuildRequest, BuiltUki, build, write_addon
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions, TreeOptions
+from oci2boot.workflows.requests import ConvertRequest, SigningOptions
 from tests.boot.initrds import CLOSED
 from tests.keys import Pair, make
 from tests.oci.layouts import Layout
 from tests.witness import program
 from tests.workflows import sealable
+from tests.workflows.make.seals import BUILTIN, EXACT, by_cfsctl, section
 from tests.workflows.sealable import KVER, addon_stub, base, profiles
-
-BUILTIN = BootOptions(ukify="builtin")
-EXACT = TreeOptions(times=Times("exact"))
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +51,6 @@ def root(tmp_path: Path) -> Path:
 
 def sbverify(pair: Pair, path: Path) -> None:
     subprocess.run([program("sbverify"), "--cert", pair.path, path], check=True, capture_output=True)
-
-
-def by_cfsctl(root: Path) -> str:
-    argv: list[str | Path] = [program("cfsctl"), "--hash", "sha256", "--erofs-version", "1", "compute-id", "--bootable"]
-    said = subprocess.run([*argv, root], check=True, capture_output=True, text=True)
-    return said.stdout.strip().rpartition(":")[2]
-
-
-def section(path: Path, name: bytes) -> bytes:
-    data = path.read_bytes()
-    (found,) = pe.parse(data).sections_named(name)
-    return pe.contents(data, found)
 
 
 # ---- build
