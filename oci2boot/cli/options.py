@@ -24,6 +24,7 @@ Uki = Annotated[
             "initrd",
             "initrd_tools",
             "strip_kernel",
+            "both_hashes",
         ),
     ),
 ]
