@@ -45,6 +45,8 @@ class FirstBoot:
     """For services that load or import them by name. systemd.exec(5), LoadCredential="""
     tpm2_pcrs: str | None = None
     """Of the TPM that opens the encrypted root, as in `7` or `0+7`."""
+    files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    """Of /etc, as they are; owner and mode are those of the image's file of that name, where there is one."""
 
     def check(self) -> None:
         """Raise `FormatError` for what no machine could take."""
@@ -88,6 +90,8 @@ def with_first_boot(
 
 
 def _files(settings: FirstBoot, tree: Directory, read: Read) -> Iterator[_Placed]:
+    for name, data in sorted(settings.files.items()):
+        yield _Placed(name.encode(), data, _mode_of(name), 0o755)
     if settings.hostname is not None:
         yield _Placed(b"/etc/hostname", settings.hostname.encode() + b"\n", 0o644, 0o755)
     for name, value in sorted(settings.credentials.items()):
@@ -102,6 +106,12 @@ def _files(settings: FirstBoot, tree: Directory, read: Read) -> Iterator[_Placed
             yield _Placed(path.encode(), text.encode(), 0o644, 0o755)
     if settings.ssh_keys is not None:
         yield from _key_files(settings.ssh_keys, tree, read)
+
+
+def _mode_of(name: str) -> int:
+    """Return the mode of a file that the image lacks: what may be secret is root's alone."""
+    secret = name.rpartition("/")[2] in ("shadow", "gshadow") or name.endswith("_key")
+    return 0o600 if secret else 0o644
 
 
 def _key_files(keys: bytes, tree: Directory, read: Read) -> Iterator[_Placed]:
@@ -148,7 +158,8 @@ def _with_file(
     path = b"/" + b"/".join([*above, name])
     inner: Inode
     if not rest:
-        inner = File(_meta(modes[0], path, stat.S_IFREG, policy), data)
+        there = here.entries.get(name)
+        inner = File(there.meta if isinstance(there, File) else _meta(modes[0], path, stat.S_IFREG, policy), data)
     else:
         found = here.entries.get(name)
         if found is None:
