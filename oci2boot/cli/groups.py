@@ -118,7 +118,7 @@ class Group:
 
 
 class Command(TyperCommand):
-    """A command whose errors about words are in words: Pydantic, by which newer Typers parse, opens them with a prefix."""
+    """A command whose errors do not begin with Pydantic's prefix, by which newer Typers parse."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:

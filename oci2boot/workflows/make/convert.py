@@ -1,5 +1,6 @@
 """A source becomes a bootable image in the store: fetch, merge, label, digest, boot files."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from oci2boot.boot.sealed import Variant, find_sealable
@@ -64,6 +65,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
         check_verity_request(request, request.verity)
     with Repository.ensure(request.repo, request.hash) as repository:
         unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer, times)
+        warnings: Sequence[Warned] = ()
         if request.boot:
             subject = Subject(
                 tree=unpacked.tree,
@@ -72,11 +74,13 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
                 boot=request.boot,
                 verity=request.verity,
             )
-            check(subject, str(request.source), request.linting, report)
+            warnings = check(subject, str(request.source), request.linting, report)
         if request.verity:
             made = make_verity(request, request.verity, unpacked, repository, report)
         else:
             made = _make_composefs(request, unpacked, repository, report)
+        for warning in warnings:
+            report(warning)
         loose = (
             files_of(made.files.loose, request.boot) if request.directory and request.boot and made.files.loose else {}
         )

@@ -116,7 +116,7 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         image = base.unpacked.tree
         boot = replace(request.boot, flow="local")
         subject = Subject(tree=image, read=read, architecture=base.unpacked.architecture, boot=boot)
-        check(subject, str(request.source), request.linting, report)
+        warnings = check(subject, str(request.source), request.linting, report)
         if request.strip_kernel and (removed := kernel_layer(base.unpacked.system)):
             base = _with_layer(repository, base, _new_layer(removed), "the kernel is in the UKI")
         tree = canonical_tree(base.unpacked.system, request.tree, read, warn)
@@ -129,6 +129,8 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         payload = build_payload(
             image, base.unpacked.architecture, version, promise_of(karg, request.boot), request.boot, read, report
         )
+        for warning in warnings:
+            report(warning)
         loader = loader_to_sign(image, read, base.unpacked.architecture, request.boot, report)
         files: Mapping[str, bytes] = {payload.uki_path: payload.uki, **loader}
         if request.boot.signing:
