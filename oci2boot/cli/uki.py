@@ -17,7 +17,7 @@ from oci2boot.workflows.make import uki_build, uki_config
 from oci2boot.workflows.make.uki_build import BuildRequest, BuiltUki
 from oci2boot.workflows.make.uki_config import Configured
 from oci2boot.workflows.options import Option
-from oci2boot.workflows.requests import BootOptions, Repo
+from oci2boot.workflows.requests import BootOptions, Linting, Repo
 from oci2boot.workflows.verify.uki_objects import list_objects
 
 app = typer.Typer(name="uki", no_args_is_help=True, help="Build, sign, verify and look into UKIs and addons.")
@@ -86,10 +86,13 @@ def objects(
 
 
 @command(app)
-def build(*, request: BuildRequest, tree: BootableTree, uki: Uki, signing: Signing, output: Shown) -> None:
+def build(
+    *, request: BuildRequest, tree: BootableTree, uki: Uki, signing: Signing, linting: Linting, output: Shown
+) -> None:
     """Build the UKI that promises a root file system. In a Containerfile, mount the previous stage with --mount."""
     with output.reporting() as report:
-        built = uki_build.build(replace(request, tree=tree, boot=replace(uki, signing=signing)), report)
+        request = replace(request, tree=tree, boot=replace(uki, signing=signing), linting=linting)
+        built = uki_build.build(request, report)
     output.show(built, _show_built)
 
 

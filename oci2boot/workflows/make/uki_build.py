@@ -1,7 +1,7 @@
 """UKIs and addons built from files that lie about: the step of a Containerfile that seals the image it is in."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -19,6 +19,8 @@ from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.tree.model import Directory
 from oci2boot.workflows.keys.executables import read_executable
 from oci2boot.workflows.keys.signing import sign_files
+from oci2boot.workflows.lint.model import Subject
+from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.canonical import Read, canonical_tree, karg_of
 from oci2boot.workflows.make.digest import gather
 from oci2boot.workflows.make.directory import AskedTimes
@@ -26,7 +28,7 @@ from oci2boot.workflows.make.payload import build_payload, promise_of, version_o
 from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Warned
-from oci2boot.workflows.requests import BootOptions, HashName, PlatformName, SigningOptions, TreeOptions
+from oci2boot.workflows.requests import BootOptions, HashName, Linting, PlatformName, SigningOptions, TreeOptions
 
 UKI_DIRECTORY: Final = f"boot/{LINUX}"
 """Within a root file system."""
@@ -44,6 +46,7 @@ class BuildRequest:
     """By default this machine's."""
     tree: TreeOptions = field(default_factory=TreeOptions)
     boot: BootOptions = field(default_factory=BootOptions)
+    linting: Linting = field(default_factory=Linting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +99,16 @@ def measure_root(request: BuildRequest, report: Report) -> MeasuredRoot:
 
 def build(request: BuildRequest, report: Report) -> BuiltUki:
     """Measure a root file system and write the UKI that promises it; /boot does not count, so the UKI may go there."""
+    lints_of(request.linting.skip)
     root = measure_root(request, report)
+    boot = replace(request.boot, flow="local")
+    subject = Subject(tree=root.tree, read=root.read, architecture=root.architecture, boot=boot)
+    warnings = check(subject, str(request.rootfs), request.linting, report)
     payload = build_payload(
         root.tree, root.architecture, root.version, promise_of(root.karg, request.boot), request.boot, root.read, report
     )
+    for warning in warnings:
+        report(warning)
     name = payload.uki_path.rpartition("/")[2]
     loader = loader_to_sign(root.tree, root.read, root.architecture, request.boot, report)
     files: Mapping[str, bytes] = {name: payload.uki, **loader}
