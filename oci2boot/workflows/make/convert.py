@@ -39,7 +39,7 @@ from oci2boot.workflows.make.sealed import (
     vendor_files,
 )
 from oci2boot.workflows.make.shipped import Shipped
-from oci2boot.workflows.make.signers import check_db, outcome_of
+from oci2boot.workflows.make.signers import check_db, outcome_of, warn_of_undated
 from oci2boot.workflows.make.stale import Stale
 from oci2boot.workflows.make.started import check_started
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
@@ -84,6 +84,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
         loose = (
             files_of(made.files.loose, request.boot) if request.directory and request.boot and made.files.loose else {}
         )
+        warn_of_undated(made.files, report)
         outcome = {OUTCOME: outcome_of(made.files, request.boot, report).to_json()} if made.files.esp else {}
         bootable = Bootable(
             name=name,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from oci2boot.cli.machine_text import show_status
 from oci2boot.errors import DowngradeError, Error, OtherSignerError, UnsealedError
 from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import UpgradeRequest, upgrade
@@ -140,6 +141,31 @@ def test_another_system_or_one_without_a_version_is_not_the_next_version(machine
         "this machine has shop 1.10, and the new image does not say which version it is"
     )
     assert machine.switch("foreign").outcome == "deployed"
+
+
+def test_an_image_without_a_version_has_no_protection_and_says_so(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """B.11: there is nothing by which an older one could be known; where there is, nobody warns."""
+    for tag, version in (("silent", None), ("one", "1.10")):
+        registry.serve(tag)
+        folder, told = tmp_path / tag, list[Event]()
+        folder.mkdir()
+        machine, _ = follower(registry, folder, report=told.append)
+        warnings = [one.text for one in told if isinstance(one, Warned) and "IMAGE_VERSION" in one.text]
+        expected = "has no IMAGE_VERSION in its os-release: no machine can refuse an older image in its place"
+        assert warnings == ([] if version else [f"EFI/Linux/shop_9.efi {expected}"])
+        assert [one["image_version"] for one in status(machine)["deployments"][0]["entries"]] == [version]
+        show_status(read_status(machine.sysroot))
+        shown = " ".join(capsys.readouterr().out.split())
+        age = "and not older" if version else "it may be older, as this one has no IMAGE_VERSION"
+        assert f"the next image must be sealed, signed by CN=publisher, too{',' if version else ';'} {age}" in shown
+        machine.registry.serve("old")
+        if version:
+            with pytest.raises(DowngradeError):
+                machine.upgrade()
+        else:
+            assert machine.upgrade().outcome == "deployed"
 
 
 def test_an_addon_that_is_older_is_refused_too(registry: Registry, tmp_path: Path) -> None:
