@@ -17,6 +17,7 @@ from oci2boot.tree.model import Directory
 MAX_SIZE: Final = 64 << 10
 
 _FILES: Final = (b"ostree/prepare-root.conf", b"composefs/setup-root-conf.toml")
+PATHS: Final = tuple(directory + name for name in _FILES for directory in (b"etc/", b"usr/lib/"))
 _TABLES: Final = frozenset({b"[etc]", b"[var]", b"[root]", b"[sysroot]", b"[composefs]"})
 _BOOLEAN: Final = {b"true": True, b"false": False}
 _MOUNT: Final = {b'"none"': "none", b'"bind"': "bind", b'"overlay"': "overlay", b'"transient"': "transient"}

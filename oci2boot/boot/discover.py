@@ -28,6 +28,7 @@ INITRAMFS_NAMES: Final = (b"initrd.img-%s", b"initramfs-%s.img", b"initrd-%s")
 """Beneath /boot: Debian's, Fedora's and Arch's, SUSE's."""
 KERNEL_ARGUMENTS: Final = (b"etc/kernel/cmdline", b"usr/lib/kernel/cmdline")
 """The first that is there counts, as for kernel-install(8)."""
+KERNEL_ARGUMENTS_D: Final = b"usr/lib/bootc/kargs.d"
 
 OS_RELEASE: Final = (b"etc/os-release", b"usr/lib/os-release")
 
@@ -149,8 +150,8 @@ def read_arguments(tree: Directory, read: Read, machine: str) -> list[str]:
     `machine` is the architecture as in bootc's `match-architectures`: `x86_64`, `aarch64`.
     """
     words: list[str] = []
-    for name, _ in list_directory(tree, b"usr/lib/bootc/kargs.d"):
-        path = b"usr/lib/bootc/kargs.d/" + name
+    for name, _ in list_directory(tree, KERNEL_ARGUMENTS_D):
+        path = KERNEL_ARGUMENTS_D + b"/" + name
         content = read_file(tree, read, path, MAX_ARGUMENTS_FILE) if name.endswith(b".toml") else None
         if content is not None:
             words += _parse_kargs(content, path, machine)

@@ -86,7 +86,7 @@ class DmVerityPromise:
         wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
         return Glue(brought=None, archive=archive.pack(), arguments=(), modules=modules, programs=programs, notes=notes)
 
-    def build_cmdline(self, image: Sequence[str], user: Sequence[str], _: Glue) -> str:
+    def build_cmdline(self, image: Sequence[str], user: Sequence[str], added: Glue) -> str:
         """Return the UKI's command line: the image's words, the user's, and those of the root file system, each once.
 
         Raises `ImageError` for one that contradicts, or that readers would understand differently.
@@ -103,6 +103,8 @@ class DmVerityPromise:
             )
         # An image for other root file systems may well ask for `rw`, which systemd would try to obey.
         given = [word for word in (*image, *user) if plain_word(word) not in ("rw", "ro")]
+        keys = {word.partition("=")[0] for word in given}
+        given += [word for word in added.arguments if word.partition("=")[0] not in keys]
         merged = merge_arguments(given, own)
         if self.sealed:
             check_sealed(option for word in merged for option in word.partition("=")[2].split(","))

@@ -51,7 +51,8 @@ PROGRAMS: Final = (b"mount", b"umount", b"mkdir", b"cat", b"ln")
 _UNIT: Final = b"usr/lib/systemd/system/"
 _PARAM: Final = b"[ -e /conf/param.conf ] && . /conf/param.conf\n"
 
-Kind = Literal["systemd", "initramfs-tools"]
+Kind = Literal["systemd", "initramfs-tools", "mkinitcpio"]
+"""The last is that with busybox for its init, which is known only where it brought our hook."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +102,13 @@ class Archive:
 
 
 def keep(path: bytes) -> bool:
-    """Say which files of the image's initramfs `plan_glue` wants to read."""
-    return (path.startswith(b"scripts/") and path.endswith(b"/ORDER")) or bool(peer_units.UNIT.fullmatch(path))
+    """Say which files of the image's initramfs `plan_glue` and `closing` want to read."""
+    return (
+        (path.startswith(b"scripts/") and path.endswith(b"/ORDER"))
+        or path in (b"scripts/functions", b"init_functions")
+        or (path.startswith(b"etc/systemd/system/") and path.endswith(b".service"))
+        or bool(peer_units.UNIT.fullmatch(path))
+    )
 
 
 def brought_by(initramfs: Mapping[bytes, cpio.Found]) -> str | None:
@@ -127,7 +133,9 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
     """Return what to add to this initramfs of the image (as `cpio.read` gives it, with `keep`)."""
     if brought := brought_by(initramfs):
         return _completed(brought, initramfs)
-    kind = _kind(initramfs)
+    kind = kind_of(initramfs)
+    if kind == "mkinitcpio":
+        raise _unknown()
     archive = Archive(initramfs)
     add_own(archive, SETUP_ROOT)
     configuration = RootConfiguration()
@@ -167,7 +175,7 @@ def _completed(brought: str, initramfs: Mapping[bytes, cpio.Found]) -> Glue:
     return Glue(
         brought=brought,
         archive=archive.pack() if archive.members else b"",
-        arguments=_arguments(archive, _kind(initramfs)),
+        arguments=_arguments(archive, kind_of(initramfs)),
         notes=tuple(notes),
     )
 
@@ -191,12 +199,19 @@ def add_own(archive: Archive, names: Iterable[str]) -> None:
         archive.add(cpio.file(PLACE + name.encode(), content, 0o755 if content.startswith(b"#!") else 0o644))
 
 
-def _kind(initramfs: Mapping[bytes, cpio.Found]) -> Kind:
+def kind_of(initramfs: Mapping[bytes, cpio.Found]) -> Kind:
+    """Raises `ImageError` for an initramfs of another kind."""
     if b"usr/lib/systemd/systemd" in initramfs or b"lib/systemd/systemd" in initramfs:
         return "systemd"
     if b"scripts/functions" in initramfs and b"scripts/local" in initramfs:
         return "initramfs-tools"
-    raise ImageError(
+    if b"init_functions" in initramfs and b"hooks" in initramfs:
+        return "mkinitcpio"
+    raise _unknown()
+
+
+def _unknown() -> ImageError:
+    return ImageError(
         "the image's initramfs has no composefs support, and is neither systemd's nor that of initramfs-tools",
         hint="install oci2boot's dracut module or mkinitcpio hook in the image and have its initramfs built again",
     )

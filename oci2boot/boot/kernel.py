@@ -157,6 +157,15 @@ def _support(kernel: KernelFiles, wanted: Iterable[str], notes: Sequence[str]) -
     return KernelSupport(modules, file_backed, tuple(notes))
 
 
+def version_in(image: bytes) -> str | None:
+    """Return the version that an x86 kernel says it is; None of another. Documentation/arch/x86/boot.rst: header."""
+    if image[0x202:0x206] != b"HdrS":
+        return None
+    at = 0x200 + int.from_bytes(image[0x20E:0x210], "little")
+    found = re.match(rb"[0-9A-Za-z][0-9A-Za-z._+~-]{0,127}(?=[ \0])", image[at : at + 129])
+    return found[0].decode() if found else None
+
+
 def builtin_modules(tree: Directory, read: Read, version: str) -> frozenset[str]:
     """Return the names of what could be modules and is part of the kernel."""
     path = MODULES + b"/" + version.encode() + b"/modules.builtin"

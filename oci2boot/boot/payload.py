@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from oci2boot.boot import discover, glue
+from oci2boot.boot import closing, discover, glue
 from oci2boot.boot.budget import Sizes, check_budget, sizes_of_uki
 from oci2boot.boot.inherited import find_inherited
 from oci2boot.boot.initrd import InitrdName, plan_initrd
@@ -58,6 +58,8 @@ class PayloadOptions:
     """Whether a UKI is built; without one, kernel and initramfs stay files."""
     devicetree: str | None = None
     """Of a boot chain without UKI: a file of the image, as `devicetree.find_devicetree` takes it."""
+    debug_shell: bool = False
+    """Leave the image's initramfs the shell that it gives when something fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ def _initramfs(
         added = glue.Glue(
             brought=None,
             archive=b"",
-            arguments=built.arguments,
+            arguments=(*built.arguments, *closing.words()),
             modules=built.modules,
             programs=built.programs,
             notes=notes,
@@ -153,6 +155,8 @@ def _initramfs(
         initramfs = read_content(kernel.initramfs, read, kernel.initramfs_path, MAX_INITRAMFS)
     members = cpio.read(initramfs, glue.keep)
     added = promise.plan_glue(tree, read, members, support)
+    if not options.debug_shell:
+        added = closing.close(added, members)
     archives = (initramfs, added.archive) if added.archive else (initramfs,)
     return archives, replace(added, notes=(*support.notes, *added.notes))
 

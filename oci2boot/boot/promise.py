@@ -71,7 +71,7 @@ class ComposefsPromise:
     def build_cmdline(self, image: Sequence[str], user: Sequence[str], added: glue.Glue) -> str:
         added.configuration.check(self.argument)
         # Some read the first root=, some the last, and the built-in initramfs refuses two.
-        keys = {word.partition("=")[0] for word in (*image, *(word for word in user if word.startswith("root=")))}
+        keys = {word.partition("=")[0] for word in (*image, *user)}
         found = [*added.arguments, *([f"root=LABEL={glue.ROOT_LABEL}"] if self.by_label else [])]
         absent = [word for word in dict.fromkeys(found) if word.partition("=")[0] not in keys]
         return discover.build_cmdline([*image, *absent], user, self.argument)

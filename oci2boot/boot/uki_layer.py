@@ -12,7 +12,7 @@ from oci2boot.errors import DigestError, ImageError
 from oci2boot.formats.fsverity import measure
 from oci2boot.formats.tar import NO_XATTRS, Entry
 from oci2boot.tree.files import Read, list_directory, read_file, show
-from oci2boot.tree.model import Directory, Metadata, find
+from oci2boot.tree.model import Directory, Metadata, find, put
 
 SHIPPED: Final = b"boot/composefs"
 """Where a sealed image may have its rootfs image: in /boot, which the digest leaves out."""
@@ -35,12 +35,24 @@ def kernel_layer(tree: Directory) -> list[Entry]:
 
     A layer, and no rule of the digest: everyone sees the same image.
     """
+    paths = kernel_files(tree)
+    return _entries(tree, paths, []) if paths else []
+
+
+def kernel_files(tree: Directory) -> list[bytes]:
+    """Return the paths in /usr of kernels and their initramfs, which a UKI has in it."""
     paths = []
     for version, _ in list_directory(tree, MODULES):
         folder = find(tree, MODULES + b"/" + version)
         names = folder.entries if isinstance(folder, Directory) else {}
         paths += [MODULES + b"/" + version + b"/" + name for name in KERNEL_FILES if name in names]
-    return _entries(tree, paths, []) if paths else []
+    return paths
+
+
+def without_kernel(tree: Directory) -> Directory:
+    for path in kernel_files(tree):
+        tree = put(tree, path, None)
+    return tree
 
 
 def _entries(tree: Directory, hidden: Sequence[bytes], files: Sequence[tuple[bytes, bytes]]) -> list[Entry]:

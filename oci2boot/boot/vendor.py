@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cmp_to_key
 from typing import Final
 
-from oci2boot.boot import glue
+from oci2boot.boot import closing, glue
 from oci2boot.boot.names import ADDON
 from oci2boot.boot.payload import EFI_NAMES, find_efi_program
 from oci2boot.boot.sealed import Uki, named_ukis, newer
@@ -53,4 +53,4 @@ def _ways_around(data: bytes, what: str) -> list[str]:
     members = cpio.read(initramfs, glue.keep) if initramfs else {}
     if glue.brought_by(members) is None:
         raise FlowError(f"the initramfs in {what} knows nothing of composefs: the argument would have no effect")
-    return list(glue.ways_around(members))
+    return [*glue.ways_around(members), *closing.ways_around(members)]

@@ -9,7 +9,24 @@ from oci2boot.workflows.options import Option
 from oci2boot.workflows.requests import BootOptions, Fetching, SigningOptions, TreeOptions
 
 BootableTree = Annotated[TreeOptions, Only("selinux_rules", "xattrs", "erofs_version", "times", "times_below")]
-Uki = Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "ukify", "size_limit", "read", "loader")]
+Uki = Annotated[
+    BootOptions,
+    Only(
+        *(
+            "kargs",
+            "karg_style",
+            "kernel",
+            "ukify",
+            "size_limit",
+            "read",
+            "loader",
+            "console",
+            "initrd",
+            "initrd_tools",
+            "strip_kernel",
+        ),
+    ),
+]
 """What a UKI is built of, and what is signed with it to start it."""
 Signing = SigningOptions | None
 SigningNow = Annotated[

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 from oci2boot.cli.options import BootableTree, Signing, Uki
 from oci2boot.cli.output import Output, print_table
-from oci2boot.workflows.make.seal import SealedImage
+from oci2boot.workflows.make.asked import AskedDracut
+from oci2boot.workflows.make.kernel_from import KernelFrom
+from oci2boot.workflows.make.seal import SealedImage, SealRequest
 from oci2boot.workflows.make.seal import seal as run_seal
-from oci2boot.workflows.requests import Fetching, Linting, SealRequest
+from oci2boot.workflows.requests import Fetching, Linting
 
 
 def seal(
@@ -14,6 +16,8 @@ def seal(
     request: SealRequest,
     tree: BootableTree,
     uki: Uki,
+    kernel_from: KernelFrom,
+    dracut: AskedDracut,
     signing: Signing,
     linting: Linting,
     fetching: Fetching,
@@ -21,7 +25,12 @@ def seal(
 ) -> None:
     """Write an image that carries its UKI in an extra layer; the other layers stay as they are."""
     request = replace(
-        request, options=fetching.options(), tree=tree, boot=replace(uki, signing=signing), linting=linting
+        request,
+        options=fetching.options(),
+        tree=tree,
+        boot=replace(uki, signing=signing, dracut=dracut.options(uki.initrd)),
+        kernel_from=kernel_from,
+        linting=linting,
     )
     with output.reporting() as report:
         sealed = run_seal(request, report)

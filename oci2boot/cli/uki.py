@@ -14,6 +14,8 @@ from oci2boot.errors import Error
 from oci2boot.workflows.keys import executables as workflow
 from oci2boot.workflows.keys.executables import Executable, Signed
 from oci2boot.workflows.make import uki_build, uki_config
+from oci2boot.workflows.make.asked import AskedDracut
+from oci2boot.workflows.make.kernel_from import KernelFrom
 from oci2boot.workflows.make.uki_build import BuildRequest, BuiltUki
 from oci2boot.workflows.make.uki_config import Configured
 from oci2boot.workflows.options import Option
@@ -87,11 +89,20 @@ def objects(
 
 @command(app)
 def build(
-    *, request: BuildRequest, tree: BootableTree, uki: Uki, signing: Signing, linting: Linting, output: Shown
+    *,
+    request: BuildRequest,
+    tree: BootableTree,
+    uki: Uki,
+    kernel_from: KernelFrom,
+    dracut: AskedDracut,
+    signing: Signing,
+    linting: Linting,
+    output: Shown,
 ) -> None:
     """Build the UKI that promises a root file system. In a Containerfile, mount the previous stage with --mount."""
     with output.reporting() as report:
-        request = replace(request, tree=tree, boot=replace(uki, signing=signing), linting=linting)
+        boot = replace(uki, signing=signing, dracut=dracut.options(uki.initrd))
+        request = replace(request, tree=tree, boot=boot, kernel_from=kernel_from, linting=linting)
         built = uki_build.build(request, report)
     output.show(built, _show_built)
 
@@ -106,7 +117,8 @@ def config(
     request: Annotated[BuildRequest, Only("rootfs", "hash", "platform")],
     target: Annotated[Path, Option("--output", "folder where kernel-install looks", short="-o")] = Path("/etc/kernel"),
     tree: BootableTree,
-    boot: Annotated[BootOptions, Only("kargs", "karg_style", "kernel")],
+    boot: Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "console")],
+    kernel_from: Annotated[KernelFrom, Only("root")],
     output: Shown,
 ) -> None:
     """Have kernel-install and ukify build the UKI that promises a root file system.
@@ -115,7 +127,9 @@ def config(
     stage that runs `kernel-install add` and is thrown away: in the image itself they would change what is promised.
     """
     with output.reporting() as report:
-        configured = uki_config.configure(replace(request, tree=tree, boot=boot), target, report)
+        configured = uki_config.configure(
+            replace(request, tree=tree, boot=boot, kernel_from=kernel_from), target, report
+        )
     output.show(configured, _show_configured)
 
 

@@ -17,6 +17,8 @@ from oci2boot.system.run import Argv
 NEXT: Final = Path("/run/nextroot")
 WORK: Final = Path("/run/oci2boot-next")
 MOUNTS: Final = Path("/proc/self/mountinfo")
+WEAK: Final = "nosuid,nodev"
+"""How what nothing verifies is mounted: a set-uid program in it would be anybody's way to root."""
 _PREFIX: Final = "composefs:"
 _ROOT: Final = re.compile(rf"^\d+ \d+ \S+ / / (?:.*) - overlay {_PREFIX}([0-9a-f]+) (\S+)$", re.MULTILINE)
 
@@ -36,11 +38,12 @@ def mount_argvs(digest: VerityDigest, image: Path, sysroot: Path) -> Iterator[Ar
         ["-o", "remount,bind,rw", disk],
         ["-t", "erofs", "-o", "ro,nodev,loop", image, metadata],
         ["-t", "overlay", "-o", f"ro,metacopy=on,redirect_dir=on,verity=require,{lower}", _PREFIX + digest.hex, NEXT],
-        ["-t", "overlay", "-o", f"rw,lowerdir={NEXT}/etc,upperdir={state}/etc/upper,workdir={state}/etc/work",
+        ["-t", "overlay", "-o", f"rw,{WEAK},lowerdir={NEXT}/etc,upperdir={state}/etc/upper,workdir={state}/etc/work",
          "oci2boot", NEXT / "etc"],
         ["--bind", disk / "state/os/default/var", NEXT / "var"],
+        ["-o", f"remount,bind,{WEAK},exec", NEXT / "var"],
         ["--bind", disk, NEXT / "sysroot"],
-        ["-o", "remount,bind,ro", NEXT / "sysroot"],
+        ["-o", f"remount,bind,{WEAK},noexec,ro", NEXT / "sysroot"],
     ]  # fmt: skip
     for argv in calls:
         yield [*_OUTSIDE, "mount", *argv]

@@ -94,7 +94,8 @@ def physical_root(
                     b"os": places.state({b"default": places.state({b"var": var or initial_var(tree)})}),
                 }
             ),
-        }
+        },
+        0o700,  # its set-uid files, and those of deployments, are for nobody to find
     )
 
 

@@ -131,6 +131,24 @@ def find(root: Directory, path: bytes) -> Inode | None:
     return inode
 
 
+def put(root: Directory, path: bytes, inode: Inode | None) -> Directory:
+    """Return the tree with an inode at `path`, or nothing there; what is no directory on the way gives way to one."""
+    name, _, rest = path.strip(b"/").partition(b"/")
+    entries = dict(root.entries)
+    if rest:
+        found = entries.get(name)
+        if not isinstance(found, Directory):
+            if inode is None:
+                return root
+            found = Directory(Metadata(mode=0o755), {})
+        inode = put(found, rest, inode)
+    if inode is None:
+        entries.pop(name, None)
+    else:
+        entries[name] = inode
+    return Directory(root.meta, entries)
+
+
 def rewrite(root: Directory, change: Callable[[Inode], Inode | None]) -> Directory:
     """Return the tree with what `change` gives for every inode, those in a directory before it; None takes one out.
 

@@ -21,7 +21,7 @@ from oci2boot.tree.prepare import Xattrs
 from oci2boot.tree.times import SECONDS, Times
 from oci2boot.workflows.images import default_repo, writable_repo
 from oci2boot.workflows.options import Option, parse_bool, parse_size
-from oci2boot.workflows.sources import Destination, Source
+from oci2boot.workflows.sources import Source
 
 ErofsVersion = Literal[0, 1, 2]
 KargStyle = Literal["composefs", "digest"]
@@ -221,6 +221,18 @@ class BootOptions:
             metavar="PROGRAM",
         ),
     ] = ()
+    strip_kernel: Annotated[
+        bool,
+        Option("--strip-kernel", "leave kernel and initramfs out of /usr of the root file system: the UKI has them"),
+    ] = False
+    debug_shell: Annotated[
+        bool,
+        Option(
+            "--debug-shell",
+            "leave the image's initramfs the shell that it gives where the boot fails, instead of a restart; never in "
+            "what is signed or sealed",
+        ),
+    ] = False
     allow_missing_verity: Annotated[
         bool, Option("--allow-missing-verity", "accept, or make, a UKI that does not insist on fs-verity")
     ] = False
@@ -292,26 +304,6 @@ class ConvertRequest:
     """The mode `verity`; None is the mode `composefs`."""
     root_signing: SigningOptions | None = None
     """How the root hash of dm-verity is signed."""
-    linting: Linting = field(default_factory=Linting)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SealRequest:
-    source: Source
-    destination: Destination
-    repo: NewRepo
-    hash: NewHash = None
-    ship_erofs: Annotated[bool, Option("--ship-erofs", "put the rootfs image into the image too, beside the UKI")] = (
-        False
-    )
-    strip_kernel: Annotated[
-        bool, Option("--strip-kernel", "remove kernel and initramfs from /usr: the UKI has them")
-    ] = False
-    dry_run: Annotated[bool, Option("--dry-run", "only say what the image would be; write nothing")] = False
-    options: SourceOptions = field(default_factory=SourceOptions)
-    """For source and destination."""
-    tree: TreeOptions = field(default_factory=TreeOptions)
-    boot: BootOptions = field(default_factory=BootOptions)
     linting: Linting = field(default_factory=Linting)
 
 

@@ -22,6 +22,8 @@ INITRAMFS_TOOLS = [
     cpio.file(b"scripts/local", b""),
     cpio.file(b"scripts/local-bottom/ORDER", ORDER),
 ]
+CLOSED = "rd.shell=0 rd.emergency=reboot panic=10"
+"""By which dracut and the kernel restart the machine: dracut.cmdline(7), kernel-parameters.txt."""
 GROWING: Mapping[str, bytes | Path] = dict.fromkeys(
     ("usr/sbin/sfdisk", "usr/bin/partx", "usr/lib/systemd/systemd-growfs"), b""
 )

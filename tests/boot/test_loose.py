@@ -21,7 +21,7 @@ from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel
-from tests.boot.initrds import GROWING, SYSTEMD
+from tests.boot.initrds import CLOSED, GROWING, SYSTEMD
 from tests.boot.trees import joined, scan, tree_of
 from tests.witness import program
 
@@ -92,7 +92,7 @@ def test_the_files_are_the_kernel_and_one_initramfs_with_glue_and_digest(folder:
     """C.16"""
     version, files = kernel()
     assert (folder / "kernel").read_bytes() == (files / f"boot/vmlinuz-{version}").read_bytes()
-    assert (folder / "cmdline").read_text() == f"rw quiet composefs={DIGEST}\n"
+    assert (folder / "cmdline").read_text() == f"rw quiet {CLOSED} composefs={DIGEST}\n"
     assert (folder / "devicetree.dtb").read_bytes() == compiled()
     initramfs = (folder / "initramfs").read_bytes()
     found = cpio.read(initramfs, lambda path: path.endswith(b"rootfs.digest"))

@@ -14,7 +14,7 @@ from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel, package
-from tests.boot.initrds import GROWING, INITRAMFS_TOOLS, SYSTEMD
+from tests.boot.initrds import CLOSED, GROWING, INITRAMFS_TOOLS, SYSTEMD
 from tests.boot.trees import joined, scan, tree_of
 from tests.witness import program
 
@@ -65,7 +65,7 @@ def section(payload: BootPayload, name: bytes) -> bytes:
 
 def test_the_uki_promises_the_root_after_the_images_and_the_users_arguments(payload: BootPayload) -> None:
     """C.1, D.9"""
-    assert section(payload, b".cmdline").decode() == f"rw quiet console=ttyS0 composefs={'ab' * 32}"
+    assert section(payload, b".cmdline").decode() == f"rw quiet {CLOSED} console=ttyS0 composefs={'ab' * 32}"
     assert payload.cmdline == section(payload, b".cmdline").decode()
 
 
@@ -87,7 +87,7 @@ def test_the_kernel_unpacks_both_the_images_initramfs_and_the_glue(payload: Boot
     assert payload.glue == "oci2boot"
 
 
-def test_an_image_with_glue_of_its_own_is_taken_as_it_is(debian: tuple[Directory, Read]) -> None:
+def test_an_initramfs_with_glue_of_its_own_gets_no_other(debian: tuple[Directory, Read]) -> None:
     tree, read = debian
     own = cpio.write([*SYSTEMD, cpio.file(b"usr/bin/composefs-setup-root", b"")])
     tree = joined(tree, tree_of({f"boot/initrd.img-{kernel()[0]}": own}))
@@ -100,7 +100,20 @@ def test_an_image_with_glue_of_its_own_is_taken_as_it_is(debian: tuple[Directory
         )
     )
     assert payload.glue == "composefs-setup-root"
-    assert section(payload, b".initrd") == own
+    initrd = section(payload, b".initrd")
+    assert initrd.startswith(own)
+    added = cpio.read(initrd[len(own) :], lambda _: False)
+    assert b"etc/systemd/system/emergency.service" in added
+    assert b"usr/lib/oci2boot/setup-root" not in added
+
+
+def test_a_debug_shell_is_left_where_it_is_asked_for(debian: tuple[Directory, Read], payload: BootPayload) -> None:
+    """C.35"""
+    opened = finish_payload(plan_payload(*debian, PROMISE, replace(OPTIONS, debug_shell=True)))
+    name = b"etc/systemd/system/emergency.service"
+    closed = section(payload, b".initrd")
+    assert (name in closed, name in section(opened, b".initrd")) == (True, False)
+    assert "rd.shell" not in opened.cmdline
 
 
 def test_the_same_image_gives_the_same_bytes(debian: tuple[Directory, Read], payload: BootPayload) -> None:

@@ -18,7 +18,7 @@ from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.files import Read
 from oci2boot.tree.model import Directory
 from tests.boot.debian import kernel
-from tests.boot.initrds import GROWING, SYSTEMD
+from tests.boot.initrds import CLOSED, GROWING, SYSTEMD
 from tests.boot.trees import joined, scan, tree_of
 from tests.sysroot.bootctl import listed
 from tests.witness import program
@@ -72,7 +72,7 @@ def test_bootctl_sees_an_entry_with_the_promise(debian: tuple[Directory, Read], 
     assert entry["id"] == "debian_20261121.1.conf"
     assert entry["title"] == "Debian GNU/Linux 13 (trixie)"
     assert (entry["version"], entry["sortKey"], entry["architecture"]) == ("20261121.1", "debian", "x64")
-    assert entry["options"] == f"rw quiet console=ttyS0 composefs={'ab' * 32}"
+    assert entry["options"] == f"rw quiet {CLOSED} console=ttyS0 composefs={'ab' * 32}"
     version, files = kernel()
     assert (tmp_path / entry["linux"][1:]).read_bytes() == (files / f"boot/vmlinuz-{version}").read_bytes()
     parts = [(tmp_path / path[1:]).read_bytes() for path in entry["initrd"]]
@@ -134,7 +134,7 @@ def test_the_images_own_entry_is_taken_over(debian: tuple[Directory, Read], tmp_
     assert entry["title"] == "Image"
     assert entry["version"] == "20261121.1"
     assert "machineId" not in entry
-    assert entry["options"] == f"ro splash rw quiet console=ttyS0 composefs={'ab' * 32}"
+    assert entry["options"] == f"ro splash rw quiet {CLOSED} console=ttyS0 composefs={'ab' * 32}"
     assert len(entry["initrd"]) == 3  # theirs, the glue, and the digest
     assert b"\ngrub_class kernel\n" in payload.files[payload.entry]
 

@@ -9,6 +9,7 @@ import pytest
 from oci2boot.errors import DigestError, FormatError
 from oci2boot.formats import cpio
 from oci2boot.workflows.make.loose import read_loose
+from tests.boot.initrds import CLOSED
 from tests.cli.conftest import Run
 from tests.oci.layouts import Layout
 from tests.witness import program
@@ -56,7 +57,7 @@ def test_plain_files_promise_the_image_and_are_the_same_again(
     assert (tmp_path / "out/devicetree.dtb").read_bytes() == device_tree
     # A boot loader of the board's own tells systemd of no disk, so the root is found by its label.
     words_of_the_line = (tmp_path / "out/cmdline").read_text().split()
-    assert words_of_the_line == ["rw", "quiet", "root=LABEL=oci2boot", f"composefs={digest}"]
+    assert words_of_the_line == ["rw", "quiet", *CLOSED.split(), "root=LABEL=oci2boot", f"composefs={digest}"]
     found = cpio.read((tmp_path / "out/initramfs").read_bytes(), lambda path: path.endswith(b"rootfs.digest"))
     assert found[b"usr/lib/composefs/rootfs.digest"].content == f"{digest}\n".encode()
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}

@@ -62,6 +62,9 @@ mount() {
 END
 sed '/^set -uf$/r /shallow' /usr/lib/oci2boot/setup-root >/usr/lib/oci2boot/shallow-setup-root
 chmod 755 /usr/lib/oci2boot/shallow-setup-root
+# Instead of growing, say what lies over the image and the disk in it.
+printf '#!/bin/sh\necho "grow-over=$(grep -c " $2/" /proc/self/mountinfo)"\n' >/usr/lib/oci2boot/grow
+mkdir /run/planted
 run() { # NAME STORE CONFIGURATION SEALED COMMAND_LINE
     echo "=== $1"
     case $1 in shallow*) shallow=shallow- ;; *) shallow= ;; esac
@@ -90,6 +93,8 @@ run() { # NAME STORE CONFIGURATION SEALED COMMAND_LINE
     look var 'touch /sysroot/var/new && echo written'
     look physical 'touch /sysroot/sysroot/new'
     look damage 'ls -lR /sysroot/usr/share /sysroot/etc /sysroot/var >/dev/null; dmesg | grep CORRUPTED'
+    look flags "grep -o ' /sysroot/[a-z]* [^ ]* ' /proc/self/mountinfo"
+    look planted 'ls -A /run/planted'
     look link 'readlink /run/systemd/volatile-root'
     umount -l /proc/cmdline
     while umount -l /sysroot 2>/dev/null; do :; done
@@ -162,6 +167,10 @@ class Disk:
     def remove(self, path: str) -> None:
         (self._stage / path).unlink(missing_ok=True)
         self._commands.pop(path, None)
+
+    def symlink(self, path: str, target: str) -> None:
+        (self._stage / path).parent.mkdir(parents=True, exist_ok=True)
+        (self._stage / path).symlink_to(target)
 
     def mkdir(self, path: str) -> None:
         (self._stage / path).mkdir(parents=True, exist_ok=True)

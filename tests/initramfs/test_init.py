@@ -272,3 +272,55 @@ def test_an_overlay_is_laid_nowhere_else(name: str, place: str, tmp_path: Path) 
     assert code == 1
     assert f"FATAL: the root file system has no directory {place} " in words
     assert "mount -t overlay" not in done
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_programs_of_the_root_run_before_anything_lies_over_it(name: str, tmp_path: Path) -> None:
+    """C.35: ld.so(8): an /etc that was kept may name in ld.so.preload what they load."""
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "var/lib").mkdir(parents=True)
+    code, done, words = laid(name, root, "/etc tmpfs\n/var/lib", tmp_path)
+    assert (code, "FATAL" in words) == (0, False)
+    kinds = [
+        "run" if line.startswith("chroot") else "lay"
+        for line in done.splitlines()
+        if "chroot" in line or "-t overlay" in line
+    ]
+    assert kinds == ["run", "run", "lay", "lay"]
+    assert len(set(re.findall(r"upperdir=([^,]+)", done))) == 2
+    for line in done.splitlines():
+        if "-t overlay" in line:
+            assert "rw,nosuid,nodev,lowerdir=" in line
+
+
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    "place", ["", "/overlays", "/overlays/etc", "/overlays/etc/upper", "/overlays/var", "/overlays/var/lib"]
+)
+def test_no_symlink_of_the_state_partition_is_followed(name: str, place: str, tmp_path: Path) -> None:
+    """C.35: the state partition is anybody's who had the disk."""
+    kept, outside, root = tmp_path / "kept", tmp_path / "outside", tmp_path / "root"
+    outside.mkdir()
+    for path in ("etc", "var/lib"):
+        (root / path).mkdir(parents=True)
+    led = kept / f"state{place}"
+    led.parent.mkdir(parents=True)
+    led.symlink_to(outside)
+    for script in needed_by("setup-overlays"):
+        shutil.copy(SCRIPTS / script, tmp_path)
+    for script, old, new in (
+        ("setup-root", "work=/run/oci2boot\n", f"work={tmp_path}/work\n"),
+        ("setup-overlays", "state_mount=$work/state\n", f"state_mount={kept}\n"),
+        ("setup-overlays", "    wait_for_state\n", "    state_node=/dev/none\n"),
+        ("setup-overlays", "*) keep_in_memory ;;", "*) ;;"),
+    ):
+        text = (tmp_path / script).read_text()
+        assert text.count(old) == 1
+        (tmp_path / script).write_text(text.replace(old, new))
+    (tmp_path / "overlays").write_text("/etc persistent\n/var/lib persistent\n")
+    argv = [*shell(name), "-c", MOUNTS.replace(" mkdir", ""), str(tmp_path / "setup-overlays"), str(root)]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
+    assert (done.returncode, "is a symlink" in done.stderr) == (1, True), done.stderr
+    assert "-t overlay" not in done.stdout
+    assert not list(outside.iterdir())

@@ -21,6 +21,25 @@ TRANSIENT_ROOT = "# all of it\\n[root]\\ntransient = true\\n"
 VERITY = "[composefs]\\nenabled = verity\\n"
 NO_VAR = '[var]\\nmount = "none"\\n'
 
+PLANTED = "/run/planted"
+LED_ASTRAY = {
+    "state": "state",
+    "state-deploy": "state/deploy",
+    "deployment": "state/deploy/HEX",
+    "etc": "state/deploy/HEX/etc",
+    "upper": "state/deploy/HEX/etc/upper",
+    "work": "state/deploy/HEX/etc/work",
+    "var": "state/deploy/HEX/var",
+    "os": "state/os",
+    "os-default": "state/os/default",
+    "os-var": "state/os/default/var",
+    "composefs": "composefs",
+    "objects": "composefs/objects",
+    "digits": "composefs/objects/XX",
+    "object": "composefs/objects/XX/REST",
+}
+"""Where an attacker puts a symlink that leads out of the disk."""
+
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
@@ -44,6 +63,15 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     disk.remove(f"missing/composefs/objects/{image}")
     disk.add(f"other/composefs/objects/{image}", content[:-1] + b"x", "sha256")
     disk.add(f"plain/composefs/objects/{image}", content, None)
+    for name, path in LED_ASTRAY.items():
+        mislead(
+            disk, name, path.replace("HEX", digest).replace("XX/REST", image).replace("XX", image[:2]), image, content
+        )
+    add_store(disk, "shared-var", scratch / "sha256", "sha256", digest)
+    disk.symlink(f"shared-var/state/deploy/{digest}/var", "../../os/default/var")
+    disk.mkdir("shared-var/state/os/default/var")
+    add_store(disk, "file", scratch / "sha256", "sha256", digest)
+    disk.add(f"file/state/deploy/{digest}/etc", b"", None)
     disk.write()
     disk.flip(f"flipped/composefs/objects/{image}", len(content) - 100)
     file = object_path(str(measure(BIG)))
@@ -93,6 +121,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
             Case("on-demand-flipped", "flipped", promise),
             Case("on-demand-insecure", "good", f"composefs=?{digest}"),
             Case("unknown-read", "good", promise),
+            *(Case(f"astray-{name}", f"astray-{name}", promise) for name in LED_ASTRAY),
+            Case("shared-var", "shared-var", promise),
+            Case("file", "file", promise),
             Case("strange-setting", "good", promise, "[root]\\nverity = false\\n"),
         ],
         disk.image,
@@ -106,6 +137,20 @@ def add_store(disk: Disk, store: str, repository: Path, algorithm: Hash, digest:
         if path.is_file():
             disk.add(f"{store}/composefs/objects/{path.relative_to(objects)}", path.read_bytes(), algorithm)
     disk.mkdir(f"{store}/state/deploy/{digest}")
+
+
+def mislead(disk: Disk, name: str, path: str, image: str, content: bytes) -> None:
+    """Make a store with a symlink at `path`: to what is no place for it, or for what is verified, to the same again."""
+    store = f"astray-{name}"
+    if path.startswith("state/os"):
+        disk.mkdir(f"{store}/state/deploy")
+        disk.symlink(f"{store}/state/deploy/{image.replace('/', '')}/var", "../../os/default/var")
+    if not path.startswith("composefs"):
+        disk.add(f"{store}/composefs/objects/{image}", content, "sha256")
+        disk.symlink(f"{store}/{path}", PLANTED)
+        return
+    disk.add(f"{store}/aside/{path}" + f"/composefs/objects/{image}"[len(f"/{path}") :], content, "sha256")
+    disk.symlink(f"{store}/{path}", f"{'../' * path.count('/')}aside/{path}")
 
 
 BOOTS = ("good", "digest", "sha512", "sealed", "sealed-and-said", "verity", "override-good", "shallow", "on-demand")
@@ -176,6 +221,42 @@ def test_a_promise_that_is_not_kept_stops_the_boot(name: str, words: str, outcom
     assert words in found.said
     assert "FATAL" in found.said
     assert "overlay" not in found.seen["root"]
+
+
+@pytest.mark.parametrize("name", LED_ASTRAY)
+def test_no_symlink_of_the_disk_is_followed(name: str, outcomes: dict[str, Outcome]) -> None:
+    """C.35: what is on the disk is anybody's who had it, and in the initramfs a symlink leads into the initramfs."""
+    found = outcomes[f"astray-{name}"]
+    assert (found.seen["exit"], found.seen["planted"]) == ("1", "")
+    assert "FATAL: on the disk, /sysroot/" in found.said
+    assert "is a symlink" in found.said or "leads elsewhere than to" in found.said
+    assert "overlay" not in found.seen["root"]
+
+
+def test_only_a_directory_holds_state(outcomes: dict[str, Outcome]) -> None:
+    assert "/etc is no directory, and none can be made" in outcomes["file"].said
+
+
+def test_deployments_may_share_their_var(outcomes: dict[str, Outcome]) -> None:
+    """O.11: as cfsctl and composefs-setup-root have it"""
+    seen = outcomes["shared-var"].seen
+    assert (seen["exit"], seen["var"]) == ("0", "written")
+
+
+@pytest.mark.parametrize("name", [*BOOTS, "transient-etc", "transient-var", "root-and-var", "writable-sysroot"])
+def test_what_nothing_verifies_gives_nobody_rights(name: str, outcomes: dict[str, Outcome]) -> None:
+    """C.35: mount(8): a set-uid program, or a device, that was put there while the machine was off has no effect."""
+    flags = dict(re.findall(r"/sysroot/(\w+) (\S+)", outcomes[name].seen["flags"]))
+    assert set(flags) == {"etc", "var", "sysroot"}
+    for place, found in flags.items():
+        assert {"nosuid", "nodev"} <= set(found.split(",")), place
+    assert "noexec" in flags["sysroot"].split(",")
+
+
+@pytest.mark.parametrize("name", [*BOOTS, "transient-root", "transient-both"])
+def test_programs_of_the_image_run_while_nothing_lies_over_it(name: str, outcomes: dict[str, Outcome]) -> None:
+    """C.35: but for the disk that they grow, which is mounted in it. ld.so(8): /etc/ld.so.preload"""
+    assert re.findall(r"^grow-over=(.*)$", outcomes[name].said, re.MULTILINE) == ["1"]
 
 
 @pytest.mark.parametrize("name", ["missing", "other", "plain", "flipped"])

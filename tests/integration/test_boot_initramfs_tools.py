@@ -41,3 +41,12 @@ def test_another_image_under_the_promised_name_is_refused(changed: Callable[[Ini
     vm.debugfs(disk, f"unlink {vm.object_path(digest)}", write=True)
     vm.debugfs(disk, f"ln {vm.object_path(impostor)} {vm.object_path(digest)}", write=True)
     assert f"promised is the image sha256:{digest}, found is" in vm.refusal(disk, tmp_path)
+
+
+def test_a_disk_that_is_not_found_restarts_the_machine(changed: Callable[[Initramfs], Path], tmp_path: Path) -> None:
+    """C.35: whoever renamed the file system must get no shell."""
+    disk = changed("initramfs-tools")
+    vm.debugfs(disk, "ssv volume_name gone", write=True)
+    reason = vm.refusal(disk, tmp_path)
+    assert "no shell is given" in reason
+    assert "LABEL=oci2boot does not exist" in reason

@@ -8,6 +8,7 @@ import pytest
 from oci2boot.system.qemu import kernel_arguments
 from tests import vm
 from tests.conftest import Initramfs, Installed
+from tests.partitions import table
 
 pytestmark = [pytest.mark.boot, pytest.mark.demo]
 
@@ -37,3 +38,19 @@ def test_a_flipped_byte_in_the_image_is_refused(changed: Callable[[Initramfs], P
     reason = vm.refusal(disk, tmp_path)
     assert f"promised is the image sha256:{digest}" in reason
     assert "CORRUPTED" in reason
+
+
+def test_a_disk_that_cannot_be_mounted_restarts_the_machine(
+    changed: Callable[[Initramfs], Path], tmp_path: Path
+) -> None:
+    """C.35: nothing of ours was started yet, and whoever wrote to the disk must get no shell, nor a machine that hangs.
+
+    ext4's s_magic is at 0x38 of the superblock: kernel documentation, filesystems/ext4/super.rst.
+    """
+    disk = changed("dracut")
+    with disk.open("r+b") as file:
+        file.seek(table(disk)[1]["start"] + 1024 + 0x38)
+        assert file.read(2) == b"\x53\xef"
+        file.seek(-2, 1)
+        file.write(b"\0\0")
+    assert "no shell is given: emergency.service" in vm.refusal(disk, tmp_path)

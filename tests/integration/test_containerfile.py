@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from oci2boot.formats import cpio
 from oci2boot.workflows.progress import silent
 from oci2boot.workflows.trial.boot import BootTestRequest, try_disk
 from tests.conftest import ROOT, Initramfs
@@ -52,6 +53,12 @@ FROM base
 COPY --from=measured /digest /boot/digest
 """
 EPOCH = "1700000000"
+BARE = """\
+ARG BASE
+FROM ${BASE}
+RUN rm -r /boot /usr/lib/modules /usr/lib/systemd/boot && mkdir /boot
+"""
+"""An operating system without kernel, initramfs, modules, stub and boot loader."""
 BUILDS: dict[str, tuple[tuple[str, ...], str]] = {
     "each step is a layer": (("--layers=true",), ""),
     "each stage is a layer": (("--layers=false",), ""),
@@ -159,11 +166,12 @@ def pair(keys: Path) -> Pair:
     return Pair(keys / "db.key", keys / "db.crt")
 
 
-def seal(storage: Storage, base: Built, pair: Pair, recipe: str) -> Built:
+def seal(storage: Storage, base: Built, pair: Pair, recipe: str, *more: str, options: tuple[str, ...] = ()) -> Built:
     storage.build(
         recipe, ROOT / "containerfiles/sealed" / recipe,
         "--secret", f"id=key,src={pair.key}", "--secret", f"id=cert,src={pair.path}",
-        "--build-arg", f"BASE=oci:{base.layout}:latest", "--build-arg", f"UKI_OPTIONS={' '.join(RULES)}",
+        "--build-arg", f"BASE=oci:{base.layout}:latest", "--build-arg", f"UKI_OPTIONS={' '.join((*RULES, *options))}",
+        *more,
     )  # fmt: skip
     return storage.export(recipe)
 
@@ -171,6 +179,21 @@ def seal(storage: Storage, base: Built, pair: Pair, recipe: str) -> Built:
 @pytest.fixture(scope="module")
 def sealed(storage: Storage, base: Built, pair: Pair) -> Built:
     return seal(storage, base, pair, "debian")
+
+
+@pytest.fixture(scope="module")
+def bare(storage: Storage, base: Built, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "Containerfile").write_text(BARE)
+    storage.build("bare", folder, "--build-arg", f"BASE=oci:{base.layout}:latest")
+    return storage.export("bare")
+
+
+@pytest.fixture(scope="module")
+def without_kernel(storage: Storage, base: Built, bare: Built, pair: Pair) -> Built:
+    """Give that system, sealed by the recipe for the kernel of another image."""
+    kernel = f"KERNEL=oci:{base.layout}:latest"
+    return seal(storage, bare, pair, "kernel-root", "--build-arg", kernel, options=("--initrd", "builtin"))
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +244,21 @@ def test_convert_installs_the_uki_that_the_build_made(sealed: Built, uki: bytes,
     assert b"composefs=" + converted["rootfs"].encode() in uki
     (digest,) = (digest for path, digest in converted["esp"].items() if path.startswith("EFI/Linux/"))
     assert (repo / "objects" / digest[:2] / digest[2:]).read_bytes() == uki
+
+
+def test_a_root_without_a_kernel_is_promised_by_the_uki_of_another(
+    without_kernel: Built, bare: Built, base: Built, tmp_path: Path
+) -> None:
+    """C.7, C.26: cfsctl computes the digest of the layers that were pushed; kernel and initramfs are in the UKI."""
+    uki = uki_of(without_kernel)
+    promised = re.findall(rb"composefs=([0-9a-f]{64})\b", uki)
+    assert [bootable_id(without_kernel, tmp_path / "sealed").encode()] == promised
+    assert [bootable_id(bare, tmp_path / "bare").encode()] == promised
+    assert bootable_id(base, tmp_path / "base").encode() not in promised
+    found = payload(uki, tmp_path)
+    initramfs = cpio.read(found[".initrd"], lambda path: path == b"usr/lib/oci2boot/mode")
+    assert initramfs[b"usr/lib/oci2boot/mode"].content == b"composefs\n"
+    assert {b"erofs.ko", b"overlay.ko"} <= {path.rpartition(b"/")[2] for path in initramfs}
 
 
 def test_firmware_would_accept_the_uki(uki: bytes, pair: Pair, tmp_path: Path) -> None:
@@ -317,11 +355,14 @@ def test_the_distributions_kernel_install_builds_the_same_uki(
 
 @pytest.mark.boot
 def test_the_image_of_the_containerfile_boots_under_secure_boot(
-    sealed: Built, keys: Path, pair: Pair, uki: bytes, tmp_path: Path
+    without_kernel: Built, keys: Path, pair: Pair, tmp_path: Path
 ) -> None:
-    """C.26, D.1, D.10, D.14: UKI and loader as the build stage signed them; who converts has a certificate, no key."""
+    """C.7, C.26, D.1, D.10, D.14: UKI and loader as the build stage signed them, with another image's kernel; who
+    converts has a certificate, no key.
+    """
+    uki = uki_of(without_kernel)
     repo, disk = tmp_path / "repo", tmp_path / "disk.raw"
-    source = f"oci:{sealed.layout}:latest"
+    source = f"oci:{without_kernel.layout}:latest"
     oci2boot("convert", source, "--repo", repo, "--db", pair.path, home=tmp_path, demote=False)
     oci2boot("install", "--target", disk, "--repo", repo, home=tmp_path, demote=False)
     assert read_uki(disk, tmp_path)[1] == uki

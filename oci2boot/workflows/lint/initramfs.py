@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from oci2boot.boot import glue
+from oci2boot.boot import closing, glue
 from oci2boot.boot.budget import BUDGETS
 from oci2boot.boot.discover import choose_kernel
 from oci2boot.boot.payload import MICROCODE
@@ -57,6 +57,8 @@ def _members_of(uki: Uki, subject: Subject) -> Mapping[bytes, cpio.Found]:
 
 def _open(members: Mapping[bytes, cpio.Found], path: bytes, *, later: bool) -> Iterator[Found]:
     yield from (Found(way, [path], later=later) for way in glue.ways_around(members))
+    if not later:  # a conversion closes the others
+        yield from (Found(way, [path]) for way in closing.ways_around(members))
 
 
 def _size(subject: Subject) -> Iterator[Found]:

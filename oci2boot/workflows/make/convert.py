@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from oci2boot.boot.sealed import Variant, find_sealable
+from oci2boot.boot.uki_layer import without_kernel
 from oci2boot.boot.vendor import choose_vendor
+from oci2boot.errors import FlowError
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.store.images import WITHOUT_UKI, Bootable, check_name, save
 from oci2boot.store.repository import Repository
@@ -75,6 +77,8 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
                 verity=request.verity,
             )
             warnings = check(subject, str(request.source), request.linting, report)
+            if request.boot.strip_kernel:
+                unpacked = replace(unpacked, system=without_kernel(unpacked.system))
         if request.verity:
             made = make_verity(request, request.verity, unpacked, repository, report)
         else:
@@ -163,6 +167,9 @@ def _choose_payload(
 
 
 def _warn_of_arguments(options: BootOptions, report: Report) -> None:
+    for option, given in (("--debug-shell", options.debug_shell), ("--strip-kernel", options.strip_kernel)):
+        if given:
+            raise FlowError(f"{option}, and the image's own UKI, which is taken as it is", hint="add --flow local")
     if options.kargs or options.console:
         report(Warned("the image's UKI is taken as it is, without --karg and --console; `uki addon` adds to it"))
     if options.read != "ahead":

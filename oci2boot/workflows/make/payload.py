@@ -171,6 +171,11 @@ def promise_of(karg: ComposefsArg, options: BootOptions) -> ComposefsPromise:
 
 
 def payload_options(architecture: str, version: str, options: BootOptions) -> PayloadOptions:
+    if options.debug_shell and options.signing:
+        raise ImageError(
+            "--debug-shell gives whoever makes the boot fail a root shell: that is not signed",
+            hint="leave out --debug-shell, or the key",
+        )
     console = console_arguments(options.console, machine_of(architecture)) if options.console else []
     return PayloadOptions(
         architecture=architecture,
@@ -181,6 +186,7 @@ def payload_options(architecture: str, version: str, options: BootOptions) -> Pa
         initrd=options.initrd,
         initrd_tools=options.initrd_tools,
         devicetree=options.devicetree,
+        debug_shell=options.debug_shell,
     )
 
 

@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from oci2boot.boot.layers import ANNOTATION
 from oci2boot.boot.uki_layer import kernel_layer, shipped_path, uki_layer
 from oci2boot.digest import OciDigest
-from oci2boot.errors import DigestError
+from oci2boot.errors import DigestError, FormatError
 from oci2boot.formats.gzip import store
 from oci2boot.formats.pieces import Pieces
 from oci2boot.formats.tar import Entry
@@ -22,7 +22,7 @@ from oci2boot.oci.image import ImageSource
 from oci2boot.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, oci_type
 from oci2boot.oci.outgoing import ImageDestination, Open, checked, pack_json, to_json
 from oci2boot.oci.reference import DirectoryReference
-from oci2boot.oci.source import open_source
+from oci2boot.oci.source import SourceOptions, open_source
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.store.images import OciRecord
 from oci2boot.store.layers import read_layer, stage_layer
@@ -35,16 +35,37 @@ from oci2boot.workflows.lint.model import Subject
 from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.canonical import Warn, canonical_tree, karg_of, tell_size
 from oci2boot.workflows.make.directory import AskedTimes
+from oci2boot.workflows.make.kernel_from import KernelFrom, boot_root
 from oci2boot.workflows.make.payload import build_payload, promise_of, version_of
 from oci2boot.workflows.make.second_view import check_unpacked
 from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack, unpack_image
+from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Told, Warned, once
-from oci2boot.workflows.requests import SealRequest
-from oci2boot.workflows.sources import tell_path
+from oci2boot.workflows.requests import BootOptions, Linting, NewHash, NewRepo, TreeOptions, UkiLayer
+from oci2boot.workflows.sources import Destination, Source, tell_path
 
 NO_ANNOTATIONS: Final[Mapping[str, str]] = MappingProxyType({})
 _COMPOSEFS: Final = "composefs."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealRequest:
+    source: Source
+    destination: Destination
+    repo: NewRepo
+    hash: NewHash = None
+    ship_erofs: Annotated[bool, Option("--ship-erofs", "put the rootfs image into the image too, beside the UKI")] = (
+        False
+    )
+    uki_layer: UkiLayer = None
+    kernel_from: KernelFrom = field(default_factory=KernelFrom)
+    dry_run: Annotated[bool, Option("--dry-run", "only say what the image would be; write nothing")] = False
+    options: SourceOptions = field(default_factory=SourceOptions)
+    """For source and destination."""
+    tree: TreeOptions = field(default_factory=TreeOptions)
+    boot: BootOptions = field(default_factory=BootOptions)
+    linting: Linting = field(default_factory=Linting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +133,13 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         base = _open_base(request, repository, stack, report, warn)
         assert base.unpacked.oci
         read = object_reader(repository)
-        # What goes into the UKI is taken from the image as it was.
-        image = base.unpacked.tree
+        # What goes into the UKI is taken from the image as it was, or from another root.
+        image, architecture = base.unpacked.tree, base.unpacked.architecture
         boot = replace(request.boot, flow="local")
-        subject = Subject(tree=image, read=read, architecture=base.unpacked.architecture, boot=boot)
+        parts = boot_root(request.kernel_from, image, read, boot, architecture, repository.algorithm, report)
+        subject = Subject(tree=parts.image, read=parts.read_image, architecture=architecture, boot=parts.boot)
         warnings = check(subject, str(request.source), request.linting, report)
-        if request.strip_kernel and (removed := kernel_layer(base.unpacked.system)):
+        if boot.strip_kernel and (removed := kernel_layer(base.unpacked.system)):
             base = _with_layer(repository, base, _new_layer(removed), "the kernel is in the UKI")
         tree = canonical_tree(base.unpacked.system, request.tree, read, warn)
         rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
@@ -127,11 +149,11 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         karg = karg_of(rootfs, request.boot.karg_style)
         version = version_of(image, base.unpacked.oci)
         payload = build_payload(
-            image, base.unpacked.architecture, version, promise_of(karg, request.boot), request.boot, read, report
+            parts.tree, architecture, version, promise_of(karg, parts.boot), parts.boot, parts.read, report
         )
         for warning in warnings:
             report(warning)
-        loader = loader_to_sign(image, read, base.unpacked.architecture, request.boot, report)
+        loader = loader_to_sign(parts.tree, parts.read, architecture, parts.boot, report)
         files: Mapping[str, bytes] = {payload.uki_path: payload.uki, **loader}
         if request.boot.signing:
             files = sign_files(files, request.boot.signing, report)
@@ -181,7 +203,7 @@ def _open_base(request: SealRequest, repository: Repository, stack: ExitStack, r
     tell_path(request.source, report)
     source = stack.enter_context(open_source(request.source, request.options))
     image = source.fetch()
-    unpacked = unpack_image(source, image, repository, report, warn)
+    unpacked = unpack_image(source, image, repository, report, warn, request.uki_layer)
     left_out = unpacked.uki_layers.left_out
     blobs = tuple(
         (_plain(layer, keep_mark=number in left_out), _opener(source, layer))
@@ -195,6 +217,8 @@ def _directory_base(
     request: SealRequest, times: AskedTimes, repository: Repository, report: Report, warn: Warn
 ) -> Base:
     """Make a layer of a directory, uncompressed: what it is then depends on the files alone."""
+    if request.uki_layer is not None:
+        raise FormatError(f"--uki-layer is the number of a layer, and {request.source} is a directory")
     unpacked = unpack(request.source, request.options, repository, report, warn, times=times)
     entries = list(entries_of(unpacked.tree, warn))
 

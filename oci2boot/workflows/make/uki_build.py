@@ -1,6 +1,7 @@
 """UKIs and addons built from files that lie about: the step of a Containerfile that seals the image it is in."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -8,6 +9,7 @@ from typing import Annotated, Any, Final
 from oci2boot.boot.names import ADDON, LINUX
 from oci2boot.boot.payload import MAX_EFI_PROGRAM
 from oci2boot.boot.uki import build_addon
+from oci2boot.boot.uki_layer import kernel_files, without_kernel
 from oci2boot.errors import FormatError, ImageError, LimitError, TargetError
 from oci2boot.formats import cmdline as kernel_cmdline
 from oci2boot.formats.cmdline import ComposefsArg
@@ -16,18 +18,18 @@ from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.system.files import plain_errors, write_atomically
-from oci2boot.tree.model import Directory
 from oci2boot.workflows.keys.executables import read_executable
 from oci2boot.workflows.keys.signing import sign_files
 from oci2boot.workflows.lint.model import Subject
 from oci2boot.workflows.lint.run import check, lints_of
-from oci2boot.workflows.make.canonical import Read, canonical_tree, karg_of
+from oci2boot.workflows.make.canonical import canonical_tree, karg_of
 from oci2boot.workflows.make.digest import gather
 from oci2boot.workflows.make.directory import AskedTimes
+from oci2boot.workflows.make.kernel_from import BootRoot, KernelFrom, boot_root
 from oci2boot.workflows.make.payload import build_payload, promise_of, version_of
 from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.options import Option
-from oci2boot.workflows.progress import Report, Warned
+from oci2boot.workflows.progress import Report, Told, Warned
 from oci2boot.workflows.requests import BootOptions, HashName, Linting, PlatformName, SigningOptions, TreeOptions
 
 UKI_DIRECTORY: Final = f"boot/{LINUX}"
@@ -36,7 +38,12 @@ UKI_DIRECTORY: Final = f"boot/{LINUX}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    rootfs: Annotated[Path, Option("--rootfs", "directory of the root file system, with kernel and initramfs")]
+    rootfs: Annotated[
+        Path,
+        Option(
+            "--rootfs", "directory of the root file system, with kernel and initramfs unless --kernel-root has them"
+        ),
+    ]
     output: Annotated[
         Path | None, Option("--output", "file or directory to write; by default boot/EFI/Linux of the root", short="-o")
     ] = None
@@ -44,6 +51,7 @@ class BuildRequest:
     hash: HashName = "sha256"
     platform: PlatformName = None
     """By default this machine's."""
+    kernel_from: KernelFrom = field(default_factory=KernelFrom)
     tree: TreeOptions = field(default_factory=TreeOptions)
     boot: BootOptions = field(default_factory=BootOptions)
     linting: Linting = field(default_factory=Linting)
@@ -72,28 +80,34 @@ class BuiltUki:
 class MeasuredRoot:
     """A root file system, and what goes into its UKI besides its files."""
 
-    tree: Directory
-    """Its /boot not emptied."""
-    read: Read
+    parts: BootRoot
+    """Where the UKI's parts are from."""
     rootfs: Rootfs
     karg: ComposefsArg
     architecture: str
     version: str
+    removed: Sequence[bytes]
+    """Paths that the promise leaves out."""
 
 
 def measure_root(request: BuildRequest, report: Report) -> MeasuredRoot:
     reference = DirectoryReference(request.rootfs)
     times = AskedTimes.of(request.tree, reference)
     source = gather(reference, request.hash, SourceOptions(), report, times=times)
-    tree = canonical_tree(source.tree, request.tree, source.read, lambda text: report(Warned(text)))
+    removed = kernel_files(source.tree) if request.boot.strip_kernel else []
+    _check_removable(request.rootfs, removed)
+    promised = without_kernel(source.tree) if removed else source.tree
+    tree = canonical_tree(promised, request.tree, source.read, lambda text: report(Warned(text)))
     rootfs = build_rootfs(tree, request.tree.erofs_version, request.hash)
+    architecture = (request.platform or host_platform()).architecture
+    parts = boot_root(request.kernel_from, source.tree, source.read, request.boot, architecture, request.hash, report)
     return MeasuredRoot(
-        tree=source.tree,
-        read=source.read,
+        parts=parts,
         rootfs=rootfs,
         karg=karg_of(rootfs, request.boot.karg_style),
-        architecture=(request.platform or host_platform()).architecture,
+        architecture=architecture,
         version=version_of(tree, None),
+        removed=removed,
     )
 
 
@@ -101,16 +115,17 @@ def build(request: BuildRequest, report: Report) -> BuiltUki:
     """Measure a root file system and write the UKI that promises it; /boot does not count, so the UKI may go there."""
     lints_of(request.linting.skip)
     root = measure_root(request, report)
-    boot = replace(request.boot, flow="local")
-    subject = Subject(tree=root.tree, read=root.read, architecture=root.architecture, boot=boot)
+    parts = root.parts
+    boot = replace(parts.boot, flow="local")
+    subject = Subject(tree=parts.image, read=parts.read_image, architecture=root.architecture, boot=boot)
     warnings = check(subject, str(request.rootfs), request.linting, report)
     payload = build_payload(
-        root.tree, root.architecture, root.version, promise_of(root.karg, request.boot), request.boot, root.read, report
+        parts.tree, root.architecture, root.version, promise_of(root.karg, parts.boot), parts.boot, parts.read, report
     )
     for warning in warnings:
         report(warning)
     name = payload.uki_path.rpartition("/")[2]
-    loader = loader_to_sign(root.tree, root.read, root.architecture, request.boot, report)
+    loader = loader_to_sign(parts.tree, parts.read, root.architecture, parts.boot, report)
     files: Mapping[str, bytes] = {name: payload.uki, **loader}
     if request.boot.signing:
         files = sign_files(files, request.boot.signing, report)
@@ -123,7 +138,29 @@ def build(request: BuildRequest, report: Report) -> BuiltUki:
         write_atomically(path, files[name])
         waiting = request.boot.signing and request.boot.signing.request
         beside = [] if waiting else _write_beside(path.absolute(), {name: files[name] for name in loader}, report)
+    if not waiting:
+        _remove(request.rootfs, root.removed, report)
     return BuiltUki(path, str(root.rootfs.digest), payload.cmdline, payload.kernel_version, tuple(beside))
+
+
+def _check_removable(root: Path, paths: Iterable[bytes]) -> None:
+    for folder in {root / os.fsdecode(path.rpartition(b"/")[0]) for path in paths}:
+        if not os.access(folder, os.W_OK):
+            raise TargetError(
+                f"--strip-kernel removes the kernel from {folder}, which cannot be written",
+                hint="mount it for writing, or name a root without kernel, and the one with it by --kernel-root",
+            )
+
+
+def _remove(root: Path, paths: Iterable[bytes], report: Report) -> None:
+    """Remove files, as a layer would: the directories that they were in keep their times."""
+    for path in paths:
+        file = root / os.fsdecode(path)
+        with plain_errors(TargetError, f"remove {file}"):
+            before = file.parent.stat()
+            file.unlink(missing_ok=True)
+            os.utime(file.parent, ns=(before.st_atime_ns, before.st_mtime_ns))
+        report(Told(f"removed {file}: the UKI has it"))
 
 
 def _write_beside(uki: Path, loader: Mapping[str, bytes], report: Report) -> list[Path]:

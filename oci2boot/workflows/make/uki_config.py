@@ -51,10 +51,13 @@ def configure(request: BuildRequest, folder: Path, report: Report) -> Configured
             hint="write it in the build stage that runs kernel-install; only its /boot goes into the image",
         )
     measured = measure_root(request, report)
-    options = payload_options(measured.architecture, measured.version, request.boot)
-    plan = plan_payload(measured.tree, measured.read, ComposefsPromise(measured.karg), options)
+    parts = measured.parts
+    options = payload_options(measured.architecture, measured.version, parts.boot)
+    plan = plan_payload(parts.tree, parts.read, ComposefsPromise(measured.karg), options)
     for note in plan.notes:
         report(Warned(note))
+    if request.kernel_from.root:
+        root = request.kernel_from.root.resolve()
     stub = root / STUB_DIRECTORY.decode() / f"linux{EFI_NAMES[machine_of(measured.architecture)]}.efi.stub"
     folder = folder.absolute()
     uki_conf = f"[UKI]\nStub={stub}\nOSRelease=@{folder / 'os-release'}\n"

@@ -84,7 +84,13 @@ FULL: dict[str, Any] = {
     "db": ["certificate"],
 }
 """Both were written by the version of commit ce06d35."""
-NEWER: dict[str, Any] = {"devicetree": None, "aboot": None, "read": "ahead"}
+NEWER: dict[str, Any] = {
+    "devicetree": None,
+    "aboot": None,
+    "read": "ahead",
+    "debug_shell": False,
+    "strip_kernel": False,
+}
 """What it did not know; it passes over them."""
 
 OPTIONS = SourceOptions(Platform("linux", "arm", "v7"), tls_verify=False)

@@ -14,9 +14,9 @@ from oci2boot.store.images import Bootable
 from oci2boot.workflows.keys.signing import answer
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.published import Attached, AttachRequest, attach
-from oci2boot.workflows.make.seal import seal
+from oci2boot.workflows.make.seal import SealRequest, seal
 from oci2boot.workflows.progress import Event, Warned, silent
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, SealRequest, SigningOptions
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
 from tests.keys import Pair, make
 from tests.oci.layouts import Layout
 from tests.oci.registries import docker_registry, push

@@ -9,9 +9,9 @@ import pytest
 
 from oci2boot.errors import DigestError, ImageError, TargetError
 from oci2boot.oci.reference import Reference
-from oci2boot.workflows.make.seal import SealedImage, seal
+from oci2boot.workflows.make.seal import SealedImage, SealRequest, seal
 from oci2boot.workflows.progress import Event, Step, silent
-from oci2boot.workflows.requests import BootOptions, SealRequest, SigningOptions
+from oci2boot.workflows.requests import BootOptions, SigningOptions
 from tests.keys import make
 from tests.oci.layouts import Layout, documents
 from tests.oci.registries import docker_registry, push

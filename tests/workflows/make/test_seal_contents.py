@@ -15,10 +15,11 @@ from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.seal import SealedImage
 from oci2boot.workflows.progress import Event, Told
 from oci2boot.workflows.requests import ConvertRequest
+from tests.boot.initrds import CLOSED
 from tests.oci.layouts import Layout, documents
 from tests.tarballs import END, directory, file
 from tests.witness import program
-from tests.workflows.make.seals import converted, last_layer, run, sealed_to
+from tests.workflows.make.seals import cfsctl_id, converted, last_layer, run, sealed_to
 from tests.workflows.sealable import KVER, add_image, base, tar
 
 
@@ -65,16 +66,9 @@ def test_an_image_with_no_kernel_but_that_of_its_uki_is_sealed_again(
 
     old, new = sections(out, "sealed", sealed.uki), sections(layout.path, "resealed", again.uki)
     assert old.pop(".cmdline").decode().startswith("rw quiet ")
-    assert new.pop(".cmdline").decode() == f"rw quiet composefs={again.rootfs}"
+    assert new.pop(".cmdline").decode() == f"rw quiet {CLOSED} composefs={again.rootfs}"
     assert new == old
     assert converted(repo, f"oci:{layout.path}:resealed").flow == "sealed"
-
-
-def cfsctl_id(layout: Path, tag: str, folder: Path) -> str:
-    run(program("cfsctl"), "init", "--algorithm", "fsverity-sha256-12", "--insecure", folder)
-    cfsctl = [program("cfsctl"), "--repo", str(folder), "--insecure"]
-    run(*cfsctl, "oci", "pull", f"oci:{layout}:{tag}", "it")
-    return run(*cfsctl, "--erofs-version=1", "oci", "compute-id", "--bootable", "it").strip()
 
 
 def test_the_rootfs_image_may_come_along(layout: Layout, repo: Path, sealed: SealedImage, tmp_path: Path) -> None:

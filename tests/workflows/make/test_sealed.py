@@ -19,6 +19,7 @@ from oci2boot.workflows.make.again import request_again
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Event, Report, Warned, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, SigningOptions
+from tests.boot.initrds import CLOSED
 from tests.keys import make, openssl
 from tests.oci.layouts import Layout
 from tests.witness import program
@@ -233,7 +234,7 @@ def test_the_sealed_flow_takes_no_uki_without_a_digest(converted: Convert) -> No
 def test_a_digest_of_the_other_hash_says_so(karg: Karg, converted: Convert) -> None:
     with pytest.raises(ImageError, match="by its sha512 digest, but the store uses sha256") as caught:
         converted({"boot/EFI/Linux/os.efi": uki(karg(1, "sha512"))})
-    assert "of sha512; --hash" in str(hint_of(caught.value))
+    assert "of sha512. --hash" in str(hint_of(caught.value))
 
 
 def test_a_pair_of_formats_and_hashes_is_legitimate(karg: Karg, converted: Convert) -> None:
@@ -337,7 +338,7 @@ def test_the_loader_that_was_asked_for_is_on_the_esp(karg: Karg, converted: Conv
     converted(files, console="serial", report=told.append)
     assert [event for event in told if isinstance(event, Warned) and "without --karg and --console" in event.text]
     local = converted(files, flow="local", console="serial")
-    assert str(local.cmdline).startswith("rw quiet console=tty0 console=ttyS0,115200 composefs=")
+    assert str(local.cmdline).startswith(f"rw quiet {CLOSED} console=tty0 console=ttyS0,115200 composefs=")
     with pytest.raises(ImageError, match="no shim for x64"):
         converted(files, loader="shim")
     with pytest.raises(ImageError, match="no systemd-boot that could enrol"):

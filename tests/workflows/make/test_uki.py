@@ -14,21 +14,19 @@ from oci2boot.errors import Error, FormatError, ImageError, LintError, Signature
 from oci2boot.formats import pe
 from oci2boot.oci.reference import Reference
 from oci2boot.store.repository import Repository
-from oci2boot.tree.times import Times
 from oci2boot.workflows.keys import executables as workflow
 from oci2boot.workflows.keys.signing import answer
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.uki_build import BuildRequest, BuiltUki, build, write_addon
 from oci2boot.workflows.progress import Event, Warned, silent
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, Linting, SigningOptions, TreeOptions
+from oci2boot.workflows.requests import ConvertRequest, Linting, SigningOptions
+from tests.boot.initrds import CLOSED
 from tests.keys import Pair, make
 from tests.oci.layouts import Layout
 from tests.witness import program
 from tests.workflows import sealable
+from tests.workflows.make.seals import BUILTIN, EXACT, by_cfsctl, section
 from tests.workflows.sealable import KVER, addon_stub, base, profiles
-
-BUILTIN = BootOptions(ukify="builtin")
-EXACT = TreeOptions(times=Times("exact"))
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +53,6 @@ def sbverify(pair: Pair, path: Path) -> None:
     subprocess.run([program("sbverify"), "--cert", pair.path, path], check=True, capture_output=True)
 
 
-def by_cfsctl(root: Path) -> str:
-    argv: list[str | Path] = [program("cfsctl"), "--hash", "sha256", "--erofs-version", "1", "compute-id", "--bootable"]
-    said = subprocess.run([*argv, root], check=True, capture_output=True, text=True)
-    return said.stdout.strip().rpartition(":")[2]
-
-
-def section(path: Path, name: bytes) -> bytes:
-    data = path.read_bytes()
-    (found,) = pe.parse(data).sections_named(name)
-    return pe.contents(data, found)
-
-
 # ---- build
 
 
@@ -77,9 +63,9 @@ def test_a_directory_gets_the_uki_that_promises_it(root: Path, db: Pair) -> None
     request = BuildRequest(rootfs=root, tree=EXACT, boot=replace(BUILTIN, signing=signing))
     built = build(request, silent)
     assert built.path.parent == root / "boot/EFI/Linux"
-    assert section(built.path, b".cmdline").decode() == f"rw quiet composefs={digest}"
+    assert section(built.path, b".cmdline").decode() == f"rw quiet {CLOSED} composefs={digest}"
     loader = root / "boot/EFI/systemd/systemd-bootx64.efi"
-    assert built == BuiltUki(built.path, digest, f"rw quiet composefs={digest}", KVER, (loader,))
+    assert built == BuiltUki(built.path, digest, f"rw quiet {CLOSED} composefs={digest}", KVER, (loader,))
     for program_of_ours in (built.path, loader):
         sbverify(db, program_of_ours)
     assert by_cfsctl(root) == digest

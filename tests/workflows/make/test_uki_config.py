@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 
 from oci2boot.errors import TargetError
-from oci2boot.tree.times import Times
 from oci2boot.workflows.make.uki_build import BuildRequest, build
 from oci2boot.workflows.make.uki_config import Configured, configure
 from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import BootOptions, TreeOptions
+from oci2boot.workflows.requests import BootOptions
 from tests.boot.debian import package
+from tests.boot.initrds import CLOSED
 from tests.witness import program
+from tests.workflows.make.seals import EXACT, by_cfsctl
 from tests.workflows.sealable import KVER, base
-
-EXACT = TreeOptions(times=Times("exact"))
 
 SECTIONS = (".linux", ".initrd", ".cmdline", ".osrel", ".uname")
 
@@ -42,12 +41,6 @@ def request(root: Path) -> BuildRequest:
 @pytest.fixture
 def configured(root: Path, tmp_path: Path) -> Configured:
     return configure(request(root), tmp_path / "etc/kernel", silent)
-
-
-def by_cfsctl(root: Path) -> str:
-    argv: list[str | Path] = [program("cfsctl"), "--hash", "sha256", "--erofs-version", "1", "compute-id", "--bootable"]
-    said = subprocess.run([*argv, root], check=True, capture_output=True, text=True)
-    return said.stdout.strip().rpartition(":")[2]
 
 
 def kernel_install(root: Path, configuration: Path, staging: Path) -> Path:
@@ -85,7 +78,7 @@ def sections(uki: Path, folder: Path) -> dict[str, bytes]:
 def test_the_distributions_plugin_builds_the_same_uki(root: Path, configured: Configured, tmp_path: Path) -> None:
     """D.9, D.12: the distribution's own options in their order, and the digest that cfsctl computes."""
     made = sections(kernel_install(root, configured.folder, tmp_path / "staging"), tmp_path)
-    assert made[".cmdline"].decode() == f"rw rhgb quiet console=ttyS0 composefs={by_cfsctl(root)}"
+    assert made[".cmdline"].decode() == f"rw rhgb quiet {CLOSED} console=ttyS0 composefs={by_cfsctl(root)}"
     ours = build(replace(request(root), output=tmp_path / "ours.efi"), silent)
     assert made == sections(ours.path, tmp_path)
 

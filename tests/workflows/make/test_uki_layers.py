@@ -14,9 +14,9 @@ from oci2boot.store.images import Bootable
 from oci2boot.workflows.make.again import request_again
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.digest import measure
-from oci2boot.workflows.make.seal import seal
+from oci2boot.workflows.make.seal import SealRequest, seal
 from oci2boot.workflows.progress import Event, Warned, silent
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, DigestRequest, SealRequest
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, DigestRequest
 from oci2boot.workflows.verify.inspect import inspect
 from tests.oci.layouts import Layout, digest, documents
 from tests.tarballs import END, directory, file, hard_link

@@ -14,6 +14,7 @@ from oci2boot.oci.reference import Reference
 from oci2boot.rootfs.dmverity import Overlay, VerityOptions
 from oci2boot.store.roots import DmVerityRoot
 from tests.boot import debian
+from tests.boot.initrds import CLOSED
 from tests.initramfs.scripts import needed_by
 from tests.workflows.verity_images import (
     BUILTIN_OPTIONS,
@@ -38,7 +39,10 @@ def test_the_images_arguments_stay_and_rw_does_not(source: Reference, tmp_path: 
     words = words_of(tmp_path, convert_verity(source, tmp_path, HASH_ONLY, boot=boot))
     assert words[0] == "ro"
     assert "rw" not in words
-    assert [word for word in words if not word.startswith(("roothash", "ro", "console"))] == ["quiet", *kargs]
+    own = ("roothash", "ro", "console")
+    closed = CLOSED.split()
+    assert [word for word in words if not word.startswith(own) and word not in closed] == ["quiet", *kargs]
+    assert set(closed) <= set(words)
     assert "console=ttyS0,115200" in words
     assert not any(word.startswith("composefs") for word in words)
 
@@ -71,7 +75,9 @@ def test_both_partitions_can_be_named(source: Reference, tmp_path: Path) -> None
     assert bootable.root.root_hash
     digits = str(bootable.root.root_hash)
     guid = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:32]}"
-    assert words_of(tmp_path, bootable)[2:] == [
+    words = words_of(tmp_path, bootable)
+    assert set(CLOSED.split()) <= set(words)
+    assert [word for word in words[2:] if word not in CLOSED.split()] == [
         f"roothash={digits}",
         f"systemd.verity_root_data=PARTUUID={guid}",
         f"systemd.verity_root_hash=PARTUUID={guid}",
@@ -107,7 +113,7 @@ def test_without_verity_there_is_no_root_hash(source: Reference, tmp_path: Path)
     )
     uuid = re.search(r"Filesystem UUID: +([0-9a-f-]{36})", superblock)
     assert uuid
-    assert words_of(tmp_path, bootable) == ["ro", "quiet", f"root=UUID={uuid[1]}"]
+    assert words_of(tmp_path, bootable) == ["ro", "quiet", *CLOSED.split(), f"root=UUID={uuid[1]}"]
 
 
 @pytest.mark.parametrize(
