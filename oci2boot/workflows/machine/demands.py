@@ -59,6 +59,9 @@ class Allowed:
     ] = False
 
 
+NOTHING_LESS: Final = Allowed()
+
+
 class Label(NamedTuple):
     """What an image says of itself in its UKI, which a signature covers."""
 

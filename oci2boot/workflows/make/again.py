@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 from oci2boot.boot.dracut import DracutOptions
 from oci2boot.errors import FormatError, TargetError
 from oci2boot.formats.file_contexts.specs import Rules
-from oci2boot.formats.x509 import to_pem
+from oci2boot.formats.x509 import Certificate, read_certificates, to_pem
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import SourceOptions
@@ -153,6 +153,14 @@ def _read(bootable: Bootable, repo: Path, scratch: Path) -> tuple[ConvertRequest
         verity=verity,
     )
     return request, boot
+
+
+def trusted_by(bootable: Bootable) -> list[Certificate]:
+    """Return the certificates of `--db`, by which an image was taken."""
+    try:
+        return [one for text in bootable.options.get("db", []) for one in read_certificates(text.encode("ascii"))]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
 
 
 def _kinds() -> dict[str, Any]:
