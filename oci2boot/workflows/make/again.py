@@ -75,8 +75,8 @@ def request_again(
     """
     request, boot = _read(bootable, repo, scratch)
     db = given.db or boot.db
-    # Signatures may be beside the image, and a UKI for which --db finds none is refused. A root hash has none there.
-    elsewhere = unsigned or (bool(db) and bootable.flow == "local" and request.verity is None)
+    # Signatures may be beside the image, and a UKI or root hash for which --db finds none is refused.
+    elsewhere = unsigned or (bool(db) and bootable.flow == "local")
     if bootable.options.get("signed") and given.signing is None and bootable.flow != "sealed" and not elsewhere:
         raise TargetError(
             f"{bootable.name} was signed when it was converted: its next version would not boot without a signature",
