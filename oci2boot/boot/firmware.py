@@ -39,13 +39,16 @@ class Keys:
 
     def unknown(self) -> list[uuid.UUID]:
         """Return kinds of revocations that are not understood here."""
-        known = {esl.X509, esl.SHA256, *esl.X509_HASHES}
+        known = {esl.X509, *esl.IMAGE_HASHES, *esl.X509_HASHES}
         return sorted({entry.kind for entry in self.revoked if entry.kind not in known})
 
-    def revokes(self, digest: bytes, signatures: Sequence[authenticode.Signature]) -> str | None:
+    def revokes(self, program: bytes, signatures: Sequence[authenticode.Signature]) -> str | None:
         """Return what is revoked, if anything is."""
-        if any(entry.kind == esl.SHA256 and entry.data == digest for entry in self.revoked):
-            return f"the image with the hash {digest.hex()}"
+        kinds = {entry.kind for entry in self.revoked} & esl.IMAGE_HASHES.keys()
+        digests = {kind: authenticode.image_hash(program, esl.IMAGE_HASHES[kind]) for kind in kinds}
+        for entry in self.revoked:
+            if entry.data == digests.get(entry.kind):
+                return f"the image with the hash {entry.data.hex()}"
         certificates = list(_certificates(self.revoked))
         for signature in signatures:
             others = signature.signed_data.certificates
@@ -113,7 +116,7 @@ class Firmware:
             return error.message
         lists = [self.keys, *([self.shim] if self.shim and behind_shim and not first else [])]
         for one in lists:
-            if what := one.revokes(digest, signatures):
+            if what := one.revokes(program, signatures):
                 return f"the firmware has revoked {what}"
         if behind_shim and (why := self._below_level(program)):
             return why

@@ -107,6 +107,8 @@ class Outcome:
 
     def weaker_than(self, other: "Outcome") -> bool:
         unsigned = bool(other.signers) and not self.signers
+        # A sealed UKI has the promise itself, and needs no addon that brings it.
+        unsigned |= self.kind == "vendor" and bool(other.addon) and not self.addon
         return unsigned or KINDS.index(self.kind) < KINDS.index(other.kind)
 
     def same_signers(self, other: "Outcome") -> bool:

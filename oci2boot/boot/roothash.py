@@ -23,8 +23,11 @@ PARTITION_SIZE: Final = 16 << 10
 
 def sign_root_hash(root_hash: RootHash, signer: Signer) -> bytes:
     """Return the detached signature in DER, with the certificate and without signed attributes."""
-    certificate = signer.certificate
-    signature = signer.sign(root_hash_to_be_signed(root_hash))
+    return detached(signer.certificate, signer.sign(root_hash_to_be_signed(root_hash)))
+
+
+def detached(certificate: Certificate, signature: bytes) -> bytes:
+    """Return the PKCS #7 signature of a root hash; the key signed its digits, which `check_root_hash` sees."""
     signed = pkcs7.SignedData(
         content_type=pkcs7.DATA,
         content=b"",

@@ -13,7 +13,7 @@ from typing import Final
 
 from oci2boot.boot import discover
 from oci2boot.boot.names import EXTRA, GLOBAL_ADDONS, LINUX, MAX_ADDON, MAX_ADDONS, MAX_UKI, is_addon
-from oci2boot.digest import VerityDigest
+from oci2boot.digest import Hash, VerityDigest
 from oci2boot.errors import Error, FlowError, HashError, ImageError, LimitError, OptionalVerityError, StaleError
 from oci2boot.formats import cmdline, os_release, pe
 from oci2boot.formats.cmdline import ComposefsArg
@@ -262,7 +262,8 @@ class Sealed:
 def choose_sealed(
     ukis: Sequence[Uki],
     variants: Mapping[ComposefsArg, Variant],
-    image: VerityDigest,
+    image: Callable[[], VerityDigest],
+    algorithm: Hash,
     *,
     name: str | None = None,
     allow_insecure: bool = False,
@@ -270,8 +271,8 @@ def choose_sealed(
 ) -> Sealed:
     """Return the UKI that promises this image; `variants` holds, of every argument, what of the image it names, if any.
 
-    `image` is what the image is by the rules asked for, and by the hash of the store that is to hold it; `why` tells
-    what changed since a UKI was made.
+    `image` computes what the image is by the rules asked for, and by the hash of the store that is to hold it, which
+    is `algorithm`; `why` tells what changed since a UKI was made.
     """
     sealed = [uki for uki in named_ukis(ukis, name) if uki.sealed]
     if not sealed:
@@ -287,15 +288,15 @@ def choose_sealed(
     if not good:
         changed = [said for uki in sealed[:MAX_NAMED] if (said := why(uki))]
         raise StaleError(
-            "; ".join([f"stale UKI: {_promises(sealed)}", f"this image is {image}", *dict.fromkeys(changed)]),
+            "; ".join([f"stale UKI: {_promises(sealed)}", f"this image is {image()}", *dict.fromkeys(changed)]),
             hint="`oci2boot seal` makes a new one for this image",
         )
     best = max(good, key=cmp_to_key(newer))
-    usable = [argument for argument in _common(best) if argument.digest.algorithm == image.algorithm]
+    usable = [argument for argument in _common(best) if argument.digest.algorithm == algorithm]
     if not usable:
         other = best.about_composefs[0].digest.algorithm
         raise HashError(
-            f"/{show(best.path)} promises this image by its {other} digest, but the store uses {image.algorithm}",
+            f"/{show(best.path)} promises this image by its {other} digest, but the store uses {algorithm}",
             hint=f"use another store, of {other}",
         )
     # composefs.digest= is what every reader looks for first.

@@ -89,16 +89,24 @@ def shipped_path(rootfs: VerityDigest) -> bytes:
     return SHIPPED + b"/" + rootfs.hex.encode() + b".erofs"
 
 
-def check_shipped(tree: Directory, read: Read, rootfs: VerityDigest) -> bool:
-    """Say whether the image brings its rootfs image along; `DigestError` where it is not what its name says."""
+def list_shipped(tree: Directory) -> list[str]:
+    """Return the names, without their suffix, of the rootfs images that the image brings along."""
+    return [show(name.removesuffix(b".erofs")) for name, _ in list_directory(tree, SHIPPED)]
+
+
+def read_shipped(tree: Directory, read: Read, rootfs: VerityDigest) -> bytes | None:
+    """Return the rootfs image that the image brings along, not looked into; `DigestError` where it has another digest.
+
+    None where it brings none of this digest.
+    """
     path = shipped_path(rootfs)
     content = read_file(tree, read, path, MAX_SHIPPED)
     if content is not None and (found := measure(content, rootfs.algorithm)) != rootfs:
         raise DigestError(
-            f"/{show(path)} measures {found}: the image brings another rootfs image",
-            hint="fetch the image again; its layers may be intact",
+            f"/{show(path)} was tampered with: promised is {rootfs}, it measures {found}",
+            hint="whoever sealed the image has the right one: `oci2boot seal` writes it again",
         )
-    return content is not None
+    return content
 
 
 def _whiteout(path: bytes) -> bytes:

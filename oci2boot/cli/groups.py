@@ -9,12 +9,15 @@ import keyword
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import partial, wraps
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from oci2boot.errors import Error
 from oci2boot.workflows.options import Option, option_of, without_none
+
+PYDANTIC: Final = "Value error, "
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -116,6 +119,17 @@ class Group:
         return self.make(**found)
 
 
+class Command(TyperCommand):
+    """A command whose errors do not begin with Pydantic's prefix, by which newer Typers parse."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix(PYDANTIC)
+            raise
+
+
 def groups_of(function: Callable[..., None]) -> Iterator[Group]:
     """Yield the parameters of a command's function, as it was written or as Typer has it."""
     function = inspect.unwrap(function)
@@ -144,7 +158,7 @@ def command(app: typer.Typer, name: str | None = None, panel: str | None = None)
     """Make a command of a function, which itself stays as it is."""
 
     def add(function: Function) -> Function:
-        app.command(name, rich_help_panel=panel)(_expanded(function))
+        app.command(name, cls=Command, rich_help_panel=panel)(_expanded(function))
         return function
 
     return add

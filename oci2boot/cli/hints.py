@@ -35,10 +35,13 @@ OPTIONS: Final[Mapping[type[Error], str]] = {
     errors.RootSizeError: "--root-size",
     errors.TreeSizeError: "--verity-partition-size, --verity-embedded",
     errors.NoBootDirectoryError: "--esp DIR",
-    errors.NoMachineError: "--sysroot DIR --esp DIR",
+    errors.NoMachineError: "--sysroot DIR --esp DIR say where it is",
 }
 
 
 def hint_of(error: Error) -> str | None:
-    """Return what the error says to do, and the option for it."""
-    return "; ".join(filter(None, (error.hint, OPTIONS.get(type(error))))) or None
+    """Return what the error says to do, and the option for it, each as a sentence."""
+    said, option = error.hint, OPTIONS.get(type(error))
+    if said and option:
+        return f"{said}{'' if said.endswith(('.', '?')) else '.'} {option}"
+    return said or option

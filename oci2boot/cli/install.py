@@ -16,6 +16,7 @@ from oci2boot.errors import Error
 from oci2boot.workflows.images import DmVerityRoot, default_repo, image_names, list_images
 from oci2boot.workflows.install.disk import Installed
 from oci2boot.workflows.install.disk import install as run_install
+from oci2boot.workflows.machine.demands import Allowed
 from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.directories import BootDirectoryPlan, install_boot_directory, install_directories
 from oci2boot.workflows.machine.model import DeployPlan
@@ -57,7 +58,7 @@ class Where:
         ),
     ] = None
 
-    def check(self, disk: DiskRequest, secret: AskedSecret, first_boot: AskedFirstBoot) -> None:
+    def check(self, disk: DiskRequest, secret: AskedSecret, first_boot: AskedFirstBoot, allowed: Allowed) -> None:
         """Raise `Error` for places and options that do not go together."""
         if self.target is None and self.esp is None:
             raise Error("where should it go?", hint="name a disk image: --target disk.raw")
@@ -66,6 +67,11 @@ class Where:
         if self.esp is not None:
             for option in [*said(disk), *said(secret), *(["--luks-tpm2"] if first_boot.tpm2 else [])]:
                 raise Error(f"{option} is for disks, and --esp for file systems that are there already")
+        if self.esp is None or self.target is None:
+            for option in said(allowed):
+                raise Error(
+                    f"{option} is for a machine that has an image, and here none is known of", hint="leave it out"
+                )
         if disk.root_size and not disk.ab:
             raise Error("--root-size is of the slots that --ab makes", hint="give --ab too, or leave it out")
 
@@ -92,12 +98,13 @@ def install(
     secret: AskedSecret,
     writing: Writing,
     linting: Linting,
+    allowed: Allowed,
     repo: ChosenRepo = None,
     fetching: TlsVerify,
     output: Output,
 ) -> None:
     """Write a converted image to a disk: partitions, boot loader, UKI, and every object under fs-verity."""
-    where.check(disk, secret, first_boot)
+    where.check(disk, secret, first_boot, allowed)
     repo = repo or default_repo(writing=image is not None and is_source(image))
     told, passphrase = first_boot.read(), secret.read()
     with output.reporting() as report:
@@ -105,7 +112,7 @@ def install(
     if where.esp is not None:
         options = replace(options, first_boot=told)
         checks = None if looked_at else linting
-        _install_directories(repo, name, where.target, where.esp, options, writing, checks, output)
+        _install_directories(repo, name, where, options, writing, checks, allowed, output)
         return
     assert where.target
     request = InstallRequest(
@@ -139,14 +146,15 @@ def _converted(
 def _install_directories(
     repo: Path,
     name: str | None,
-    root: Path | None,
-    esp: Path,
+    where: Where,
     options: DeployOptions,
     writing: Writing,
     linting: Linting | None,
+    allowed: Allowed,
     output: Output,
 ) -> None:
-    dry_run = writing.dry_run
+    root, esp, dry_run = where.target, where.esp, writing.dry_run
+    assert esp
     place = "no" if dry_run else str(root or esp)
     if root is None:
         with output.reporting() as report:
@@ -155,7 +163,11 @@ def _install_directories(
         return
     with output.reporting() as report:
         plan = install_directories(
-            repo, name, root, esp, options, report, nvram=writing.nvram, dry_run=dry_run, linting=linting
+            *(repo, name, root, esp, options, report),
+            nvram=writing.nvram,
+            dry_run=dry_run,
+            linting=linting,
+            allowed=allowed,
         )
     output.show(plan, partial(_show_plan, place=place), written=not dry_run)
 

@@ -75,7 +75,9 @@ def _demanded(found: Status) -> Iterable[str]:
         if one["id"] == following and (outcome := one["outcome"]):
             signed = f", signed by {' and '.join(outcome['signed_by'])}" if outcome["signed_by"] else ""
             if signed or outcome["kind"] == "sealed":
-                yield escape(f"the next image must be {outcome['kind']}{signed}, too, and not older")
+                dated = any(entry["image_version"] for entry in one["entries"])
+                age = ", and not older" if dated else "; it may be older, as this one has no IMAGE_VERSION"
+                yield escape(f"the next image must be {outcome['kind']}{signed}, too{age}")
             if outcome["given_up"]:
                 yield escape(f"it was {outcome['given_up']}, until less was allowed")
 

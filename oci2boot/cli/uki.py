@@ -20,7 +20,7 @@ from oci2boot.workflows.make.kernel_from import KernelFrom
 from oci2boot.workflows.make.uki_build import BuildRequest, BuiltUki
 from oci2boot.workflows.make.uki_config import Configured
 from oci2boot.workflows.options import Option
-from oci2boot.workflows.requests import BootOptions, Repo
+from oci2boot.workflows.requests import BootOptions, Linting, Repo
 from oci2boot.workflows.verify.uki_objects import list_objects
 
 app = typer.Typer(name="uki", no_args_is_help=True, help="Build, sign, verify and look into UKIs and addons.")
@@ -98,13 +98,16 @@ def build(
     kernel_from: KernelFrom,
     dracut: AskedDracut,
     signing: Signing,
+    linting: Linting,
     output: Shown,
 ) -> None:
     """Build the UKI that promises a root file system. In a Containerfile, mount the previous stage with --mount."""
     with output.reporting() as report:
         algorithm, tree, uki = settle(consumer, request.hash if request.hash != "sha256" else None, tree, uki)
         boot = replace(uki, signing=signing, dracut=dracut.options(uki.initrd))
-        asked = replace(request, hash=algorithm or request.hash, tree=tree, boot=boot, kernel_from=kernel_from)
+        asked = replace(
+            request, hash=algorithm or request.hash, tree=tree, boot=boot, kernel_from=kernel_from, linting=linting
+        )
         built = uki_build.build(asked, report)
     output.show(built, _show_built)
 

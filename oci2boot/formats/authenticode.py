@@ -57,8 +57,8 @@ class Signature:
         return self.signed_data.signer
 
 
-def image_hash(data: bytes) -> bytes:
-    """Return the SHA-256 that signatures and the firmware's db, dbx and PCR 4 have of an image.
+def image_hash(data: bytes, algorithm: str = "sha256") -> bytes:
+    """Return the hash that signatures and the firmware's db, dbx and PCR 4 have of an image.
 
     It covers all bytes but the checksum, the table of certificates and the pointer to it.
     """
@@ -66,7 +66,7 @@ def image_hash(data: bytes) -> bytes:
     view = memoryview(data)
     check_sum = headers.optional_header_offset + _CHECK_SUM_OFFSET
     entry = _table_entry(headers)
-    hasher = hashlib.sha256(view[:check_sum])
+    hasher = hashlib.new(algorithm, view[:check_sum])
     hasher.update(view[check_sum + 4 : entry])
     hasher.update(view[entry + 8 : end])
     hasher.update(bytes(-end % ALIGNMENT))

@@ -16,6 +16,14 @@ MAX_ENTRIES: Final = 4096
 
 X509: Final = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
 SHA256: Final = uuid.UUID("c1c41626-504c-4092-aca9-41f936934328")
+IMAGE_HASHES: Final = {
+    uuid.UUID("826ca512-cf10-4ac9-b187-be01496631bd"): "sha1",
+    uuid.UUID("0b6e5233-a65c-44c9-9407-d9ab83bfc8bd"): "sha224",
+    SHA256: "sha256",
+    uuid.UUID("ff3e5307-9fd0-48c9-85f1-8ad56c701e01"): "sha384",
+    uuid.UUID("093e0fae-a6c4-4f50-9f1b-d41e2b89c19a"): "sha512",
+}
+"""Kinds of entries that name a program by its Authenticode hash."""
 X509_HASHES: Final = {
     uuid.UUID("3bd2a492-96c0-4079-b420-fcf98ef103ed"): "sha256",
     uuid.UUID("7076876e-80c2-4ee6-aad2-28b349a6865b"): "sha384",

@@ -35,6 +35,8 @@ MAX_REDIRECTS: Final = 10
 MAX_TOKEN: Final = 1 << 20
 """Bytes of a token server's answer."""
 CLIENT_ID: Final = "oci2boot"
+OFFICIAL: Final = "library/"
+"""Docker Hub's own repositories: those of a name that is one word."""
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _TEMPORARY: Final = (429, 500, 502, 503, 504)
@@ -208,7 +210,21 @@ class RegistryClient(Registry):  # type: ignore[misc]
             return UntrustedError(
                 f"{host} cannot prove who it is: {_reason(error)}", hint="REQUESTS_CA_BUNDLE names another CA"
             )
-        return SourceError(f"{host} does not answer: {_reason(error)}", hint="is the name right, and the network up?")
+        return SourceError(
+            f"{host} does not answer: {_reason(error)}",
+            hint=self._no_registry_named or "is the name right, and the network up?",
+        )
+
+    @property
+    def _no_registry_named(self) -> str | None:
+        """What a name like `demo:latest` may have been meant for."""
+        if self._reference.registry != DOCKER_HUB or not self._reference.repository.startswith(OFFICIAL):
+            return None
+        name = str(self._reference).partition(OFFICIAL)[2]
+        return (
+            f"a name without a registry is one of Docker Hub. ./{name.partition(':')[0]} is a path, "
+            f"localhost:5000/{name} is in a registry of this machine"
+        )
 
     def _log_in(self, challenge: str, stale: str | None) -> None:
         """Get an authorization by what the registry's answer asks for, unless another thread has just done so."""
@@ -264,12 +280,14 @@ class RegistryClient(Registry):  # type: ignore[misc]
                 )
             case 401 | 403:
                 return SourceError(
-                    f"{registry} wants a login for {reference}, or has no such image", hint=f"podman login {registry}"
+                    f"{registry} wants a login for {reference}, or has no such image",
+                    hint=self._no_registry_named or f"podman login {registry}",
                 )
             case 404:
                 return SourceError(
                     f"{registry} has no {reference}",
-                    hint=f"skopeo list-tags docker://{registry}/{reference.repository} lists what it has",
+                    hint=self._no_registry_named
+                    or f"skopeo list-tags docker://{registry}/{reference.repository} lists what it has",
                 )
             case 429:
                 return SourceError(f"{registry} limits how often one may pull", hint="wait, or log in")

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from oci2boot.digest import External, Hash
 from oci2boot.formats.fsverity import measure
-from oci2boot.tree.model import Device, Directory, File, Inode, Sparse, Symlink, file_type, walk
+from oci2boot.tree.model import SELINUX_XATTR, Device, Directory, File, Inode, Sparse, Symlink, file_type, walk
 
 Fields = dict[str, Any]
 """Of one path, ready for JSON: type, mode, uid, gid, mtime, …; an xattr is a field of its own."""
@@ -117,6 +117,44 @@ def _field_differences(path: str, a: Mapping[str, Any], b: Mapping[str, Any]) ->
 
 def _parent(path: str) -> str:
     return path.rpartition("/")[0] or "/"
+
+
+def same_but_labels(labelled: Directory, tree: Directory, *, whole_seconds: bool) -> bool:
+    """Say whether a tree differs from another in nothing but the SELinux labels that it was given.
+
+    Where the names of one hard link got different labels, they are files of their own. With `whole_seconds` nanoseconds
+    do not count.
+    """
+    pairs: list[tuple[Inode, Inode]] = [(labelled, tree)]
+    links: dict[int, int] = {}  # by id()
+    labels: dict[int, dict[int, bytes | None]] = {}  # of what one inode of `tree` became
+    for one, other in pairs:
+        if _but_labels(one, whole_seconds=whole_seconds) != _but_labels(other, whole_seconds=whole_seconds):
+            return False
+        if isinstance(one, Directory) and isinstance(other, Directory):
+            if one.entries.keys() != other.entries.keys():
+                return False
+            pairs += [(inode, other.entries[name]) for name, inode in one.entries.items()]
+        elif links.setdefault(id(one), id(other)) != id(other):
+            return False
+        else:
+            labels.setdefault(id(other), {})[id(one)] = one.meta.xattrs.get(SELINUX_XATTR)
+    return all(len(found) == 1 or len(set(found.values())) > 1 for found in labels.values())
+
+
+def _but_labels(inode: Inode, *, whole_seconds: bool) -> tuple[object, ...]:
+    meta = inode.meta
+    kept = {name: value for name, value in meta.xattrs.items() if name != SELINUX_XATTR}
+    own: object = None
+    match inode:
+        case File():
+            own = inode.content
+        case Symlink():
+            own = inode.target
+        case Device():
+            own = inode.rdev
+    nsec = 0 if whole_seconds else meta.mtime_nsec
+    return file_type(inode), meta.mode, meta.uid, meta.gid, meta.mtime, nsec, kept, own
 
 
 def first_of(differences: Iterable[Difference], limit: int) -> tuple[list[Difference], int]:

@@ -49,13 +49,18 @@ def lists(*keys: Pair, hashes: tuple[bytes, ...] = ()) -> bytes:
     return bytes(made)
 
 
-def image_hash(program: bytes) -> bytes:
+def image_hash(program: bytes, method: str = "sha256") -> bytes:
     """Return what db and dbx know a program by, as virt-firmware computes it."""
-    return bytes(pe_authenticode_hash(pefile.PE(data=program)))
+    return bytes(pe_authenticode_hash(pefile.PE(data=program), method))
 
 
 def revoked_certificate(digest: bytes) -> bytes:
     """Return a list with the hash of a TBSCertificate, revoked at whatever time."""
-    entry: bytes = OWNER.bytes_le + digest + bytes(16)
-    head = uuid.UUID(CERT_X509_SHA256).bytes_le
+    return list_of(CERT_X509_SHA256, digest + bytes(16))
+
+
+def list_of(kind: str, data: bytes) -> bytes:
+    """Return a list with one entry."""
+    entry: bytes = OWNER.bytes_le + data
+    head = uuid.UUID(kind).bytes_le
     return head + b"".join(size.to_bytes(4, "little") for size in (28 + len(entry), 0, len(entry))) + entry

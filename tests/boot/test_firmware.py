@@ -10,7 +10,7 @@ from oci2boot.boot.firmware import Firmware
 from oci2boot.errors import FormatError
 from oci2boot.system.efivars import read_variable
 from tests.boot.debian import package
-from tests.boot.efivars import Variables, image_hash, lists
+from tests.boot.efivars import Variables, image_hash, list_of, lists
 from tests.boot.loaders import loader, shim
 from tests.keys import Pair, make, openssl
 
@@ -51,6 +51,31 @@ def test_a_program_may_be_known_by_its_hash(variables: Variables, tmp_path: Path
     assert why(variables, signed) is None
     variables.dbx(hashes=(bytes(32), image_hash(signed)))
     assert "revoked the image with the hash" in (why(variables, signed) or "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("826ca512-cf10-4ac9-b187-be01496631bd", "sha1"),
+        ("0b6e5233-a65c-44c9-9407-d9ab83bfc8bd", "sha224"),
+        ("ff3e5307-9fd0-48c9-85f1-8ad56c701e01", "sha384"),
+        ("093e0fae-a6c4-4f50-9f1b-d41e2b89c19a", "sha512"),
+    ],
+)
+def test_a_program_may_be_revoked_by_any_hash(kind: str, method: str, variables: Variables, tmp_path: Path) -> None:
+    """B.11; UEFI 2.10, 32.4.1: a kind for each hash. db by another than SHA-256 is left to the firmware."""
+    key = make(tmp_path, "key")
+    signed, digest = key.sbsign(loader()), image_hash(loader(), method)
+    assert image_hash(signed, method) == digest
+    variables.db(key)
+    variables.dbx(more=list_of(kind, bytes(len(digest))))
+    assert why(variables, signed) is None
+    assert firmware(variables).keys.unknown() == []
+    variables.dbx(more=list_of(kind, digest))
+    assert why(variables, signed) == f"the firmware has revoked the image with the hash {digest.hex()}"
+    variables.put("db", "d719b2cb-3d3a-4596-a3bc-dad00e67656f", list_of(kind, digest))
+    variables.dbx()
+    assert "it is signed by CN=key" in (why(variables, signed) or "")
 
 
 def test_one_signature_that_is_revoked_is_enough(variables: Variables, tmp_path: Path) -> None:

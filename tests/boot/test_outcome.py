@@ -90,6 +90,19 @@ def test_a_vendors_uki_has_two_signers(tmp_path: Path) -> None:
     assert not made(vendor, other).same_signers(before)
 
 
+def test_a_promise_that_nobody_signed_is_weaker(tmp_path: Path) -> None:
+    """B.11: the vendor's UKI is signed as before, and anybody may have written the addon; sealed needs none."""
+    vendor, ours = make(tmp_path, "vendor"), make(tmp_path, "ours")
+    extra, promise = f"{PATH}.extra.d/composefs.addon.efi", addon("composefs=" + "ab" * 32)
+    signed = Outcome.of("vendor", {PATH: vendor.sbsign(uki("quiet")), extra: ours.sbsign(promise)})
+    unsigned = Outcome.of("vendor", {PATH: vendor.sbsign(uki("quiet")), extra: promise})
+    sealed = Outcome.of("sealed", {PATH: vendor.sbsign(uki("composefs=" + "ab" * 32))})
+    assert unsigned.weaker_than(signed)
+    assert not signed.weaker_than(unsigned)
+    assert not signed.weaker_than(signed)
+    assert not sealed.weaker_than(signed)
+
+
 def test_a_signature_that_does_not_hold_is_an_error(tmp_path: Path) -> None:
     signed = bytearray(make(tmp_path, "key").sbsign(uki("quiet")))
     signed[0x1000] ^= 1

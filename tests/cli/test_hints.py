@@ -66,13 +66,42 @@ def test_no_words_below_the_workflows_are_about_an_option() -> None:
 
 
 def test_the_option_follows_what_the_error_says() -> None:
-    assert hint_of(HashError("m", hint="use another store")) == "use another store; --hash and --repo say so"
+    assert hint_of(HashError("m", hint="use another store")) == "use another store. --hash and --repo say so"
+    assert hint_of(HashError("m", hint="is it another?")) == "is it another? --hash and --repo say so"
     assert hint_of(EncryptedError("m")) == "--luks-passphrase-file FILE"
     assert hint_of(ToolError("m", hint="install it")) == "install it"
     assert hint_of(ToolError("m")) is None
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("convert", "x", "--flow", "wrong"), "'wrong' is not one of 'auto'"),
+        (("convert", "x", "--erofs-version", "7"), "--erofs-version"),
+        (("uki", "build", "--rootfs", "x", "--loader", "wrong"), "'wrong' is not one of"),
+    ],
+)
+def test_a_wrong_choice_is_told_without_words_of_a_library(words: tuple[str, ...], said: str, run: Run) -> None:
+    """Typer 0.20 and newer parse by Pydantic, which says `Value error,` first."""
+    status, _, shown = run(*words)
+    text = " ".join(shown.replace("│", " ").split())
+    assert (status, said in text) == (2, True)
+    assert "Value error" not in text
+
+
+def test_a_name_that_may_be_meant_otherwise_is_told_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P.2: one word is a name of Docker Hub, and people mean a folder here, or their own registry."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    for word, path, image in (("demo", "demo", "demo:latest"), ("demo:1", "demo", "demo:1")):
+        status, _, shown = run("convert", word, "--quiet")
+        hint = f"one of Docker Hub. ./{path} is a path, localhost:5000/{image} is in a registry of this machine"
+        assert (status, hint in " ".join(shown.split())) == (1, True), shown
+    assert "Docker Hub" not in run("convert", "quay.invalid/demo", "--quiet")[2]
+
+
 def test_it_is_shown(run: Run, tmp_path: Path) -> None:
     status, _, shown = run("status", "--sysroot", tmp_path)
     assert status == 1
-    assert "hint: name the physical root of one that was; --sysroot DIR --esp DIR" in " ".join(shown.split())
+    assert "hint: name the physical root of one that was. --sysroot DIR --esp DIR say where it is" in " ".join(
+        shown.split()
+    )

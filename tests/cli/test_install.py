@@ -39,6 +39,13 @@ def test_a_disk_is_never_overwritten_unasked(run: Run, repo: Path, words: tuple[
     assert "--yes" in errors + output
 
 
+def test_what_a_machine_demands_is_not_for_a_new_disk(run: Run, repo: Path, tmp_path: Path) -> None:
+    """B.11"""
+    for words in (("--target", tmp_path / "disk.raw"), ("--esp", tmp_path)):
+        status, _, errors = run("install", "demo", "--repo", repo, *words, "--allow-unsealed")
+        assert (status, "--allow-unsealed is for a machine that has an image" in " ".join(errors.split())) == (1, True)
+
+
 ASK = """
 import sys
 from pathlib import Path

@@ -105,7 +105,9 @@ class Follower:
         return switch(request, wanted, silent, {"flow"} if boot else ())
 
 
-def follower(registry: Registry, folder: Path, *, efivars: Path | None = None) -> tuple[Follower, Bootable]:
+def follower(
+    registry: Registry, folder: Path, *, efivars: Path | None = None, report: Report = silent
+) -> tuple[Follower, Bootable]:
     """Install what the registry serves now; the machine never sees a key."""
     made = Follower(registry, folder / "root", folder / "esp")
     made.root.mkdir()
@@ -114,6 +116,6 @@ def follower(registry: Registry, folder: Path, *, efivars: Path | None = None) -
     request = ConvertRequest(
         source=registry.reference(), repo=folder / "repo", name="demo", options=LOOPBACK, boot=boot
     )
-    image = convert(request, silent)
+    image = convert(request, report)
     install_directories(folder / "repo", "demo", made.root, made.esp, ANY_FILE_SYSTEM, silent, efivars=efivars)
     return made, image

@@ -23,7 +23,7 @@ HOMES: Final = (b"home", b"root")
 
 _TAKEN: Final = re.compile(
     rb"(vmlinu[xz]|initrd|initramfs|config|System\.map|symvers)([-.].*)?|(amd|intel)-ucode\.img"
-    rb"|EFI|efi|loader|lost\+found"
+    rb"|EFI|efi|loader|lost\+found|composefs"
 )
 """Of /boot: what a conversion takes from there, and what belongs to it."""
 

@@ -64,19 +64,24 @@ def _findings(lint: Lint, subject: Subject) -> Iterator[Finding]:
         yield finding_of(lint, Found(error.message, hint=error.hint, severity=severity, later=True))
 
 
-def check(subject: Subject, name: str, linting: Linting, report: Report) -> None:
+def check(subject: Subject, name: str, linting: Linting, report: Report) -> Sequence[Warned]:
     """Warn of what the checks find, or with `strict` refuse it; what a conversion says or refuses itself is left to it.
 
-    Raises `LintError`.
+    Where it is about to refuse something, that should be seen first: the warnings are returned, to be told if it does
+    not. Raises `LintError`.
     """
     repeated = () if linting.strict else (lint.name for lint in LINTS if lint.repeated)
     failures = run_lints(subject, name, {*linting.skip, *repeated}).failures
     found = [finding for finding in failures if linting.strict or not finding.later]
-    for finding in found:
-        report(Warned(finding.sentence, finding.lint.name))
+    warnings = [Warned(finding.sentence, finding.lint.name) for finding in found]
+    if not linting.strict and any(finding.later and finding.severity == "error" for finding in failures):
+        return warnings
+    for warning in warnings:
+        report(warning)
     if found and linting.strict:
         names = ", ".join(dict.fromkeys(finding.lint.name for finding in found))
         raise LintError(
             f"{name} should pass every check, and fails {len(found)}: {names}",
             hint=f"{found[0].hint}; `oci2boot lint` says more",
         )
+    return ()

@@ -42,4 +42,5 @@ def stored_subject(repository: Repository, bootable: Bootable) -> Subject:
 def check_stored(repository: Repository, bootable: Bootable, linting: Linting | None, report: Report) -> None:
     """Look at an image that is about to be installed; None where that was done just now."""
     if linting is not None:
-        check(stored_subject(repository, bootable), bootable.name, linting, report)
+        for warning in check(stored_subject(repository, bootable), bootable.name, linting, report):
+            report(warning)

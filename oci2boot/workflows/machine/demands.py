@@ -59,6 +59,9 @@ class Allowed:
     ] = False
 
 
+NOTHING_LESS: Final = Allowed()
+
+
 class Label(NamedTuple):
     """What an image says of itself in its UKI, which a signature covers."""
 
@@ -93,7 +96,7 @@ class Demands:
         # What we call a version, of an image that brings no UKI, is no version of its publisher's.
         if (found.kind in _MADE_HERE) == (self.outcome.kind in _MADE_HERE):
             for path in filter(is_entry, files):
-                self._check_version(_label(files[path], path), report)
+                self._check_version(label_of(files[path], path), report)
         self._check_addons(files, report)
         if had.signers:
             self._check_who_adds(files, found, report)
@@ -199,7 +202,7 @@ def demands_of(
         return Demands(outcome=None, addons={}, allowed=allowed)
     outcome = outcome_of_deployment(state, followed, trusted, allowed)
     entries = [one.entries[0] for one in (state.current, followed) if one and one.entries]
-    labels = dict.fromkeys(_label(state.directory.path / entry.path, entry.path) for entry in entries)
+    labels = dict.fromkeys(label_of(state.directory.path / entry.path, entry.path) for entry in entries)
     addons: dict[str, bytes] = {}
     for entry in followed.entries[:1]:
         for path in entry.files:
@@ -275,7 +278,7 @@ def _files(state: MachineState, entry: BootEntry) -> Iterator[tuple[str, bytes]]
             yield path, bytes(data)
 
 
-def _label(file: Path, path: str) -> Label:
+def label_of(file: Path, path: str) -> Label:
     """Return what an entry of the boot menu, at `path` of the ESP, says of its image."""
     if path.lower().endswith(".conf"):
         with mapped(file, bls.MAX_SIZE) as data:
@@ -284,4 +287,4 @@ def _label(file: Path, path: str) -> Label:
     with mapped(file, MAX_UKI) as data:
         head = read_head(data)
     fields = os_release.parse(head.os_release) if head else {}
-    return Label(fields.get("IMAGE_ID") or fields.get("ID"), fields.get("IMAGE_VERSION"))
+    return Label(fields.get("IMAGE_ID") or fields.get("ID"), fields.get("IMAGE_VERSION") or None)

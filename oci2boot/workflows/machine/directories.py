@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from oci2boot.boot.firmware import Firmware
-from oci2boot.errors import StoreError, TargetError
+from oci2boot.errors import FormatError, StoreError, TargetError, UnsealedError
 from oci2boot.rootfs.reader import read_rootfs
 from oci2boot.store.images import Bootable, find_image
 from oci2boot.store.repository import Repository
@@ -17,6 +17,7 @@ from oci2boot.sysroot.state import SysrootState, read_state
 from oci2boot.system.efivars import EFIVARS
 from oci2boot.workflows.install.beside import HOST, boot_first, check_bootable, check_not_own
 from oci2boot.workflows.lint.stored import check_stored
+from oci2boot.workflows.machine.demands import NOTHING_LESS, Allowed, demands_of
 from oci2boot.workflows.machine.deploy import (
     DeployOptions,
     SysrootPlan,
@@ -24,7 +25,9 @@ from oci2boot.workflows.machine.deploy import (
     plan_boot_files,
     plan_deployment,
 )
+from oci2boot.workflows.machine.deployments import SysrootMachine
 from oci2boot.workflows.machine.firmware import check_firmware, read_firmware
+from oci2boot.workflows.make.again import trusted_by
 from oci2boot.workflows.progress import Report, Warned
 from oci2boot.workflows.requests import Linting
 
@@ -41,13 +44,15 @@ def install_directories(
     nvram: bool = True,
     efivars: Path | None = None,
     linting: Linting | None = None,
+    allowed: Allowed = NOTHING_LESS,
 ) -> SysrootPlan:
     """Install a converted image into mounted file systems: the physical root at `root`, the ESP at `esp`.
 
     `efivars` are the variables of the firmware that is to boot it; by default this machine's, where it is the target.
 
-    Run again, or on a machine that has another image, it makes one more deployment. What else is there stays: the root
-    may be that of the system that runs, whose firmware then gets an entry.
+    Run again, or on a machine that has another image, it makes one more deployment, of which the machine demands what
+    it would at a `switch`. What else is there stays: the root may be that of the system that runs, whose firmware then
+    gets an entry.
     """
     for path in (root, esp):
         if not path.is_dir():
@@ -65,10 +70,28 @@ def install_directories(
                 elsewhere = Sysroot(Path(scratch), esp.resolve())
                 plan = _deploy(elsewhere, source, bootable, options, report, firmware, dry_run=True)
         else:
+            bootable = _demanded(sysroot, source, bootable, allowed, report)
             plan = _deploy(sysroot, source, bootable, options, report, firmware, dry_run=dry_run)
         if nvram:
             boot_first(sysroot.root, sysroot.boot_directory(), bootable, report, dry_run=dry_run)
     return plan
+
+
+def _demanded(sysroot: Sysroot, source: Repository, bootable: Bootable, allowed: Allowed, report: Report) -> Bootable:
+    """Hold the image to what a machine that is there already has; a new one demands nothing."""
+    if not (sysroot.repository / "meta.json").exists() or not read_state(sysroot).deployments:
+        return bootable
+    trusted = trusted_by(bootable)
+    try:
+        with SysrootMachine(sysroot).state() as state:
+            demands = demands_of(state, trusted, allowed, same_image=False)
+    except FormatError as error:
+        # A new installation is the way out for a machine whose record is lost.
+        if not allowed.unsealed:
+            raise UnsealedError(error.message) from error
+        report(Warned(error.message))
+        return bootable
+    return demands.met_by(source, bootable, report)
 
 
 class BootDirectoryPlan(NamedTuple):

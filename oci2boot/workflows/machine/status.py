@@ -13,7 +13,7 @@ from oci2boot.store.images import Bootable, saved_images
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import DmVerityRoot
 from oci2boot.sysroot.bootdir import BootEntry, mapped
-from oci2boot.workflows.machine.demands import remembered_outcome
+from oci2boot.workflows.machine.demands import label_of, remembered_outcome
 from oci2boot.workflows.machine.model import Deployment, MachineState
 from oci2boot.workflows.machine.place import Place, open_machine
 
@@ -26,6 +26,8 @@ class Status:
     state: MachineState
     signers: dict[str, list[str]]
     """By path on the ESP: who signed a UKI, and holds to it."""
+    versions: dict[str, str]
+    """By path on the ESP: the IMAGE_VERSION of an entry that has one, by which an older image is known."""
     downloaded: tuple[Bootable, ...]
     """Images that are in the machine's store and not deployed."""
     problems: tuple[str, ...]
@@ -63,7 +65,14 @@ class Status:
             "outcome": _outcome(record),
             "deployed": moment(one.deployed),
             "tool": one.tool,
-            "entries": [{**_entry(entry), "signers": self.signers.get(entry.path, [])} for entry in one.entries],
+            "entries": [
+                {
+                    **_entry(entry),
+                    "signers": self.signers.get(entry.path, []),
+                    "image_version": self.versions.get(entry.path),
+                }
+                for entry in one.entries
+            ],
         }
 
 
@@ -105,9 +114,13 @@ def read_status(place: Place) -> Status:
     with open_machine(place, writing=False) as machine, machine.state() as state:
         problems = list(state.problems)
         signers: dict[str, list[str]] = {}
-        for entry in (entry for one in state.deployments for entry in one.entries if entry.kind == "uki"):
+        versions: dict[str, str] = {}
+        for entry in (entry for one in state.deployments for entry in one.entries):
             try:
-                signers[entry.path] = _signers(state.directory.path / entry.path)
+                if entry.kind == "uki":
+                    signers[entry.path] = _signers(state.directory.path / entry.path)
+                if version := label_of(state.directory.path / entry.path, entry.path).version:
+                    versions[entry.path] = version
             except Error as error:
                 problems.append(f"{entry.path}: {error.message}")
         # A disk image has no store of its own.
@@ -118,7 +131,7 @@ def read_status(place: Place) -> Status:
             problems.append(f"deployment {one.id}: its rootfs image is not in the repository")
         if not one.entries:
             problems.append(f"deployment {one.id}: no boot entry starts it")
-    return Status(state, signers, downloaded, tuple(problems))
+    return Status(state, signers, versions, downloaded, tuple(problems))
 
 
 def _downloaded(store: Path, deployed: Container[str]) -> Iterator[Bootable]:

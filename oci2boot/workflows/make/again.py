@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 from oci2boot.boot.dracut import DracutOptions
 from oci2boot.errors import FormatError, TargetError
 from oci2boot.formats.file_contexts.specs import Rules
-from oci2boot.formats.x509 import to_pem
+from oci2boot.formats.x509 import Certificate, read_certificates, to_pem
 from oci2boot.oci.manifest import Platform
 from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import SourceOptions
@@ -75,8 +75,8 @@ def request_again(
     """
     request, boot = _read(bootable, repo, scratch)
     db = given.db or boot.db
-    # Signatures may be beside the image, and a UKI for which --db finds none is refused. A root hash has none there.
-    elsewhere = unsigned or (bool(db) and bootable.flow == "local" and request.verity is None)
+    # Signatures may be beside the image, and a UKI or root hash for which --db finds none is refused.
+    elsewhere = unsigned or (bool(db) and bootable.flow == "local")
     if bootable.options.get("signed") and given.signing is None and bootable.flow != "sealed" and not elsewhere:
         raise TargetError(
             f"{bootable.name} was signed when it was converted: its next version would not boot without a signature",
@@ -153,6 +153,14 @@ def _read(bootable: Bootable, repo: Path, scratch: Path) -> tuple[ConvertRequest
         verity=verity,
     )
     return request, boot
+
+
+def trusted_by(bootable: Bootable) -> list[Certificate]:
+    """Return the certificates of `--db`, by which an image was taken."""
+    try:
+        return [one for text in bootable.options.get("db", []) for one in read_certificates(text.encode("ascii"))]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"the record of {bootable.name} cannot be read", hint="convert the image again") from error
 
 
 def _kinds() -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """A source becomes a bootable image in the store: fetch, merge, label, digest, boot files."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from oci2boot.boot.sealed import find_sealable
-from oci2boot.boot.uki_layer import check_shipped, without_kernel
+from oci2boot.boot.sealed import Variant, find_sealable
+from oci2boot.boot.uki_layer import without_kernel
 from oci2boot.boot.vendor import choose_vendor
 from oci2boot.errors import FlowError
 from oci2boot.formats.cmdline import ComposefsArg
-from oci2boot.rootfs.composefs import build_rootfs
+from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.store.images import WITHOUT_UKI, Bootable, check_name, save
 from oci2boot.store.repository import Repository
 from oci2boot.store.roots import ComposefsRoot
+from oci2boot.tree.model import Directory
 from oci2boot.workflows.keys.signing import check_signing
 from oci2boot.workflows.lint.model import Subject
 from oci2boot.workflows.lint.run import check, lints_of
@@ -39,12 +41,13 @@ from oci2boot.workflows.make.sealed import (
     sealed_files,
     vendor_files,
 )
-from oci2boot.workflows.make.signers import check_db, outcome_of
+from oci2boot.workflows.make.shipped import Shipped
+from oci2boot.workflows.make.signers import check_db, outcome_of, warn_of_undated
 from oci2boot.workflows.make.stale import Stale
 from oci2boot.workflows.make.started import check_started
 from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack
 from oci2boot.workflows.progress import Report, Told, Warned, once
-from oci2boot.workflows.requests import BootOptions, ConvertRequest, TreeOptions
+from oci2boot.workflows.requests import BootOptions, ConvertRequest
 
 
 def convert(request: ConvertRequest, report: Report) -> Bootable:
@@ -65,6 +68,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
         check_verity_request(request, request.verity)
     with Repository.ensure(request.repo, request.hash) as repository:
         unpacked = unpack(request.source, request.options, repository, report, warn, request.uki_layer, times)
+        warnings: Sequence[Warned] = ()
         if request.boot:
             subject = Subject(
                 tree=unpacked.tree,
@@ -73,16 +77,19 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
                 boot=request.boot,
                 verity=request.verity,
             )
-            check(subject, str(request.source), request.linting, report)
+            warnings = check(subject, str(request.source), request.linting, report)
             if request.boot.strip_kernel:
                 unpacked = replace(unpacked, system=without_kernel(unpacked.system))
         if request.verity:
             made = make_verity(request, request.verity, unpacked, repository, report)
         else:
             made = _make_composefs(request, unpacked, repository, report)
+        for warning in warnings:
+            report(warning)
         loose = (
             files_of(made.files.loose, request.boot) if request.directory and request.boot and made.files.loose else {}
         )
+        warn_of_undated(made.files, report)
         outcome = {OUTCOME: outcome_of(made.files, request.boot, report).to_json()} if made.files.esp else {}
         bootable = Bootable(
             name=name,
@@ -109,37 +116,45 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
 def _make_composefs(request: ConvertRequest, unpacked: Unpacked, repository: Repository, report: Report) -> Made:
     """Compute the composefs image under the rules that its UKI promises, else those that were asked for."""
     read = object_reader(repository)
-    tree = canonical_tree(unpacked.system, request.tree, read, lambda text: report(Warned(text)))
-    rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
     bench = Workbench(unpacked.system, rules_of(request.tree, repository.algorithm), read, renamer(repository))
-    digests = Digests(bench, tree, rootfs, request.tree)
-    report(Told(tell_size(rootfs)))
-    rules, files = request.tree, BootFiles()
+    shipped = Shipped(unpacked, request.tree, repository, report)
+
+    def own() -> tuple[Directory, Rootfs]:
+        tree = canonical_tree(unpacked.system, request.tree, read, lambda text: report(Warned(text)))
+        rootfs = build_rootfs(tree, request.tree.erofs_version, repository.algorithm)
+        report(Told(tell_size(rootfs)))
+        return tree, rootfs
+
+    digests = Digests(bench, request.tree, repository.algorithm, own, shipped)
+    variant, files = None, BootFiles()
     if request.boot:
         why = Stale(unpacked, bench, repository)
-        rules, files = _choose_payload(unpacked, digests, request.boot, read, report, why)
+        variant, files = _choose_payload(unpacked, digests, request.boot, read, report, why)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
         files = attach_published(files, request, unpacked.oci.manifest_digest if unpacked.oci else None, report)
         files = signed_files(files, request.boot.signing, report)
         check_started(files, request.boot)
         check_db(files, request.boot)
-        rootfs = digests.rootfs(rules)
-    if check_shipped(unpacked.tree, read, rootfs.digest):
-        report(Told("the rootfs image that the image brings along is the one made here"))
-    return Made(ComposefsRoot(rootfs.digest, rootfs.version), rootfs, tree, rules, files)
+    rules, rootfs = request.tree, digests.asked if variant is None else digests.rootfs(variant)
+    if variant:
+        rules = digests.options_of(variant)
+    if shipped.tell(rootfs.digest):
+        report(Told(tell_size(rootfs)))
+    return Made(ComposefsRoot(rootfs.digest, rootfs.version), rootfs, unpacked.system, rules, files)
 
 
 def _choose_payload(
     unpacked: Unpacked, digests: Digests, options: BootOptions, read: Read, report: Report, why: Stale
-) -> tuple[TreeOptions, BootFiles]:
-    """Return what boots the image, and the rules of the digest that it promises."""
+) -> tuple[Variant | None, BootFiles]:
+    """Return what boots the image, and by which rules it promises it; None is those that were asked for."""
     tree, architecture = unpacked.tree, unpacked.architecture
     if options.flow in ("auto", "sealed"):
         ukis = candidates(find_sealable(tree, read), unpacked.uki_layers)
         if sealed := find_sealed(ukis, digests, options, why):
             _warn_of_arguments(options, report)
-            return digests.options_of(sealed.variant), sealed_files(
-                sealed, read, architecture, options.size_limit, report
+            came_along = digests.came_along(sealed.variant)
+            return sealed.variant, sealed_files(
+                sealed, read, architecture, options.size_limit, report, came_along=came_along
             )
     karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)
     kargs = [karg]
@@ -148,11 +163,11 @@ def _choose_payload(
     if options.flow == "vendor":
         uki = choose_vendor(find_sealable(tree, read), options.uki)
         _warn_of_arguments(options, report)
-        return digests.rules, vendor_files(uki, tree, read, architecture, karg, options, report)
+        return None, vendor_files(uki, tree, read, architecture, karg, options, report)
     version = version_of(tree, unpacked.oci)
     if options.flow in WITHOUT_UKI:
-        return digests.rules, type1_files(tree, architecture, version, kargs, options, read, report)
-    return digests.rules, local_files(tree, architecture, version, promise_of(kargs, options), options, read, report)
+        return None, type1_files(tree, architecture, version, kargs, options, read, report)
+    return None, local_files(tree, architecture, version, promise_of(kargs, options), options, read, report)
 
 
 def _warn_of_arguments(options: BootOptions, report: Report) -> None:

@@ -17,6 +17,7 @@ from oci2boot.workflows.keys.signing import check_root_signing, read_certificate
 from oci2boot.workflows.make.canonical import canonical_tree
 from oci2boot.workflows.make.dm_image import build_verity, recorded
 from oci2boot.workflows.make.payload import BootFiles, Made, local_files, signed_files, version_of, with_loader
+from oci2boot.workflows.make.published import attach_published, published_root
 from oci2boot.workflows.make.signers import check_db
 from oci2boot.workflows.make.unpack import Unpacked, object_reader
 from oci2boot.workflows.progress import Report, Warned
@@ -32,12 +33,14 @@ def check_verity_request(request: ConvertRequest, options: VerityOptions) -> Non
     if request.boot:
         _check_boot(request.boot)
     if options.signature:
-        if request.root_signing is None:
+        if request.root_signing:
+            check_root_signing(request.root_signing)
+        elif not (request.boot and request.boot.db):
             raise SignatureError(
                 "the root hash must be signed, but there is no key",
-                hint="--secureboot-key and --secureboot-certificate name one; --no-verity-signature does without",
+                hint="--secureboot-key and --secureboot-certificate name one, --db whose signature may be beside the "
+                "image; --no-verity-signature does without",
             )
-        check_root_signing(request.root_signing)
     if _sealed(request, options):
         check_sealed(options.options)
     if options.compression.algorithms:
@@ -64,7 +67,7 @@ def _check_boot(boot: BootOptions) -> None:
 
 
 def _sealed(request: ConvertRequest, options: VerityOptions) -> bool:
-    return options.signature or bool(request.boot and request.boot.signing)
+    return options.signature or bool(request.boot and (request.boot.signing or request.boot.db))
 
 
 def make_verity(
@@ -78,9 +81,14 @@ def make_verity(
     root = build_verity(tree, options, listed.digest, repository, report)
     for note in _notes(root, options):
         report(Warned(note))
-    signature = None
-    if options.signature and root.root_hash and request.root_signing:
-        signature = sign_root(root.root_hash, request.root_signing, report)
+    manifest = unpacked.oci.manifest_digest if unpacked.oci else None
+    signature, signer = None, None
+    if options.signature and root.root_hash:
+        if request.root_signing:
+            signature = sign_root(root.root_hash, request.root_signing, report)
+            signer = read_certificate(request.root_signing.certificate)
+        else:
+            signature, signer = published_root(request, manifest, root.root_hash, report)
     files = BootFiles()
     if request.boot:
         version = version_of(unpacked.tree, unpacked.oci)
@@ -89,14 +97,14 @@ def make_verity(
         if signature:
             files = _with_signature(files, signature)
         files = with_loader(files, unpacked.tree, unpacked.architecture, request.boot, read, report)
+        files = attach_published(files, request, manifest, report)
     files = _sign(files, root, request, report)
     if request.boot:
         check_db(files, request.boot)
     signed = None
-    if signature and root.root_hash and request.root_signing:
+    if signature and signer and root.root_hash:
         with ObjectBatch(repository) as batch:
-            certificate = read_certificate(request.root_signing.certificate)
-            signed = batch.add(pack_partition(root.root_hash, signature, certificate))
+            signed = batch.add(pack_partition(root.root_hash, signature, signer))
     return Made(recorded(root, options, listed, signed), listed, tree, request.tree, files)
 
 

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from oci2boot.boot import roothash
 from oci2boot.boot.names import LINUX, is_program
-from oci2boot.boot.sign import SignRequest, SignResponse
-from oci2boot.digest import OciDigest
+from oci2boot.boot.sign import SignRequest, SignResponse, root_hash_to_be_signed
+from oci2boot.digest import OciDigest, RootHash
 from oci2boot.errors import Error, SignatureError
 from oci2boot.formats import authenticode
 from oci2boot.formats.x509 import Certificate
@@ -110,7 +111,7 @@ def _of_executables(paths: Sequence[Path]) -> Iterator[Detached]:
 
 
 def _of_answer(asked: Path | None, answered: Path | None) -> Iterator[Detached]:
-    """Yield the signatures of executables that an answer gives to a request, each checked."""
+    """Yield the signatures that an answer gives to a request, each checked."""
     if asked is None and answered is None:
         return
     if asked is None or answered is None:
@@ -120,11 +121,14 @@ def _of_answer(asked: Path | None, answered: Path | None) -> Iterator[Detached]:
         )
     request, response = SignRequest.parse(read_bounded(asked)), SignResponse.parse(read_bounded(answered))
     for item in request.items:
-        if not isinstance(item.subject, bytes):
-            continue
         signature = response.signatures.get(item.digest)
         if signature is None:
             raise SignatureError(f"the answer has no signature for {item.name}, which was asked for")
+        if isinstance(item.subject, RootHash):
+            signed = roothash.detached(request.certificate, signature)
+            roothash.check_root_hash(item.subject, signed, [request.certificate])
+            yield Detached(item.name, _hash_of_root(item.subject), signed)
+            continue
         signed = authenticode.detached(item.subject, request.certificate, signature)
         yield Detached(item.name, OciDigest("sha256", item.subject.hex()), signed)
 
@@ -164,6 +168,37 @@ def attach_published(
     if signed:
         report(Told(f"signed elsewhere, attached to what was rebuilt here: {', '.join(signed)}"))
     return replace(files, esp={**files.esp, **signed}, finished=files.finished | signed.keys())
+
+
+def published_root(
+    request: ConvertRequest, manifest: OciDigest | None, root_hash: RootHash, report: Report
+) -> tuple[bytes, Certificate]:
+    """Return the signature of a root hash that is beside the image, and its signer, whose certificate `--db` names.
+
+    `SignatureError` where none is there: the kernel would not open the root file system.
+    """
+    anchors = read_trusted(list(request.boot.db)) if request.boot else []
+    wanted = _hash_of_root(root_hash)
+    found: list[Detached] = []
+    if anchors and manifest is not None:
+        with open_source(request.source, request.options) as source:
+            found = list(find_signatures(source, manifest, {wanted}, lambda text: report(Warned(text))))
+    for one in found:
+        try:
+            signer = roothash.check_root_hash(root_hash, one.signature, anchors)
+        except Error as error:
+            report(Warned(f"a signature of the root hash beside the image does not hold: {error.message}"))
+            continue
+        report(Told(f"root hash signed elsewhere, by {signer.subject}"))
+        return one.signature, signer
+    raise SignatureError(
+        f"the root hash {root_hash} is unsigned: it needs a signature, none by --db is beside the image",
+        hint="`oci2boot attach` puts one there; with --secureboot-key it is signed here",
+    )
+
+
+def _hash_of_root(root_hash: RootHash) -> OciDigest:
+    return OciDigest.of(root_hash_to_be_signed(root_hash))
 
 
 def _with(data: bytes, one: Detached, anchors: Sequence[Certificate], report: Report) -> bytes | None:

@@ -140,7 +140,7 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         boot = replace(request.boot, flow="local")
         parts = boot_root(request.kernel_from, image, read, boot, architecture, repository.algorithm, report)
         subject = Subject(tree=parts.image, read=parts.read_image, architecture=architecture, boot=parts.boot)
-        check(subject, str(request.source), request.linting, report)
+        warnings = check(subject, str(request.source), request.linting, report)
         if boot.strip_kernel and (removed := kernel_layer(base.unpacked.system)):
             base = _with_layer(repository, base, _new_layer(removed), "the kernel is in the UKI")
         tree = canonical_tree(base.unpacked.system, request.tree, read, warn)
@@ -158,6 +158,8 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         payload = build_payload(
             parts.tree, architecture, version, promise_of(kargs, parts.boot), parts.boot, parts.read, report
         )
+        for warning in warnings:
+            report(warning)
         loader = loader_to_sign(parts.tree, parts.read, architecture, parts.boot, report)
         files: Mapping[str, bytes] = {payload.uki_path: payload.uki, **loader}
         if request.boot.signing:

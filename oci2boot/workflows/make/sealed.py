@@ -5,6 +5,7 @@ arguments may mean; the vendor flow adds the promise.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import Final
 
 from oci2boot.boot import glue
@@ -27,6 +28,7 @@ from oci2boot.tree.prepare import Xattrs
 from oci2boot.workflows.make.canonical import Read
 from oci2boot.workflows.make.payload import BootFiles
 from oci2boot.workflows.make.rules import Workbench, rules_of
+from oci2boot.workflows.make.shipped import Shipped
 from oci2boot.workflows.progress import Report, Told, Warned
 from oci2boot.workflows.requests import BootOptions, ErofsVersion, TreeOptions
 
@@ -38,17 +40,30 @@ XATTRS: Final[tuple[Xattrs, ...]] = ("allowlist-only", "keep-user")
 class Digests:
     """The digests of one image under every rule that a UKI may mean, each computed when it is asked for."""
 
-    def __init__(self, bench: Workbench, tree: Directory, asked: Rootfs, rules: TreeOptions) -> None:
-        """Take the merged tree on its bench, and its form `tree` by the rules that the user asked for."""
-        self.asked = asked
-        self.rules = rules
-        self._bench = bench
-        bench.know(rules_of(rules, self.algorithm), tree, asked)
+    def __init__(
+        self,
+        bench: Workbench,
+        rules: TreeOptions,
+        algorithm: Hash,
+        own: Callable[[], tuple[Directory, Rootfs]],
+        shipped: Shipped,
+    ) -> None:
+        """Take the merged tree on its bench, and what computes it by the rules that the user asked for.
 
-    @property
-    def algorithm(self) -> Hash:
-        """The store's, by which the tree names contents."""
-        return self.asked.digest.algorithm
+        `algorithm` is the store's, by which the tree names contents; `shipped` spares computing what came along.
+        """
+        self.rules = rules
+        self.algorithm: Hash = algorithm
+        self._bench = bench
+        self._own = own
+        self._shipped = shipped
+
+    @cached_property
+    def asked(self) -> Rootfs:
+        """By the rules that the user asked for."""
+        tree, rootfs = self._own()
+        self._bench.know(rules_of(self.rules, self.algorithm), tree, rootfs)
+        return rootfs
 
     def options_of(self, variant: Variant) -> TreeOptions:
         return replace(
@@ -62,11 +77,23 @@ class Digests:
         """Return the digest by the rules that were asked for, and the hash that the store does not have."""
         return self._bench.digest(rules_of(self.rules, OTHER_HASH[self.algorithm]))
 
-    def rootfs(self, options: TreeOptions) -> Rootfs:
-        return self._bench.rootfs(rules_of(options, self.algorithm))
+    def came_along(self, variant: Variant) -> bool:
+        """Say whether the image itself brings the composefs image of these rules."""
+        return self._shipped.find(variant.digest) is not None
+
+    def rootfs(self, variant: Variant) -> Rootfs:
+        """Return the composefs image of rules that `variant_of` found."""
+        if taken := self._shipped.find(variant.digest):
+            return taken[0]
+        return self._bench.rootfs(rules_of(self.options_of(variant), self.algorithm))
 
     def variant_of(self, argument: ComposefsArg) -> Variant | None:
         """Return the rules by which this image is what the argument promises."""
+        if taken := self._shipped.find(argument.digest):
+            rootfs, options = taken
+            if argument.version in (None, rootfs.version):
+                return Variant(argument.digest, rootfs.version, options.selinux_rules, options.xattrs)
+        _ = self.asked  # the bench knows it from here on
         for options in self._every_rule(argument):
             rules = rules_of(options, argument.digest.algorithm)
             with suppress(Error):  # a tree that these rules refuse has no digest by them
@@ -105,14 +132,17 @@ def find_sealed(
     return choose_sealed(
         ukis,
         {argument: variant for argument in arguments if (variant := digests.variant_of(argument))},
-        digests.asked.digest,
+        lambda: digests.asked.digest,
+        digests.algorithm,
         name=options.uki,
         allow_insecure=options.allow_missing_verity,
         why=why,
     )
 
 
-def sealed_files(sealed: Sealed, read: Read, architecture: str, limit: int | None, report: Report) -> BootFiles:
+def sealed_files(
+    sealed: Sealed, read: Read, architecture: str, limit: int | None, report: Report, *, came_along: bool = False
+) -> BootFiles:
     """Return the files of the EFI system partition: the UKI and its addons byte for byte."""
     uki, variant = sealed.uki, sealed.variant
     for note in sealed.notes:
@@ -120,7 +150,8 @@ def sealed_files(sealed: Sealed, read: Read, architecture: str, limit: int | Non
     report(
         Told(
             f"{uki.name} promises this image: digest {variant.digest}, "
-            f"EROFS format {variant.version}, SELinux rules {variant.selinux_rules}"
+            f"EROFS format {variant.version}, "
+            + ("as it came along" if came_along else f"SELinux rules {variant.selinux_rules}")
         )
     )
     _check_several(uki, read(uki.file))

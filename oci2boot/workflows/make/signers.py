@@ -1,11 +1,13 @@
 """Who signed what an image boots with: held to the certificates that the user names, and kept for its next version."""
 
+from contextlib import suppress
 from typing import Final
 
 from oci2boot.boot.names import is_program
 from oci2boot.boot.outcome import Kind, Outcome
+from oci2boot.boot.sealed import read_head
 from oci2boot.errors import Error, SignatureError
-from oci2boot.formats import authenticode
+from oci2boot.formats import authenticode, os_release
 from oci2boot.store.images import Flow
 from oci2boot.workflows.keys.signing import read_certificate, read_trusted
 from oci2boot.workflows.make.payload import BootFiles
@@ -57,6 +59,16 @@ def kind_of(flow: Flow) -> Kind:
             return "type1"
         case _:
             return flow
+
+
+def warn_of_undated(files: BootFiles, report: Report) -> None:
+    """Say so where a machine could not tell an older version of the image from a newer one."""
+    for path, data in sorted((files.esp or {}).items()):
+        with suppress(Error):  # what cannot be read, `outcome_of` tells of
+            head = read_head(data) if is_program(path) else None
+            if head and not os_release.parse(head.os_release).get("IMAGE_VERSION"):
+                said = "has no IMAGE_VERSION in its os-release: no machine can refuse an older image in its place"
+                report(Warned(f"{path} {said}"))
 
 
 def outcome_of(files: BootFiles, options: BootOptions | None, report: Report) -> Outcome:

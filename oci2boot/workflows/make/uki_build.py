@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -22,6 +22,8 @@ from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.tree.model import Directory
 from oci2boot.workflows.keys.executables import read_executable
 from oci2boot.workflows.keys.signing import sign_files
+from oci2boot.workflows.lint.model import Subject
+from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.canonical import canonical_tree, karg_of
 from oci2boot.workflows.make.digest import Gathered, gather
 from oci2boot.workflows.make.directory import AskedTimes
@@ -30,7 +32,7 @@ from oci2boot.workflows.make.payload import build_payload, promise_of, version_o
 from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Told, Warned, silent
-from oci2boot.workflows.requests import BootOptions, HashName, PlatformName, SigningOptions, TreeOptions
+from oci2boot.workflows.requests import BootOptions, HashName, Linting, PlatformName, SigningOptions, TreeOptions
 
 UKI_DIRECTORY: Final = f"boot/{LINUX}"
 """Within a root file system."""
@@ -54,6 +56,7 @@ class BuildRequest:
     kernel_from: KernelFrom = field(default_factory=KernelFrom)
     tree: TreeOptions = field(default_factory=TreeOptions)
     boot: BootOptions = field(default_factory=BootOptions)
+    linting: Linting = field(default_factory=Linting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +125,17 @@ def _measure(request: BuildRequest, algorithm: Hash, report: Report) -> tuple[Ga
 
 def build(request: BuildRequest, report: Report) -> BuiltUki:
     """Measure a root file system and write the UKI that promises it; /boot does not count, so the UKI may go there."""
+    lints_of(request.linting.skip)
     root = measure_root(request, report)
     parts = root.parts
+    boot = replace(parts.boot, flow="local")
+    subject = Subject(tree=parts.image, read=parts.read_image, architecture=root.architecture, boot=boot)
+    warnings = check(subject, str(request.rootfs), request.linting, report)
     payload = build_payload(
         parts.tree, root.architecture, root.version, promise_of(root.kargs, parts.boot), parts.boot, parts.read, report
     )
+    for warning in warnings:
+        report(warning)
     name = payload.uki_path.rpartition("/")[2]
     loader = loader_to_sign(parts.tree, parts.read, root.architecture, parts.boot, report)
     files: Mapping[str, bytes] = {name: payload.uki, **loader}

@@ -122,7 +122,7 @@ def test_it_is_found(check: str, changes: Changes, said: list[str]) -> None:
         ("baseimage-root", BOOTC),
         ("baseimage-composefs", OSTREE),
         ("nonempty-boot", {f"boot/{name}": b"" for name in ("vmlinuz", "vmlinuz-6", "initrd.img-6", "config-6")}),
-        ("nonempty-boot", {"boot/EFI/Linux/": b"", "boot/loader/entries/": b""}),
+        ("nonempty-boot", {"boot/EFI/Linux/": b"", "boot/loader/entries/": b"", "boot/composefs/": b""}),
         ("nonempty-run-tmp", {"run/systemd/resolve/stub-resolv.conf": b""}),
         ("nonempty-run-tmp", {"run/systemd/resolve/": b""}),
         ("var-run", {"var/run": Path("../run")}),

@@ -2,21 +2,25 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from pydantic_sarif.model import StaticAnalysisResultsFormatSarifVersion210JsonSchema as Sarif
 
-from oci2boot.errors import FormatError, LintError
+from oci2boot.errors import FormatError, ImageError, LintError
+from oci2boot.oci.reference import Reference
 from oci2boot.tree.model import Directory, Metadata
 from oci2boot.workflows.lint.model import Subject
 from oci2boot.workflows.lint.run import LINTS, check, lints_of, run_lints
 from oci2boot.workflows.lint.sarif import to_sarif
+from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Event, Warned
-from oci2boot.workflows.requests import Linting
+from oci2boot.workflows.requests import BootOptions, ConvertRequest, Linting
 from tests.boot.trees import read_inline
+from tests.oci.layouts import Layout
 from tests.workflows.lint.images import Changes, subject
-from tests.workflows.sealable import EFI
+from tests.workflows.sealable import EFI, KVER, add_image, base, tar
 
 # `bootc container lint --list` of bootc 1.17.
 BOOTC = {
@@ -79,6 +83,29 @@ def test_what_a_conversion_does_too_is_not_done_twice_unless_it_may_stop_it() ->
     assert told == []
     with pytest.raises(LintError, match="selinux-policy"):
         check(subject(changes), "image", Linting(strict=True), told.append)
+
+
+def test_what_a_conversion_refuses_comes_before_what_it_warns_of(tmp_path: Path) -> None:
+    """P.12: six warnings in a row hid the one error."""
+    told: list[Event] = []
+    hopeless = {**BAD, "usr/lib/os-release": None}
+    warnings = check(subject(hopeless), "image", Linting(), told.append)
+    assert (told, [one.lint for one in warnings]) == ([], ["init", "systemd", "nonempty-run-tmp"])
+    layout = Layout(tmp_path / "layout")
+    without = {f"usr/lib/modules/{KVER}/.wh.{name}": b"" for name in ("vmlinuz", "initramfs.img")}
+    add_image(layout, [*base(), tar({"tmp/left over": b""})], "warned")
+    add_image(layout, [*base(), tar({"tmp/left over": b"", **without})], "refused")
+
+    def said(tag: str) -> list[str | None]:
+        told.clear()
+        source = Reference.parse(f"oci:{layout.path}:{tag}")
+        with suppress(ImageError):
+            boot = BootOptions(ukify="builtin")
+            convert(ConvertRequest(source=source, repo=tmp_path / "repo", name="x", boot=boot), told.append)
+        return [event.lint for event in told if isinstance(event, Warned) and event.lint]
+
+    assert "nonempty-run-tmp" in said("warned")
+    assert said("refused") == []
 
 
 def test_notes_never_fail() -> None:

@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
+from oci2boot.cli.machine_text import show_status
 from oci2boot.errors import DowngradeError, Error, OtherSignerError, UnsealedError
+from oci2boot.workflows.machine.demands import Allowed
+from oci2boot.workflows.machine.directories import install_directories
 from oci2boot.workflows.machine.status import read_status
 from oci2boot.workflows.machine.upgrade import UpgradeRequest, upgrade
+from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.progress import Event, Warned, silent
-from oci2boot.workflows.requests import BootOptions
+from oci2boot.workflows.requests import BootOptions, ConvertRequest
 from tests.keys import Pair, make
 from tests.oci.registries import docker_registry
 from tests.status_schema import check_status
 from tests.store.stored import everything
-from tests.workflows.publishers import Follower, Registry, follower
+from tests.workflows.publishers import ANY_FILE_SYSTEM, LOOPBACK, Follower, Registry, follower
 from tests.workflows.sealable import EFI, addon_stub, kernel, with_sections
 
 SYSTEMD_BOOT = kernel()
@@ -140,6 +144,63 @@ def test_another_system_or_one_without_a_version_is_not_the_next_version(machine
         "this machine has shop 1.10, and the new image does not say which version it is"
     )
     assert machine.switch("foreign").outcome == "deployed"
+
+
+def test_an_image_without_a_version_has_no_protection_and_says_so(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """B.11: there is nothing by which an older one could be known; where there is, nobody warns."""
+    for tag, version in (("silent", None), ("one", "1.10")):
+        registry.serve(tag)
+        folder, told = tmp_path / tag, list[Event]()
+        folder.mkdir()
+        machine, _ = follower(registry, folder, report=told.append)
+        warnings = [one.text for one in told if isinstance(one, Warned) and "IMAGE_VERSION" in one.text]
+        expected = "has no IMAGE_VERSION in its os-release: no machine can refuse an older image in its place"
+        assert warnings == ([] if version else [f"EFI/Linux/shop_9.efi {expected}"])
+        assert [one["image_version"] for one in status(machine)["deployments"][0]["entries"]] == [version]
+        show_status(read_status(machine.sysroot))
+        shown = " ".join(capsys.readouterr().out.split())
+        age = "and not older" if version else "it may be older, as this one has no IMAGE_VERSION"
+        assert f"the next image must be sealed, signed by CN=publisher, too{',' if version else ';'} {age}" in shown
+        machine.registry.serve("old")
+        if version:
+            with pytest.raises(DowngradeError):
+                machine.upgrade()
+        else:
+            assert machine.upgrade().outcome == "deployed"
+
+
+def test_an_installation_over_the_machine_is_held_to_it_too(machine: Follower, tmp_path: Path) -> None:
+    """B.11: `install --target / --esp …` with an image that a registry served; nothing is written."""
+
+    def install(tag: str, **allowed: bool) -> None:
+        machine.registry.serve(tag)
+        boot = BootOptions(ukify="builtin", allow_missing_verity=True)
+        repo = tmp_path / "other"
+        request = ConvertRequest(source=machine.registry.reference(), repo=repo, name=tag, options=LOOPBACK, boot=boot)
+        convert(request, silent)
+        options = Allowed(**allowed)
+        install_directories(repo, tag, machine.root, machine.esp, ANY_FILE_SYSTEM, silent, allowed=options)
+
+    kinds = {"unsealed": UnsealedError, "strange": OtherSignerError, "old": DowngradeError}
+    before = everything(machine.esp), everything(machine.root / "state/deploy")
+    for tag, kind in kinds.items():
+        with pytest.raises(kind, match="this machine"):
+            install(tag)
+        assert (everything(machine.esp), everything(machine.root / "state/deploy")) == before
+    install("two")
+    first = status(machine)["deployments"][0]["outcome"]
+    assert first == {"kind": "sealed", "signed_by": ["CN=publisher"], "given_up": None}
+    install("unsealed", unsealed=True)
+    assert status(machine)["deployments"][0]["outcome"]["given_up"] == "sealed, signed by CN=publisher"
+    for path in (machine.root / "state/deploy").glob("*/oci2boot.json"):
+        facts = json.loads(path.read_text())
+        facts["options"]["outcome"] = 5
+        path.write_text(json.dumps(facts))
+    with pytest.raises(UnsealedError, match="cannot be read"):
+        install("one")
+    install("one", unsealed=True)
 
 
 def test_an_addon_that_is_older_is_refused_too(registry: Registry, tmp_path: Path) -> None:

@@ -109,10 +109,10 @@ def test_what_dbx_revokes_is_refused(how: str, machine: Follower, variables: Var
 
 def test_a_revocation_of_a_kind_that_is_not_known_is_named(machine: Follower, variables: Variables) -> None:
     told: list[Event] = []
-    sha1 = revoked_certificate(bytes(32)).replace(
+    unknown = revoked_certificate(bytes(32)).replace(
         bytes.fromhex("92a4d23bc0967940b420fcf98ef103ed"), bytes.fromhex("12a56c826cf7ad4bb6b47c5f0e8b7b16")
     )
-    variables.dbx(more=sha1)
+    variables.dbx(more=unknown)
     assert machine.upgrade(efivars=variables.folder, report=told.append).outcome == "deployed"
     assert [one.text for one in told if isinstance(one, Warned) and "not understood here" in one.text]
 

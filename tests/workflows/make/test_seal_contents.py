@@ -89,14 +89,14 @@ def test_the_rootfs_image_may_come_along(layout: Layout, repo: Path, sealed: Sea
     request = ConvertRequest(source=Reference.parse(f"oci:{out}:x"), repo=tmp_path / "other", name="x")
     bootable = convert(request, told.append)
     assert (bootable.flow, str(bootable.root.image)) == ("sealed", shipped.rootfs)
-    assert "the rootfs image that the image brings along is the one made here" in [
+    assert f"took the rootfs image that came along: it has the promised digest {shipped.rootfs}" in [
         event.text for event in told if isinstance(event, Told)
     ]
     assert (tmp_path / "other/objects" / bootable.root.image.path).read_bytes() == image
 
     damaged = Layout(tmp_path / "damaged")
     add_image(damaged, [*base(), tar({name: image[:-1] + b"x"})], "x")
-    with pytest.raises(DigestError, match=f"/{name} measures"):
+    with pytest.raises(DigestError, match=f"/{name} was tampered with: promised is {shipped.rootfs}, it measures"):
         converted(repo, f"oci:{damaged.path}:x")
     resealed = sealed_to(repo, f"oci:{damaged.path}:x", f"oci:{damaged.path}:again")
     with last_layer(damaged.path, "again") as archive:

@@ -234,7 +234,7 @@ def test_the_sealed_flow_takes_no_uki_without_a_digest(converted: Convert) -> No
 def test_a_digest_of_the_other_hash_says_so(karg: Karg, converted: Convert) -> None:
     with pytest.raises(ImageError, match="by its sha512 digest, but the store uses sha256") as caught:
         converted({"boot/EFI/Linux/os.efi": uki(karg(1, "sha512"))})
-    assert "of sha512; --hash" in str(hint_of(caught.value))
+    assert "of sha512. --hash" in str(hint_of(caught.value))
 
 
 def test_a_pair_of_formats_and_hashes_is_legitimate(karg: Karg, converted: Convert) -> None:

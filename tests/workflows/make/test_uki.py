@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oci2boot.errors import Error, FormatError, ImageError, SignatureError, TargetError
+from oci2boot.errors import Error, FormatError, ImageError, LintError, SignatureError, TargetError
 from oci2boot.formats import pe
 from oci2boot.oci.reference import Reference
 from oci2boot.store.repository import Repository
@@ -18,8 +18,8 @@ from oci2boot.workflows.keys import executables as workflow
 from oci2boot.workflows.keys.signing import answer
 from oci2boot.workflows.make.convert import convert
 from oci2boot.workflows.make.uki_build import BuildRequest, BuiltUki, build, write_addon
-from oci2boot.workflows.progress import silent
-from oci2boot.workflows.requests import ConvertRequest, SigningOptions
+from oci2boot.workflows.progress import Event, Warned, silent
+from oci2boot.workflows.requests import ConvertRequest, Linting, SigningOptions
 from tests.boot.initrds import CLOSED
 from tests.keys import Pair, make
 from tests.oci.layouts import Layout
@@ -96,6 +96,25 @@ def test_a_uki_of_a_stage_with_nanoseconds_is_taken_with_the_layer_of_it(root: P
     )
     bootable = convert(request, silent)
     assert (bootable.flow, str(bootable.root.image)) == ("sealed", built.digest)
+
+
+def test_a_directory_is_checked_as_a_sealed_image_is(root: Path) -> None:
+    """P.12, D.10: warnings by name, all of them refused by --strict, and nothing is written then."""
+    (root / "tmp").mkdir()
+    (root / "tmp/left").write_text("over")
+    request = BuildRequest(rootfs=root, boot=BUILTIN)
+    told: list[Event] = []
+    with pytest.raises(LintError, match="nonempty-run-tmp"):
+        build(replace(request, linting=Linting(strict=True)), told.append)
+    assert not (root / "boot/EFI").exists()
+    with pytest.raises(FormatError, match="no check intit"):
+        build(replace(request, linting=Linting(skip=("intit",))), silent)
+    build(request, told.append)
+    warned = [event.lint for event in told if isinstance(event, Warned)]
+    assert "nonempty-run-tmp" in warned
+    told.clear()
+    build(replace(request, linting=Linting(skip=("nonempty-run-tmp",))), told.append)
+    assert "nonempty-run-tmp" not in [event.lint for event in told if isinstance(event, Warned)]
 
 
 def test_the_uki_goes_where_it_is_told(root: Path, tmp_path: Path) -> None:
