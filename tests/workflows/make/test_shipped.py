@@ -41,6 +41,8 @@ TREE: tuple[bytes, ...] = (
     pax((b"mtime", b"1000.25")), file(b"usr/bin/other", b"other" * 99),
     header(b"usr/lib/null", b"3", major=1, minor=3),
     header(b"usr/lib/fifo", b"6"),
+    file(b"usr/bin/one", b"twin" * 99),
+    file(b"usr/bin/two", b"twin" * 99),
 )  # fmt: skip
 """All that a tree has: hard links, devices, attributes, parts of a second."""
 
@@ -163,6 +165,10 @@ CHANGES = {
     ),
     "added": (file(b"usr/bin/new", b"new"), r"/usr/bin/new: path: promised absent, found file"),
     "removed": (file(b"usr/bin/.wh.small"), r"/usr/bin/small: path: promised file, found absent"),
+    "joined": (
+        file(b"usr/bin/one", b"twin" * 99) + hard_link(b"usr/bin/two", b"usr/bin/one"),
+        r"/usr/bin/two: hard link of: promised absent, found /usr/bin/one",
+    ),
     "link": (
         pax((b"SCHILY.xattr.user.note", b"kept")) + file(b"usr/bin/link", LARGE, mode=0o4755),
         r"/usr/bin/tool: hard link of: promised /usr/bin/link, found absent",
