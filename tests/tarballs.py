@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from oci2boot.digest import External, Hash
@@ -134,3 +135,11 @@ def with_tarfile(members: Iterable[tuple[tarfile.TarInfo, bytes]], tar_format: i
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return out.getvalue()
+
+
+def unpack(layers: list[bytes], path: Path) -> Path:
+    """Unpack layers one over the other, by Python's tarfile."""
+    for layer in layers:
+        with tarfile.open(fileobj=io.BytesIO(layer)) as archive:
+            archive.extractall(path, filter="tar")
+    return path

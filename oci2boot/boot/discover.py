@@ -190,8 +190,8 @@ def console_arguments(console: str, machine: str) -> list[str]:
     return ["console=tty0", f"console={SERIAL.get(machine, 'ttyS0')},115200"]
 
 
-def build_cmdline(image: Sequence[str], user: Sequence[str], promise: ComposefsArg) -> str:
-    """Return the UKI's command line: the image's words, the user's, and the one that promises the root file system."""
+def build_cmdline(image: Sequence[str], user: Sequence[str], promise: Sequence[ComposefsArg]) -> str:
+    """Return the UKI's command line: the image's words, the user's, and those that promise the root file system."""
     for words, origin in ((image, "the image's kernel arguments"), (user, "the arguments given")):
         try:
             given = cmdline.find_composefs(words)
@@ -199,7 +199,7 @@ def build_cmdline(image: Sequence[str], user: Sequence[str], promise: ComposefsA
             raise ImageError(f"{origin}: {error.message}") from error
         if given:
             raise ImageError(
-                f"{origin} bring {given[0]} along, the image is {promise}",
+                f"{origin} bring {given[0]} along, the image is {promise[0]}",
                 hint="leave it out: convert adds the right one",
             )
-    return cmdline.join([*image, *user, str(promise)])
+    return cmdline.join([*image, *user, *map(str, promise)])

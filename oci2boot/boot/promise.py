@@ -46,9 +46,11 @@ class RootPromise(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ComposefsPromise:
-    """The digest of a composefs image, as one kernel argument."""
+    """The digest of a composefs image, as one kernel argument, or more of them: the same root file system each time."""
 
     argument: ComposefsArg
+    also: tuple[ComposefsArg, ...] = ()
+    """By other digests. The initramfs has them all, and takes no other."""
     mode: BootMode = "composefs"
     dm_verity: bool = False
     in_initramfs: bool = False
@@ -56,6 +58,10 @@ class ComposefsPromise:
     read: ReadMode = "ahead"
     by_label: bool = False
     """The boot loader does not say which disk it started from, by which systemd would find the root partition."""
+
+    @property
+    def arguments(self) -> tuple[ComposefsArg, ...]:
+        return self.argument, *self.also
 
     def check_kernel(self, tree: Directory, read: Read, version: str) -> KernelSupport:
         return check_kernel(tree, read, version)
@@ -69,12 +75,13 @@ class ComposefsPromise:
         return glue.plan_glue(tree, read, initramfs, support)
 
     def build_cmdline(self, image: Sequence[str], user: Sequence[str], added: glue.Glue) -> str:
-        added.configuration.check(self.argument)
+        for argument in self.arguments:
+            added.configuration.check(argument)
         # Some read the first root=, some the last, and the built-in initramfs refuses two.
         keys = {word.partition("=")[0] for word in (*image, *user)}
         found = [*added.arguments, *([f"root=LABEL={glue.ROOT_LABEL}"] if self.by_label else [])]
         absent = [word for word in dict.fromkeys(found) if word.partition("=")[0] not in keys]
-        return discover.build_cmdline([*image, *absent], user, self.argument)
+        return discover.build_cmdline([*image, *absent], user, self.arguments)
 
     def told(self, added: glue.Glue) -> tuple[Mapping[bytes, bytes], tuple[str, ...]]:
         files, notes = {}, []
@@ -86,8 +93,13 @@ class ComposefsPromise:
                 )
             files[READ_FILE] = b"on-demand\n"
         # A digest without fs-verity promises nothing: only the command line, where it shows, may say so.
-        if self.in_initramfs and not self.argument.insecure:
-            files[DIGEST_FILE] = f"{self.argument.digest}\n".encode()
+        if self.also and self.argument.insecure:
+            raise ImageError(
+                f"{self.argument} makes fs-verity optional, and one of several digests must not",
+                hint="demand fs-verity, or promise one digest",
+            )
+        if (self.in_initramfs or self.also) and not self.argument.insecure:
+            files[DIGEST_FILE] = "".join(f"{argument.digest}\n" for argument in self.arguments).encode()
         if files and added.brought not in OWN:
             notes.append(
                 f"the glue in the image's initramfs, {added.brought}, takes its promise from the command line alone, "

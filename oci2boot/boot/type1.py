@@ -77,7 +77,7 @@ def type1_payload(
     parts = LooseParts(
         kernel=files["linux"],
         initrds=tuple(data for name, data in files.items() if name.startswith("initrd")),
-        cmdline=_cmdline(plan, theirs, promise.argument),
+        cmdline=_cmdline(plan, theirs, promise.arguments),
         devicetree=files.get("devicetree", b""),
     )
     budget = check_budget(parts.sizes, options.size_limit)
@@ -197,14 +197,14 @@ def _content_name(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256(every.encode()).hexdigest()[:32]
 
 
-def _cmdline(plan: PayloadPlan, theirs: Type1 | None, promise: ComposefsArg) -> str:
+def _cmdline(plan: PayloadPlan, theirs: Type1 | None, promise: Sequence[ComposefsArg]) -> str:
     """Return the entry's words in their order, then the other words for the kernel, the promise last."""
     words = cmdline.split(plan.parts.cmdline)
     if theirs is None:
         return plan.parts.cmdline
     # What GRUB would put in for a variable is on no command line of another boot loader.
     own = [word for word in cmdline.split(theirs.options) if not word.startswith("$")]
-    return discover.build_cmdline(own, [word for word in words[:-1] if word not in own], promise)
+    return discover.build_cmdline(own, [word for word in words[: -len(promise)] if word not in own], promise)
 
 
 def _check_length(line: str, initrds: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ them. A group that may be None is None as long as none of its options is given.
 """
 
 import inspect
+import keyword
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import partial, wraps
@@ -52,7 +53,8 @@ class Parameter:
 
     @property
     def name(self) -> str:
-        return self.option.key.replace("-", "_")
+        name = self.option.key.replace("-", "_")
+        return f"{name}_" if keyword.iskeyword(name) else name
 
     def for_typer(self, *, optional: bool) -> inspect.Parameter:
         option, default = self.option, self.default

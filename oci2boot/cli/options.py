@@ -5,6 +5,7 @@ from typing import Annotated
 from oci2boot.cli.groups import Only
 from oci2boot.cli.output import Output
 from oci2boot.workflows.machine.place import AskedPlace
+from oci2boot.workflows.make.consumers import Consumer
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.requests import BootOptions, Fetching, SigningOptions, TreeOptions
 
@@ -24,10 +25,15 @@ Uki = Annotated[
             "initrd",
             "initrd_tools",
             "strip_kernel",
+            "both_hashes",
         ),
     ),
 ]
 """What a UKI is built of, and what is signed with it to start it."""
+For = Annotated[
+    Consumer | None,
+    Option("--for", "who is to boot it: hash, EROFS format, labels and argument are as this one computes them"),
+]
 Signing = SigningOptions | None
 SigningNow = Annotated[
     SigningOptions | None, Only("key", "certificate", "passphrase", "command", "tool", "pkcs11_module")

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from oci2boot.cli.options import BootableTree, Signing, Uki
+from oci2boot.cli.options import BootableTree, For, Signing, Uki
 from oci2boot.cli.output import Output, print_table
 from oci2boot.workflows.make.asked import AskedDracut
+from oci2boot.workflows.make.consumers import settle
 from oci2boot.workflows.make.kernel_from import KernelFrom
 from oci2boot.workflows.make.seal import SealedImage, SealRequest
 from oci2boot.workflows.make.seal import seal as run_seal
@@ -16,6 +17,7 @@ def seal(
     request: SealRequest,
     tree: BootableTree,
     uki: Uki,
+    consumer: For = None,
     kernel_from: KernelFrom,
     dracut: AskedDracut,
     signing: Signing,
@@ -24,8 +26,10 @@ def seal(
     output: Output,
 ) -> None:
     """Write an image that carries its UKI in an extra layer; the other layers stay as they are."""
+    algorithm, tree, uki = settle(consumer, request.hash, tree, uki)
     request = replace(
         request,
+        hash=algorithm,
         options=fetching.options(),
         tree=tree,
         boot=replace(uki, signing=signing, dracut=dracut.options(uki.initrd)),

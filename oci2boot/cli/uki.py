@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from oci2boot.cli.groups import Only, command
-from oci2boot.cli.options import BootableTree, JustJson, JustQuiet, Shown, Signing, Uki
+from oci2boot.cli.options import BootableTree, For, JustJson, JustQuiet, Shown, Signing, Uki
 from oci2boot.cli.output import out, print_facts, print_json, show_inspected
 from oci2boot.errors import Error
 from oci2boot.workflows.keys import executables as workflow
 from oci2boot.workflows.keys.executables import Executable, Signed
 from oci2boot.workflows.make import uki_build, uki_config
 from oci2boot.workflows.make.asked import AskedDracut
+from oci2boot.workflows.make.consumers import settle
 from oci2boot.workflows.make.kernel_from import KernelFrom
 from oci2boot.workflows.make.uki_build import BuildRequest, BuiltUki
 from oci2boot.workflows.make.uki_config import Configured
@@ -93,6 +94,7 @@ def build(
     request: BuildRequest,
     tree: BootableTree,
     uki: Uki,
+    consumer: For = None,
     kernel_from: KernelFrom,
     dracut: AskedDracut,
     signing: Signing,
@@ -101,9 +103,10 @@ def build(
 ) -> None:
     """Build the UKI that promises a root file system. In a Containerfile, mount the previous stage with --mount."""
     with output.reporting() as report:
+        algorithm, tree, uki = settle(consumer, request.hash if request.hash != "sha256" else None, tree, uki)
         boot = replace(uki, signing=signing, dracut=dracut.options(uki.initrd))
-        request = replace(request, tree=tree, boot=boot, kernel_from=kernel_from, linting=linting)
-        built = uki_build.build(request, report)
+        asked = replace(request, hash=algorithm or request.hash, tree=tree, boot=boot, kernel_from=kernel_from)
+        built = uki_build.build(replace(asked, linting=linting), report)
     output.show(built, _show_built)
 
 

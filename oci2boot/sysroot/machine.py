@@ -100,7 +100,11 @@ def booted_digest(sysroot: Sysroot) -> VerityDigest | None:
         line = COMMAND_LINE.read_bytes().decode("ascii", "backslashreplace").rstrip("\n")
     arguments = find_composefs(split(line))
     if len(arguments) > 1:
-        raise TargetError("the kernel command line names more than one root file system")
+        # The same root file system by several digests: the initramfs took the one that is here.
+        objects = sysroot.root / "composefs/objects"
+        arguments = [argument for argument in arguments if (objects / argument.digest.path).is_file()]
+        if len(arguments) != 1:
+            raise TargetError("the kernel command line names more than one root file system")
     return arguments[0].digest if arguments else None
 
 

@@ -221,6 +221,14 @@ class BootOptions:
             metavar="PROGRAM",
         ),
     ] = ()
+    both_hashes: Annotated[
+        bool,
+        Option(
+            "--both-hashes",
+            "promise the root file system by both hashes, sha256 and sha512, so that a store of either boots it; the "
+            "initramfs, which is signed, has the two digests",
+        ),
+    ] = False
     strip_kernel: Annotated[
         bool,
         Option("--strip-kernel", "leave kernel and initramfs out of /usr of the root file system: the UKI has them"),

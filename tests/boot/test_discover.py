@@ -120,7 +120,7 @@ def test_the_images_arguments_keep_their_order() -> None:
     """D.9, P.6"""
     words = discover.read_arguments(tree_of(KARGS), read_inline, "x86_64")
     assert words == ["mitigations=auto,nosmt", "console=ttyS0", "rw", "rhgb", "quiet"]
-    line = discover.build_cmdline(words, ["systemd.log_level=debug"], PROMISE)
+    line = discover.build_cmdline(words, ["systemd.log_level=debug"], [PROMISE])
     assert line == " ".join([*words, "systemd.log_level=debug", f"composefs={'ab' * 32}"])
 
 
@@ -148,12 +148,12 @@ def test_arguments_files_that_are_not_as_bootc_has_them_are_refused(content: byt
 def test_nobody_else_may_give_the_composefs_argument(word: str, origin: str) -> None:
     """C.31: two of them would make the machine refuse to boot."""
     with pytest.raises(ImageError, match="composefs"):
-        discover.build_cmdline([word] if origin == "image" else [], [word] if origin == "user" else [], PROMISE)
+        discover.build_cmdline([word] if origin == "image" else [], [word] if origin == "user" else [], [PROMISE])
 
 
 def test_a_line_that_the_kernel_would_cut_is_refused() -> None:
     with pytest.raises(LimitError):
-        discover.build_cmdline(["a" * 2000], [], PROMISE)
+        discover.build_cmdline(["a" * 2000], [], [PROMISE])
 
 
 def test_a_huge_arguments_file_is_refused() -> None:

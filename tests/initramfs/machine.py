@@ -69,7 +69,7 @@ run() { # NAME STORE CONFIGURATION SEALED COMMAND_LINE
     echo "=== $1"
     case $1 in shallow*) shallow=shallow- ;; *) shallow= ;; esac
     printf "$3" >/usr/lib/composefs/setup-root-conf.toml
-    if [ -n "$4" ]; then echo "$4" >/usr/lib/composefs/rootfs.digest; fi
+    if [ -n "$4" ]; then printf "$4\\n" >/usr/lib/composefs/rootfs.digest; fi
     case $1 in
     on-demand*) echo on-demand >/usr/lib/oci2boot/read ;;
     unknown-read) echo later >/usr/lib/oci2boot/read ;;

@@ -45,6 +45,73 @@ def test_one_argument_is_the_promise(name: str, line: str, said: str, tmp_path: 
     assert promise(name, line, tmp_path) == (0, said, "")
 
 
+C = "cd" * 32
+SET = f"{A}\n{B}\n"
+
+
+def promise_of_set(name: str, signed: str, line: str, folder: Path) -> tuple[int, str, str]:
+    """Have setup-root find `signed` in the initramfs."""
+    (folder / "rootfs.digest").write_text(signed)
+    text = SETUP_ROOT.read_text()
+    assert "/usr/lib/composefs/rootfs.digest" in text
+    (folder / "setup-root").write_text(text.replace("/usr/lib/composefs/rootfs.digest", str(folder / "rootfs.digest")))
+    (folder / "cmdline").write_text(line + "\n")
+    argv = [*shell(name), str(folder / "setup-root"), "promise", str(folder / "cmdline")]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env={})
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    ("signed", "line", "said"),
+    [
+        (SET, "rw quiet", f"sha256:{A}\nsha512:{B}"),
+        (SET, f"composefs={A} composefs={B}", f"sha256:{A}\nsha512:{B}"),
+        (SET, f"composefs={B} quiet composefs={A}", f"sha512:{B}\nsha256:{A}"),
+        (SET, f"composefs.digest=v1-sha512-12:{B}", f"sha512:{B}"),
+        (SET.rstrip(), f"composefs={B}", f"sha512:{B}"),
+        (f"{A}\n", f"composefs={A}", f"sha256:{A}"),
+    ],
+)
+def test_of_a_signed_set_the_command_line_may_name_some(
+    name: str, signed: str, line: str, said: str, tmp_path: Path
+) -> None:
+    """C.15, C.31: bootc 1.17 promises several; the first that exists wins."""
+    assert promise_of_set(name, signed, line, tmp_path) == (0, said, "")
+
+
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    ("signed", "line", "said"),
+    [
+        (SET, f"composefs={C}", "the initramfs promises"),
+        (SET, f"composefs={A} composefs={C}", "the initramfs promises"),
+        (SET, f"composefs={C} composefs={A}", "the initramfs promises"),
+        (SET, f"composefs={A} composefs={A}", "more than once"),
+        (SET, f"composefs={A} composefs.digest=v1-sha256-12:{A}", "more than once"),
+        (SET, f"composefs=?{A}", "the initramfs promises"),
+        (SET, f"composefs={A} composefs=?{B}", "the initramfs promises"),
+        (SET, f"composefs={A.upper()}", "malformed"),
+        (SET, f"composefs={A[:-1]}", "malformed"),
+        (SET, f'composefs={A} "composefs={B}"', "malformed"),
+        (f"{A}\n?{B}\n", "rw", "makes verification optional"),
+        (f"{A} {B}\n", f"composefs={A}", "malformed"),
+        (f"{A}\n\n", f"composefs={A}", "malformed"),
+        ("", f"composefs={A}", "names nothing"),
+        ("zz\n", f"composefs={A}", "malformed"),
+        (f"{A}\n", f"composefs={A} composefs={B}", "the initramfs promises"),
+    ],
+)
+def test_nothing_outside_of_a_signed_set_is_booted(
+    name: str, signed: str, line: str, said: str, tmp_path: Path
+) -> None:
+    """C.31, O.15: an addon, or the host of a virtual machine, appends to the command line."""
+    code, out, words = promise_of_set(name, signed, line, tmp_path)
+    assert (code, out) == (1, "")
+    assert "FATAL" in words
+    assert said in words
+
+
 @pytest.mark.parametrize("name", SHELLS)
 @pytest.mark.parametrize(
     ("line", "said"),

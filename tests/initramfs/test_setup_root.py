@@ -78,6 +78,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     disk.flip(f"flipped-file/composefs/objects/{file}", 200_000)
     assert len(content) > 16 * 4096
     promise = f"composefs={digest}"
+    both = f"{digest}\\n{digests['sha512']}"
+    also = f"composefs={digests['sha512']}"
     not_an_image = f"composefs={measure(BIG)}"
     return run(
         [
@@ -88,6 +90,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
             Case("sealed-and-said", "good", promise, sealed=digest),
             Case("sealed-otherwise", "good", promise, sealed=str(measure(BIG))),
             Case("sealed-insecure", "good", f"composefs=?{digest}", sealed=digest),
+            Case("set", "good", "rw quiet", sealed=both),
+            Case("set-said", "good", f"{promise} {also}", sealed=both),
+            Case("set-other-store", "sha512", f"{promise} {also}", sealed=both),
+            Case("set-one-of-it", "sha512", also, sealed=both),
+            Case("set-flipped", "flipped", f"{promise} {also}", sealed=both),
+            Case("set-stranger", "good", f"{promise} {not_an_image}", sealed=both),
+            Case("set-not-here", "good", also, sealed=both),
             Case("none", "good", "rw quiet"),
             Case("two", "good", f"{promise} {promise}"),
             Case("missing", "missing", promise),
@@ -153,7 +162,10 @@ def mislead(disk: Disk, name: str, path: str, image: str, content: bytes) -> Non
     disk.symlink(f"{store}/{path}", f"{'../' * path.count('/')}aside/{path}")
 
 
-BOOTS = ("good", "digest", "sha512", "sealed", "sealed-and-said", "verity", "override-good", "shallow", "on-demand")
+BOOTS = (
+    *("good", "digest", "sha512", "sealed", "sealed-and-said", "verity", "override-good", "shallow", "on-demand"),
+    *("set", "set-said", "set-other-store", "set-one-of-it"),
+)
 """`shallow`: the kernel takes the second attempt, by a loop device."""
 
 
@@ -200,6 +212,9 @@ def test_no_mount_is_left_in_the_initramfs(name: str, outcomes: dict[str, Outcom
         ("not-an-image", "cannot mount the root file system"),
         ("sealed-otherwise", "the initramfs promises"),
         ("sealed-insecure", "the initramfs promises"),
+        ("set-flipped", "FILE CORRUPTED!"),
+        ("set-stranger", "the initramfs promises"),
+        ("set-not-here", "found is no such object"),
         ("verity-insecure", "demands fs-verity, which composefs=?"),
         ("maybe-missing", "found is no such object"),
         ("off", "there is nothing else to boot"),

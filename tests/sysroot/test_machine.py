@@ -37,6 +37,20 @@ def test_a_command_line_with_two_promises_is_not_believed(
         booted(line, tmp_path, monkeypatch)
 
 
+def test_of_several_promises_the_one_that_is_here_was_booted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C.31: one root file system by both hashes, of which the store has one."""
+    other = "ef" * 64
+    objects = tmp_path / "composefs/objects"
+    (objects / "ef").mkdir(parents=True)
+    (objects / "ef" / other[2:]).write_bytes(b"")
+    line = f"composefs={A} composefs={other}"
+    assert booted(line, tmp_path, monkeypatch) == VerityDigest.parse(other)
+    (objects / "ab").mkdir()
+    (objects / "ab" / A[2:]).write_bytes(b"")
+    with pytest.raises(TargetError, match="more than one root file system"):
+        booted(line, tmp_path, monkeypatch)
+
+
 def state(folder: Path, name: str, record: bytes) -> Sysroot:
     place = folder / "state/deploy" / name
     place.mkdir(parents=True)

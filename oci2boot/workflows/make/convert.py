@@ -7,6 +7,7 @@ from oci2boot.boot.sealed import Variant, find_sealable
 from oci2boot.boot.uki_layer import without_kernel
 from oci2boot.boot.vendor import choose_vendor
 from oci2boot.errors import FlowError
+from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.store.images import WITHOUT_UKI, Bootable, check_name, save
 from oci2boot.store.repository import Repository
@@ -156,18 +157,26 @@ def _choose_payload(
                 sealed, read, architecture, options.size_limit, report, came_along=came_along
             )
     karg = replace(karg_of(digests.asked, options.karg_style), insecure=options.allow_missing_verity)
+    kargs = [karg]
+    if options.both_hashes:
+        kargs.append(ComposefsArg(digests.other(), karg.version, karg.insecure))
     if options.flow == "vendor":
         uki = choose_vendor(find_sealable(tree, read), options.uki)
         _warn_of_arguments(options, report)
         return None, vendor_files(uki, tree, read, architecture, karg, options, report)
     version = version_of(tree, unpacked.oci)
     if options.flow in WITHOUT_UKI:
-        return None, type1_files(tree, architecture, version, karg, options, read, report)
-    return None, local_files(tree, architecture, version, promise_of(karg, options), options, read, report)
+        return None, type1_files(tree, architecture, version, kargs, options, read, report)
+    return None, local_files(tree, architecture, version, promise_of(kargs, options), options, read, report)
 
 
 def _warn_of_arguments(options: BootOptions, report: Report) -> None:
-    for option, given in (("--debug-shell", options.debug_shell), ("--strip-kernel", options.strip_kernel)):
+    own = {
+        "--debug-shell": options.debug_shell,
+        "--strip-kernel": options.strip_kernel,
+        "--both-hashes": options.both_hashes,
+    }
+    for option, given in own.items():
         if given:
             raise FlowError(f"{option}, and the image's own UKI, which is taken as it is", hint="add --flow local")
     if options.kargs or options.console:

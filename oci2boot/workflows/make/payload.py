@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,8 @@ from oci2boot.workflows.progress import Report, Told, Warned
 from oci2boot.workflows.requests import BootOptions, SigningOptions, TreeOptions
 
 UKIFY_SECONDS: Final = 300
+Kargs = Sequence[ComposefsArg]
+"""One argument, or that of the other hash too."""
 _CREATED: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})")
 
 
@@ -87,7 +89,7 @@ def type1_files(
     tree: Directory,
     architecture: str,
     version: str,
-    karg: ComposefsArg,
+    kargs: Kargs,
     options: BootOptions,
     read: Read,
     report: Report,
@@ -97,7 +99,7 @@ def type1_files(
     assert flow in WITHOUT_UKI
     if options.loader in ("direct", "shim"):
         raise ImageError(f"--loader {options.loader} starts UKIs, --flow {flow} makes none")
-    promise = replace(promise_of(karg, options), in_initramfs=True, by_label=flow != "type1")
+    promise = replace(promise_of(kargs, options), in_initramfs=True, by_label=flow != "type1")
     made = with_dracut(payload_options(architecture, version, options), tree, promise, options, read, report)
     payload = type1_payload(tree, read, promise, made, efi=flow == "type1")
     for note in payload.notes:
@@ -166,8 +168,9 @@ def build_payload(
     return payload
 
 
-def promise_of(karg: ComposefsArg, options: BootOptions) -> ComposefsPromise:
-    return ComposefsPromise(karg, read=options.read)
+def promise_of(kargs: Kargs, options: BootOptions) -> ComposefsPromise:
+    first, *also = kargs
+    return ComposefsPromise(first, also=tuple(also), read=options.read)
 
 
 def payload_options(architecture: str, version: str, options: BootOptions) -> PayloadOptions:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Final
 
 from oci2boot.boot.layers import ANNOTATION
 from oci2boot.boot.uki_layer import kernel_layer, shipped_path, uki_layer
-from oci2boot.digest import OciDigest
+from oci2boot.digest import OTHER_HASH, OciDigest
 from oci2boot.errors import DigestError, FormatError
+from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.gzip import store
 from oci2boot.formats.pieces import Pieces
 from oci2boot.formats.tar import Entry
@@ -37,9 +38,10 @@ from oci2boot.workflows.make.canonical import Warn, canonical_tree, karg_of, tel
 from oci2boot.workflows.make.directory import AskedTimes
 from oci2boot.workflows.make.kernel_from import KernelFrom, boot_root
 from oci2boot.workflows.make.payload import build_payload, promise_of, version_of
+from oci2boot.workflows.make.rules import Workbench, rules_of
 from oci2boot.workflows.make.second_view import check_unpacked
 from oci2boot.workflows.make.started import loader_to_sign
-from oci2boot.workflows.make.unpack import Unpacked, object_reader, unpack, unpack_image
+from oci2boot.workflows.make.unpack import Unpacked, object_reader, renamer, unpack, unpack_image
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Told, Warned, once
 from oci2boot.workflows.requests import BootOptions, Linting, NewHash, NewRepo, TreeOptions, UkiLayer
@@ -146,10 +148,15 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         report(Told(tell_size(rootfs)))
         check_unpacked(repository, base.unpacked.system_layers, tree, rootfs, request.tree, read, report)
 
-        karg = karg_of(rootfs, request.boot.karg_style)
+        karg = karg_of(rootfs, boot.karg_style)
+        kargs = [karg]
+        if boot.both_hashes:
+            rules = rules_of(request.tree, repository.algorithm)
+            bench = Workbench(base.unpacked.system, rules, read, renamer(repository))
+            kargs.append(ComposefsArg(bench.digest(replace(rules, hash=OTHER_HASH[rules.hash])), karg.version))
         version = version_of(image, base.unpacked.oci)
         payload = build_payload(
-            parts.tree, architecture, version, promise_of(karg, parts.boot), parts.boot, parts.read, report
+            parts.tree, architecture, version, promise_of(kargs, parts.boot), parts.boot, parts.read, report
         )
         for warning in warnings:
             report(warning)

@@ -8,14 +8,18 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
+from oci2boot.boot import glue
 from oci2boot.boot.budget import Sizes, check_budget, sizes_of_uki
+from oci2boot.boot.glue import PLACE
 from oci2boot.boot.layers import UkiLayers
 from oci2boot.boot.names import EXTRA
 from oci2boot.boot.payload import machine_of
 from oci2boot.boot.sealed import Sealed, Uki, Variant, choose_sealed, named_ukis
+from oci2boot.boot.told import DIGEST_FILE
 from oci2boot.boot.vendor import PROMISE, vendor_addon
-from oci2boot.digest import Hash
+from oci2boot.digest import OTHER_HASH, Hash, VerityDigest
 from oci2boot.errors import Error, ImageError
+from oci2boot.formats import cpio, pe
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.formats.file_contexts.specs import Rules
 from oci2boot.rootfs.composefs import Rootfs
@@ -68,6 +72,10 @@ class Digests:
             selinux_rules=variant.selinux_rules,
             xattrs=variant.xattrs,
         )
+
+    def other(self) -> VerityDigest:
+        """Return the digest by the rules that were asked for, and the hash that the store does not have."""
+        return self._bench.digest(rules_of(self.rules, OTHER_HASH[self.algorithm]))
 
     def came_along(self, variant: Variant) -> bool:
         """Say whether the image itself brings the composefs image of these rules."""
@@ -146,6 +154,7 @@ def sealed_files(
             + ("as it came along" if came_along else f"SELinux rules {variant.selinux_rules}")
         )
     )
+    _check_several(uki, read(uki.file))
     theirs = uki_files(uki, architecture, read)
     sizes = _sizes(uki, theirs, limit, report)
     _warn_of_addons(uki, report)
@@ -194,6 +203,25 @@ def _sizes(uki: Uki, files: Mapping[str, bytes], limit: int | None, report: Repo
     for note in check_budget(sizes, limit):
         report(Warned(note))
     return sizes
+
+
+def _check_several(uki: Uki, data: bytes) -> None:
+    """Refuse several digests that our glue in the UKI's initramfs would refuse: it takes those of a signed set."""
+    lines = [[*line, *uki.added()] for line in uki.promises()]
+    if all(len(line) < 2 for line in lines):
+        return
+    headers = pe.parse(data)
+    initramfs = b"".join(pe.contents(data, section) for section in headers.sections_named(b".initrd")[:1])
+    members = cpio.read(initramfs, lambda path: path == DIGEST_FILE or glue.keep(path)) if initramfs else {}
+    if glue.brought_by(members) != "oci2boot" and PLACE + b"init" not in members:
+        return
+    told = (members[DIGEST_FILE].content or b"").decode(errors="replace").split() if DIGEST_FILE in members else []
+    for line in lines:
+        if unknown := [argument for argument in line if str(argument.digest) not in told]:
+            raise ImageError(
+                f"{uki.name} would not boot: it promises {len(line)} digests, and its initramfs has not {unknown[0]}",
+                hint="`oci2boot seal --both-hashes` makes one whose initramfs has both",
+            )
 
 
 def _warn_of_addons(uki: Uki, report: Report) -> None:

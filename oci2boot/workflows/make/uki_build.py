@@ -10,6 +10,7 @@ from oci2boot.boot.names import ADDON, LINUX
 from oci2boot.boot.payload import MAX_EFI_PROGRAM
 from oci2boot.boot.uki import build_addon
 from oci2boot.boot.uki_layer import kernel_files, without_kernel
+from oci2boot.digest import OTHER_HASH, Hash
 from oci2boot.errors import FormatError, ImageError, LimitError, TargetError
 from oci2boot.formats import cmdline as kernel_cmdline
 from oci2boot.formats.cmdline import ComposefsArg
@@ -18,18 +19,19 @@ from oci2boot.oci.reference import DirectoryReference
 from oci2boot.oci.source import SourceOptions
 from oci2boot.rootfs.composefs import Rootfs, build_rootfs
 from oci2boot.system.files import plain_errors, write_atomically
+from oci2boot.tree.model import Directory
 from oci2boot.workflows.keys.executables import read_executable
 from oci2boot.workflows.keys.signing import sign_files
 from oci2boot.workflows.lint.model import Subject
 from oci2boot.workflows.lint.run import check, lints_of
 from oci2boot.workflows.make.canonical import canonical_tree, karg_of
-from oci2boot.workflows.make.digest import gather
+from oci2boot.workflows.make.digest import Gathered, gather
 from oci2boot.workflows.make.directory import AskedTimes
 from oci2boot.workflows.make.kernel_from import BootRoot, KernelFrom, boot_root
 from oci2boot.workflows.make.payload import build_payload, promise_of, version_of
 from oci2boot.workflows.make.started import loader_to_sign
 from oci2boot.workflows.options import Option
-from oci2boot.workflows.progress import Report, Told, Warned
+from oci2boot.workflows.progress import Report, Told, Warned, silent
 from oci2boot.workflows.requests import BootOptions, HashName, Linting, PlatformName, SigningOptions, TreeOptions
 
 UKI_DIRECTORY: Final = f"boot/{LINUX}"
@@ -83,7 +85,7 @@ class MeasuredRoot:
     parts: BootRoot
     """Where the UKI's parts are from."""
     rootfs: Rootfs
-    karg: ComposefsArg
+    kargs: Sequence[ComposefsArg]
     architecture: str
     version: str
     removed: Sequence[bytes]
@@ -91,24 +93,34 @@ class MeasuredRoot:
 
 
 def measure_root(request: BuildRequest, report: Report) -> MeasuredRoot:
-    reference = DirectoryReference(request.rootfs)
-    times = AskedTimes.of(request.tree, reference)
-    source = gather(reference, request.hash, SourceOptions(), report, times=times)
+    source, tree, rootfs = _measure(request, request.hash, report)
     removed = kernel_files(source.tree) if request.boot.strip_kernel else []
     _check_removable(request.rootfs, removed)
-    promised = without_kernel(source.tree) if removed else source.tree
-    tree = canonical_tree(promised, request.tree, source.read, lambda text: report(Warned(text)))
-    rootfs = build_rootfs(tree, request.tree.erofs_version, request.hash)
+    kargs = [karg_of(rootfs, request.boot.karg_style)]
+    if request.boot.both_hashes:
+        other = _measure(request, OTHER_HASH[request.hash], silent)[2].digest
+        kargs.append(ComposefsArg(other, kargs[0].version))
     architecture = (request.platform or host_platform()).architecture
-    parts = boot_root(request.kernel_from, source.tree, source.read, request.boot, architecture, request.hash, report)
     return MeasuredRoot(
-        parts=parts,
+        parts=boot_root(
+            request.kernel_from, source.tree, source.read, request.boot, architecture, request.hash, report
+        ),
         rootfs=rootfs,
-        karg=karg_of(rootfs, request.boot.karg_style),
+        kargs=kargs,
         architecture=architecture,
         version=version_of(tree, None),
         removed=removed,
     )
+
+
+def _measure(request: BuildRequest, algorithm: Hash, report: Report) -> tuple[Gathered, Directory, Rootfs]:
+    """Return the directory as it is, the tree that is promised, and the image of that."""
+    reference = DirectoryReference(request.rootfs)
+    times = AskedTimes.of(request.tree, reference)
+    source = gather(reference, algorithm, SourceOptions(), report, times=times)
+    promised = without_kernel(source.tree) if request.boot.strip_kernel else source.tree
+    tree = canonical_tree(promised, request.tree, source.read, lambda text: report(Warned(text)))
+    return source, tree, build_rootfs(tree, request.tree.erofs_version, algorithm)
 
 
 def build(request: BuildRequest, report: Report) -> BuiltUki:
@@ -120,7 +132,7 @@ def build(request: BuildRequest, report: Report) -> BuiltUki:
     subject = Subject(tree=parts.image, read=parts.read_image, architecture=root.architecture, boot=boot)
     warnings = check(subject, str(request.rootfs), request.linting, report)
     payload = build_payload(
-        parts.tree, root.architecture, root.version, promise_of(root.karg, parts.boot), parts.boot, parts.read, report
+        parts.tree, root.architecture, root.version, promise_of(root.kargs, parts.boot), parts.boot, parts.read, report
     )
     for warning in warnings:
         report(warning)

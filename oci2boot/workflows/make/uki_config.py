@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from oci2boot.boot.payload import EFI_NAMES, STUB_DIRECTORY, machine_of, plan_payload
-from oci2boot.boot.promise import ComposefsPromise
 from oci2boot.errors import TargetError
 from oci2boot.system.files import half_written, plain_errors, write_atomically
-from oci2boot.workflows.make.payload import payload_options
+from oci2boot.workflows.make.payload import payload_options, promise_of
 from oci2boot.workflows.make.uki_build import BuildRequest, measure_root
 from oci2boot.workflows.progress import Report, Warned
 
@@ -53,7 +52,7 @@ def configure(request: BuildRequest, folder: Path, report: Report) -> Configured
     measured = measure_root(request, report)
     parts = measured.parts
     options = payload_options(measured.architecture, measured.version, parts.boot)
-    plan = plan_payload(parts.tree, parts.read, ComposefsPromise(measured.karg), options)
+    plan = plan_payload(parts.tree, parts.read, promise_of(measured.kargs, parts.boot), options)
     for note in plan.notes:
         report(Warned(note))
     if request.kernel_from.root:

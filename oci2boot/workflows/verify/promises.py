@@ -17,7 +17,8 @@ from oci2boot.formats import cmdline, cpio, pe
 from oci2boot.formats.bls import EntryName, MenuItem, Type1, menu_key
 from oci2boot.rootfs.dmverity import DEBUG_ONLY, REQUIRE_SIGNATURES, ROOT_HASH, plain_word
 from oci2boot.store.roots import Mode
-from oci2boot.target.opened import open_disk
+from oci2boot.target.installed import InstalledRoot
+from oci2boot.target.opened import OpenedDisk, open_disk
 from oci2boot.workflows.verify.esp import EspFiles, esp_of_fat, find_ukis, is_entry
 
 Digest = VerityDigest | RootHash
@@ -26,6 +27,7 @@ Digest = VerityDigest | RootHash
 _OPTIONS: Final = "systemd.verity_root_options="
 _OFFSET: Final = "hash-offset="
 _MAX_TOLD: Final = 64 << 10
+_OBJECTS: Final = b"/composefs/objects/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +89,26 @@ def find_starts(esp: EspFiles, mode: Mode) -> Iterator[Start]:
 
 def _entry_promise(entry: Type1, mode: Mode, esp: EspFiles) -> Promise:
     promise = _read_line(cmdline.split(entry.options), mode, None)
-    told = _told(entry, esp) if mode == "composefs" else None
-    if told is None or told in promise.digests:
+    told = _told(entry, esp) if mode == "composefs" else ()
+    if not told or (set(promise.digests) <= set(told) and promise.digests):
         return promise
     if not promise.digests:
-        return Promise((told,), (f"composefs={told}",))
-    words = f"its initramfs promises {told}, its command line {' '.join(promise.words)}: it does not boot"
+        return Promise(told, tuple(f"composefs={digest}" for digest in told))
+    both = f"its initramfs promises {' and '.join(map(str, told))}, its command line {' '.join(promise.words)}"
+    words = f"{both}: it does not boot"
     return replace(promise, faults=(*promise.faults, words))
 
 
-def _told(entry: Type1, esp: EspFiles) -> VerityDigest | None:
-    """Return the digest that an initramfs of ours is told, by an archive of its own behind the others."""
+def _told(entry: Type1, esp: EspFiles) -> tuple[VerityDigest, ...]:
+    """Return the digests that an initramfs of ours is told, by an archive of its own behind the others."""
     last = "".join(entry.every("initrd")[-1:]).lstrip("/").lower()
     names = {path.lower(): path for path in esp}
     data = esp[names[last]]() if last.startswith(f"{FILES}/".lower()) and last in names else b""
     if len(data) > _MAX_TOLD:
-        return None
+        return ()
     found = cpio.read(data, lambda path: path == DIGEST_FILE).get(DIGEST_FILE)
-    return VerityDigest.parse((found.content or b"").decode(errors="replace").strip()) if found else None
+    lines = (found.content or b"").decode(errors="replace").splitlines() if found else []
+    return tuple(VerityDigest.parse(line.strip()) for line in lines)
 
 
 def _uki_promises(uki: Uki, read: Callable[[], bytes], mode: Mode) -> Iterator[Promise]:
@@ -196,11 +200,27 @@ def find_promise(disk: Path) -> Promised:
         found = list(_promised_by_ukis(esp))
         if found:
             by_age = cmp_to_key(newer)
-            return max(found, key=lambda one: by_age(one[0]))[1]
+            return _that_is_here(max(found, key=lambda one: by_age(one[0]))[1], opened)
         entries = sorted(_promised_by_entries(esp), key=lambda one: menu_key(one[0]))
     if not entries:
         raise FormatError(f"nothing on {disk} promises a root file system that could be verified")
     return entries[0][1]
+
+
+def _that_is_here(promised: Promised, disk: OpenedDisk) -> Promised:
+    """Put first, of several digests, the one that the disk has: that is what boots."""
+    promise = promised.promise
+    if len(promise.digests) < 2:
+        return promised
+    with suppress(Error):  # a root that is encrypted, or damaged, says nothing
+        root = InstalledRoot(disk.root())
+        pairs = sorted(
+            zip(promise.digests, promise.words, strict=True),
+            key=lambda pair: isinstance(pair[0], RootHash) or root.find(_OBJECTS + pair[0].path.encode()) is None,
+        )
+        digests, words = zip(*pairs, strict=True)
+        return replace(promised, promise=replace(promise, digests=digests, words=words))
+    return promised
 
 
 def _promised_by_ukis(esp: EspFiles) -> Iterator[tuple[Uki, Promised]]:

@@ -1,9 +1,7 @@
 """A root file system without a kernel, and the UKI that promises it. C.7, D.10, D.12"""
 
-import io
 import os
 import shutil
-import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,19 +23,13 @@ from tests.boot.debian import kernel as debian_kernel
 from tests.boot.initrds import CLOSED, SYSTEMD
 from tests.boot.trees import tree_of
 from tests.oci.layouts import Layout
+from tests.tarballs import unpack
 from tests.workflows.make.seals import BUILTIN, EXACT, by_cfsctl, cfsctl_id, converted, section
 from tests.workflows.sealable import EFI, KVER, add_image, base, kernel, stub
 
 OTHER_RELEASE = b'ID=kernels\nPRETTY_NAME="where kernels are from"\n'
 MODULES = f"usr/lib/modules/{KVER}"
 BOOTS = (f"{MODULES}/vmlinuz", f"{MODULES}/initramfs.img", "etc/kernel/cmdline")
-
-
-def unpack(layers: list[bytes], path: Path) -> Path:
-    for layer in layers:
-        with tarfile.open(fileobj=io.BytesIO(layer)) as archive:
-            archive.extractall(path, filter="tar")
-    return path
 
 
 @pytest.fixture

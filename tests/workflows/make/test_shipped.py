@@ -26,6 +26,7 @@ from oci2boot.workflows.progress import Event, Report, Told, Warned, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, DigestRequest, ErofsVersion, TreeOptions
 from tests.oci.layouts import Layout
 from tests.tarballs import END, directory, file, gnu_long, hard_link, header, pax, symlink
+from tests.workflows.make.seals import sealed_to
 from tests.workflows.sealable import add_image, base, tar, uki
 
 USUAL = TreeOptions()
@@ -199,6 +200,22 @@ def test_an_image_that_no_uki_promises_is_left_alone_and_named(images: Images) -
         told, Warned
     )
     assert not any(TAKEN in text for text in texts(told, Told))
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_a_uki_that_promises_two_digests_brings_the_image_of_one(
+    algorithm: Hash, layout: Layout, repo: Path, images: Images
+) -> None:
+    """C.9: a store of the other hash makes its own, and nothing that came along is called another's."""
+    out = f"oci:{images.folder}/out:x"
+    boot = BootOptions(ukify="builtin", both_hashes=True)
+    sealed = sealed_to(repo, f"oci:{layout.path}:base", out, boot, ship_erofs=True)
+    told: list[Event] = []
+    bootable = images.convert(out, told.append, algorithm)
+    assert bootable.flow == "sealed"
+    assert (str(bootable.root.image) == sealed.rootfs) == (algorithm == "sha256")
+    assert any(TAKEN in text for text in texts(told, Told)) == (algorithm == "sha256")
+    assert not any("came along" in text for text in texts(told, Warned))
 
 
 @pytest.mark.parametrize("damage", ["byte", "short", "empty", "old"])
