@@ -92,7 +92,8 @@ class Shipped:
         if self._taken.get(used):
             self._report(Told(f"took the rootfs image that came along: it has the promised digest {used}"))
             return True
-        names = list_shipped(self._unpacked.tree)
+        # What is named by the other hash may well be of this tree.
+        names = [name for name in list_shipped(self._unpacked.tree) if len(name) == len(used.hex)]
         if used.hex in names:
             if read_shipped(self._unpacked.tree, object_reader(self._repository), used) is not None:
                 self._report(Told("the rootfs image that came along is the one made here"))

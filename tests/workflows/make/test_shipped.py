@@ -26,6 +26,7 @@ from oci2boot.workflows.progress import Event, Report, Told, Warned, silent
 from oci2boot.workflows.requests import BootOptions, ConvertRequest, DigestRequest, ErofsVersion, TreeOptions
 from tests.oci.layouts import Layout
 from tests.tarballs import END, directory, file, gnu_long, hard_link, header, pax, symlink
+from tests.workflows.make.seals import sealed_to
 from tests.workflows.sealable import add_image, base, tar, uki
 
 USUAL = TreeOptions()
@@ -41,6 +42,8 @@ TREE: tuple[bytes, ...] = (
     pax((b"mtime", b"1000.25")), file(b"usr/bin/other", b"other" * 99),
     header(b"usr/lib/null", b"3", major=1, minor=3),
     header(b"usr/lib/fifo", b"6"),
+    file(b"usr/bin/one", b"twin" * 99),
+    file(b"usr/bin/two", b"twin" * 99),
 )  # fmt: skip
 """All that a tree has: hard links, devices, attributes, parts of a second."""
 
@@ -163,6 +166,10 @@ CHANGES = {
     ),
     "added": (file(b"usr/bin/new", b"new"), r"/usr/bin/new: path: promised absent, found file"),
     "removed": (file(b"usr/bin/.wh.small"), r"/usr/bin/small: path: promised file, found absent"),
+    "joined": (
+        file(b"usr/bin/one", b"twin" * 99) + hard_link(b"usr/bin/two", b"usr/bin/one"),
+        r"/usr/bin/two: hard link of: promised absent, found /usr/bin/one",
+    ),
     "link": (
         pax((b"SCHILY.xattr.user.note", b"kept")) + file(b"usr/bin/link", LARGE, mode=0o4755),
         r"/usr/bin/tool: hard link of: promised /usr/bin/link, found absent",
@@ -193,6 +200,22 @@ def test_an_image_that_no_uki_promises_is_left_alone_and_named(images: Images) -
         told, Warned
     )
     assert not any(TAKEN in text for text in texts(told, Told))
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_a_uki_that_promises_two_digests_brings_the_image_of_one(
+    algorithm: Hash, layout: Layout, repo: Path, images: Images
+) -> None:
+    """C.9: a store of the other hash makes its own, and nothing that came along is called another's."""
+    out = f"oci:{images.folder}/out:x"
+    boot = BootOptions(ukify="builtin", both_hashes=True)
+    sealed = sealed_to(repo, f"oci:{layout.path}:base", out, boot, ship_erofs=True)
+    told: list[Event] = []
+    bootable = images.convert(out, told.append, algorithm)
+    assert bootable.flow == "sealed"
+    assert (str(bootable.root.image) == sealed.rootfs) == (algorithm == "sha256")
+    assert any(TAKEN in text for text in texts(told, Told)) == (algorithm == "sha256")
+    assert not any("came along" in text for text in texts(told, Warned))
 
 
 @pytest.mark.parametrize("damage", ["byte", "short", "empty", "old"])
