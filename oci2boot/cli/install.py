@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from oci2boot.cli.groups import Only
-from oci2boot.cli.machine_text import plan_facts
+from oci2boot.cli.machine_text import plan_facts, warn
 from oci2boot.cli.options import DryRun, TlsVerify
 from oci2boot.cli.output import Output, out, print_facts, print_table, size
 from oci2boot.errors import Error
 from oci2boot.workflows.images import DmVerityRoot, default_repo, image_names, list_images
 from oci2boot.workflows.install.disk import Installed
 from oci2boot.workflows.install.disk import install as run_install
+from oci2boot.workflows.install.takeover import ITEMS, Asked, find_old, parse_items
 from oci2boot.workflows.machine.demands import Allowed
 from oci2boot.workflows.machine.deploy import DeployOptions
 from oci2boot.workflows.machine.directories import BootDirectoryPlan, install_boot_directory, install_directories
@@ -88,10 +90,22 @@ class Writing:
     dry_run: DryRun = False
 
 
+TakingOver = Annotated[
+    str | None,
+    Option(
+        "--take-over",
+        "what the new system gets of the one that is there: all, none, or some of "
+        f"{','.join(ITEMS)}; asked on a terminal, none elsewhere",
+        metavar="ITEMS",
+    ),
+]
+
+
 def install(
     *,
     image: Image = None,
     where: Where,
+    take_over: TakingOver = None,
     options: Annotated[DeployOptions, Only("etc", "allow_missing_verity")],
     disk: DiskRequest,
     first_boot: AskedFirstBoot,
@@ -110,10 +124,12 @@ def install(
     with output.reporting() as report:
         name, looked_at = _converted(image, repo, fetching, linting, report)
     if where.esp is not None:
-        options = replace(options, first_boot=told)
+        options = replace(options, first_boot=told, take_over=_asked(take_over, where, writing, output))
         checks = None if looked_at else linting
         _install_directories(repo, name, where, options, writing, checks, allowed, output)
         return
+    if take_over is not None:
+        raise Error("--take-over is for a system that is there, and a disk is written whole", hint="leave it out")
     assert where.target
     request = InstallRequest(
         repo=repo,
@@ -131,6 +147,28 @@ def install(
     with output.reporting() as report:
         installed = run_install(request, report, dry_run=writing.dry_run)
     output.show(installed, _show)
+
+
+def _asked(words: str | None, where: Where, writing: Writing, output: Output) -> Asked | None:
+    """Return what is to be taken over of the system that is at the target; on a terminal, show it and ask."""
+    items = None if words is None else parse_items(words)
+    if where.target is None or items == () or (where.target / "composefs/meta.json").exists():
+        if items:
+            raise Error("--take-over is for the first image of a machine", hint="leave it out")
+        return None
+    old = find_old(where.target)
+    if old is None:
+        if items:
+            raise Error(f"there is no system in {where.target} that anything could be taken over from")
+        return None
+    if items is None:
+        if not (sys.stdin.isatty() and out.is_terminal) or output.as_json or writing.yes:
+            warn([f"{old.title} is here: its users, keys and data stay its own; --take-over all takes them over"])
+            return None
+        out.print(f"[bold]{escape(old.title)}[/] is here, and stays in the boot menu. The new system can take over:")
+        out.print(f"  {', '.join(ITEMS)}")
+        items = parse_items(typer.prompt("What? all, none, or some of them with commas"))
+    return Asked(old=old, items=items) if items else None
 
 
 def _converted(
@@ -177,6 +215,11 @@ def _show_boot_files(files: BootDirectoryPlan, place: str) -> None:
 
 
 def _show_plan(plan: DeployPlan, place: str) -> None:
+    takeover = getattr(plan, "takeover", None)
+    if takeover:
+        print_table(("TAKEN OVER", f"FROM {takeover.old.title.upper()}"), takeover.shown)
+        for note in takeover.notes:
+            out.print(f"stays behind: {note}", markup=False)
     print_facts([*plan_facts(plan), ("written", place)])
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from oci2boot.cli.options import DryRun, JustJson, Mounted, MountedRoot, Shown
-from oci2boot.cli.output import out, size
+from oci2boot.cli.output import out, print_table, size
 from oci2boot.errors import Error
 from oci2boot.workflows.images import Checked, GarbagePlan, check_store
 from oci2boot.workflows.machine.collect import collect_garbage
@@ -18,6 +18,7 @@ from oci2boot.workflows.machine.repair import repair as repair_store
 from oci2boot.workflows.machine.repair import repair_machine
 from oci2boot.workflows.machine.reset import Reset
 from oci2boot.workflows.machine.reset import reset as run_reset
+from oci2boot.workflows.machine.transition import Removed, end_transition
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.requests import BootOptions, ChosenRepo
 
@@ -43,11 +44,50 @@ def fsck(
         raise typer.Exit(1)
 
 
-def gc(*, dry_run: DryRun = False, repo: ChosenRepo = None, place: Mounted, output: JustJson) -> None:
+def gc(
+    *,
+    transition: Annotated[
+        bool,
+        Option("--transition", "remove the system that was on this machine before its first image"),
+    ] = False,
+    yes: Annotated[bool, Option("--yes", "do not ask before the old system is removed")] = False,
+    dry_run: DryRun = False,
+    repo: ChosenRepo = None,
+    place: Mounted,
+    output: JustJson,
+) -> None:
     """Remove what no image needs; on a machine, what no boot entry, deployment or image needs."""
     store = store_of(repo, place.sysroot)
+    if transition:
+        machine = machine_of(store, place.esp)
+        found = end_transition(machine, dry_run=True)
+        if not (dry_run or yes):
+            _confirm_removal(found, as_json=output.as_json)
+        if not dry_run:
+            found = end_transition(machine, dry_run=False)
+        output.show(found, _show_removed, written=found.done)
+        return
     plan = collect_garbage(store, dry_run=dry_run, sysroot=machine_of(store, place.esp), esp=place.esp)
     output.show(plan, partial(_show_garbage, dry_run=dry_run))
+
+
+def _confirm_removal(found: Removed, *, as_json: bool) -> None:
+    if as_json or not (sys.stdin.isatty() and out.is_terminal):
+        raise Error(
+            f"{found.before.title} would be removed, and nobody is here to ask", hint="--yes says that it may be"
+        )
+    _show_removed(found)
+    if typer.prompt(f"{found.before.title} and all its files will be lost. Type remove to go on") != "remove":
+        raise Error("nothing was changed")
+
+
+def _show_removed(found: Removed) -> None:
+    print_table(("OF THE OLD SYSTEM", "SIZE"), [(f"/{name}", size(count)) for name, count in found.names])
+    for entry in found.before.entries:
+        out.print(f"boot entry {entry}", markup=False)
+    for kept in found.before.kept:
+        out.print(f"/{kept} stays: the new system uses it", markup=False)
+    out.print(f"{'freed' if found.done else 'would free'} {size(found.freed)}: {escape(found.before.title)}")
 
 
 def reset(

@@ -51,6 +51,13 @@ def write_before(sysroot: Sysroot, before: Before) -> None:
         write_atomically(sysroot.root / RECORD, json.dumps(before.to_json(), indent=2).encode() + b"\n")
 
 
+def write_entry(sysroot: Sysroot, entry: bytes) -> None:
+    path = sysroot.boot_directory() / ENTRY
+    with plain_errors(TargetError, f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, entry)
+
+
 def read_before(sysroot: Sysroot) -> Before | None:
     """Return what is known of the old system; None where there is none. What it names is checked when it is removed."""
     path = sysroot.root / RECORD

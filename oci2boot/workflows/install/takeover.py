@@ -6,7 +6,7 @@ Nothing of it is changed: the old system stays as it was, and boots, until `gc -
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -64,6 +64,14 @@ class OldSystem:
     home: str | None
     """Beneath the physical root, where it is a directory of its own; ostree has it in /var."""
     title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is to be taken over, and from where."""
+
+    old: OldSystem
+    items: tuple[Item, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +148,13 @@ def find_old(root: Path) -> OldSystem | None:
     )
 
 
-def plan_takeover(old: OldSystem, items: Sequence[Item], tree: Directory, read: Read, settings: FirstBoot) -> TakeOver:
+def plan_takeover(asked: Asked, tree: Directory, read: Read, settings: FirstBoot) -> TakeOver:
     """Find out what the new machine gets.
 
     `tree` is its root file system, `settings` what the user says, which comes first.
     """
-    plan = _Plan()
-    for item in items:
+    plan, old = _Plan(), asked.old
+    for item in asked.items:
         _PLANS[item](plan, old, tree, read)
     if settings.hostname or plan.hostname is None:
         plan.hostname = settings.hostname
@@ -156,7 +164,7 @@ def plan_takeover(old: OldSystem, items: Sequence[Item], tree: Directory, read: 
     made.check()
     return TakeOver(
         old=old,
-        items=tuple(items),
+        items=asked.items,
         settings=made,
         copied=tuple(plan.copied),
         shown=tuple(plan.shown),
@@ -330,9 +338,3 @@ def _read(path: Path, limit: int = MAX_FILE) -> bytes | None:
             return None
         data = file.read(limit + 1)
     return data if len(data) <= limit else None
-
-
-def copies(takeover: TakeOver) -> Iterator[tuple[Path, str]]:
-    """Yield (what is copied, where beneath the new /var its parent is)."""
-    for path in takeover.copied:
-        yield takeover.old.var / path, path.rpartition("/")[0]

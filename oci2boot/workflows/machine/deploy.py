@@ -28,12 +28,15 @@ from oci2boot.sysroot.etc_upper import write_upper
 from oci2boot.sysroot.first_boot import FirstBoot, with_first_boot
 from oci2boot.sysroot.physical import RECORD, deployment_state, initial_var
 from oci2boot.sysroot.state import SysrootState
+from oci2boot.sysroot.transition import write_before, write_entry
 from oci2boot.system.files import plain_errors, write_atomically
 from oci2boot.tree.lookup import look_up
 from oci2boot.tree.model import Directory, File
 from oci2boot.tree.selinux import load_policy
+from oci2boot.workflows.install.takeover import Asked, TakeOver, plan_takeover
 from oci2boot.workflows.machine.etc import Policy, Upper, image_etc, read_upper
 from oci2boot.workflows.machine.keep import forget
+from oci2boot.workflows.machine.transition import before, copy_var
 from oci2boot.workflows.make.canonical import reader
 from oci2boot.workflows.options import Option
 from oci2boot.workflows.progress import Report, Step, Told, Warned
@@ -52,6 +55,8 @@ class DeployOptions:
     """The image has to be made for it."""
     first_boot: FirstBoot | None = None
     """What a new machine is told; one that is there knows."""
+    take_over: Asked | None = None
+    """Of the system that was there before the first image."""
     keep: Annotated[
         int | None,
         Option("--keep", "delete the oldest deployments until this many are left; pinned ones stay", least=2),
@@ -76,6 +81,7 @@ class SysrootPlan:
     var: Directory
     """For a machine that has none yet."""
     boot: BootPlan
+    takeover: TakeOver | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -87,6 +93,7 @@ class SysrootPlan:
             },
             "etc": self.etc.to_json() if self.etc else None,
             "boot": self.boot.to_json(),
+            **({"takeover": self.takeover.to_json()} if self.takeover else {}),
         }
 
 
@@ -110,6 +117,9 @@ def plan_deployment(
     upper: Upper | None = None
     new_state: Directory | None = None
     new_etc: Directory | None = None
+    takeover: TakeOver | None = None
+    if options.take_over and state.deployments and current is not None:
+        raise TargetError("this machine has an image already: what was there before is not taken over any more")
     var = initial_var(tree)
     if fresh:
         if current is not None:
@@ -119,9 +129,13 @@ def plan_deployment(
             etc = plan_etc(old, new, upper.tree, policy)
             new_etc = etc.upper
             merged = MergedEtc(current.digest, policy, fingerprint(new_etc, rootfs))
-        elif options.first_boot:
+        elif options.first_boot or options.take_over:
             read = reader(lambda content: source.read_object(content.digest))
-            new_etc, new_var = with_first_boot(options.first_boot, tree, load_policy(tree, read), read)
+            settings = options.first_boot or FirstBoot()
+            if options.take_over:
+                takeover = plan_takeover(options.take_over, tree, read, settings)
+                settings = takeover.settings
+            new_etc, new_var = with_first_boot(settings, tree, load_policy(tree, read), read)
             var = new_var or var
     record = record_bytes(
         bootable.to_json() | {"esp": esp},
@@ -143,6 +157,7 @@ def plan_deployment(
         upper=upper,
         var=var,
         boot=boot,
+        takeover=takeover,
     )
 
 
@@ -220,13 +235,25 @@ def apply_deployment(
             write_upper(plan.state, deployment, place)
         else:
             write_atomically(deployment / RECORD.decode(), plan.record)
+    entry = _take_over(plan.takeover, state, report) if plan.takeover else None
     apply_boot(plan.boot, sysroot.boot_directory())
+    if entry:
+        write_entry(sysroot, entry)
     for one in state.deployments:
         entries = state.entries_of(one.digest)
         if one.digest != rootfs and entries and all(entry.id in plan.boot.removed for entry in entries):
             report(Told(f"{one.digest} made room in the boot directory, and is deleted"))
             forget(target, one)
             remove_state(sysroot, one.digest)
+
+
+def _take_over(takeover: TakeOver, state: SysrootState, report: Report) -> bytes | None:
+    """Copy what comes along, and note what stays; return an entry for the boot menu, if one is needed."""
+    sysroot = state.sysroot
+    copy_var(takeover, sysroot.var, report)
+    found, entry = before(sysroot, takeover, state.directory)
+    write_before(sysroot, found)
+    return entry
 
 
 def _transfer(plan: SysrootPlan, source: Repository, target: Repository, report: Report) -> None:
