@@ -41,6 +41,20 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also the tests that take long; a file that is named is run")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless everything is asked for, or its file."""
+    named = {Path(word.partition("::")[0]).name for word in config.args}
+    if config.getoption("--all"):
+        return
+    long = [item for item in items if item.get_closest_marker("long") and item.path.name not in named]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 def pytest_configure() -> None:
     # The first process of a run names the folder, its workers inherit the name.
     os.environ.setdefault(RUN, str(Path(tempfile.gettempdir()) / f"oci2boot-tests-{os.getpid()}"))

@@ -225,6 +225,7 @@ def _fstab(plan: _Plan, old: OldSystem, tree: Directory, __: Read) -> None:
             continue
         why = _why_not(words, tree)
         if why is None:
+            words[1] = _place_of(tree, words[1]) or words[1]
             if "nofail" not in words[3].split(","):
                 words[3] += ",nofail"
             kept.append(" ".join([*words[:4], *(words[4:6] or ["0", "0"])]))
@@ -252,17 +253,22 @@ def _why_not(words: Sequence[str], tree: Directory) -> str | None:
         return "that is no place"
     if place.startswith(("/usr/", "/etc/", "/sysroot/")):
         return "it would lie over what is verified"
-    if place.startswith("/var/") or _is_directory(tree, place):
-        return None
-    return "the image has no such directory"
+    return None if _place_of(tree, place) else "the image has no such directory"
 
 
-def _is_directory(tree: Directory, place: str) -> bool:
+def _place_of(tree: Directory, place: str) -> str | None:
+    """Return where a directory of the new system is, as systemd.mount(5) wants it: without symlinks; None for none."""
     found = look_up(tree, place.encode())
+    if found:
+        return f"/{os.fsdecode(found[0])}" if isinstance(found[1], Directory) else None
     link = find(tree, place.encode())
-    return bool(found and isinstance(found[1], Directory)) or (
-        isinstance(link, Symlink) and link.target.startswith((b"var/", b"/var/"))
-    )
+    if (
+        isinstance(link, Symlink)
+        and link.target.lstrip(b"/").startswith(b"var/")
+        and b".." not in link.target.split(b"/")
+    ):
+        return f"/{os.fsdecode(link.target.strip(b'/'))}"  # of the state, and made when something is mounted there
+    return place if place.startswith("/var/") else None
 
 
 def _home(plan: _Plan, old: OldSystem, tree: Directory, __: Read) -> None:
@@ -275,10 +281,11 @@ def _home(plan: _Plan, old: OldSystem, tree: Directory, __: Read) -> None:
         if b" /home " not in plan.files.get("/etc/fstab", b""):
             plan.notes.append("home: a file system of its own, which comes with fstab")
         return
-    if not _is_directory(tree, "/home"):
+    place = _place_of(tree, "/home")
+    if place is None:
         plan.notes.append("home: the image has no /home")
         return
-    _to_fstab(plan, [f"/sysroot/{old.home} /home none bind,rw,exec,nosuid,nodev,nofail 0 0"])
+    _to_fstab(plan, [f"/sysroot/{old.home} {place} none bind,rw,exec,nosuid,nodev,nofail 0 0"])
     plan.shown.append(("home", "the same directory, which both systems have"))
 
 

@@ -35,7 +35,7 @@ IMAGE: dict[str, bytes | Path] = {
     "usr/bin/bash": b"bash" * 50,
     "usr/bin/sh": b"sh" * 50,
     "bin": Path("usr/bin"),
-    "home/": b"",
+    "home": Path("var/home"),
     "srv/": b"",
     "usr/bin/sshd": b"x" * 99,
     "etc/ssh/sshd_config": b"Include /etc/ssh/sshd_config.d/*.conf\n",
@@ -120,7 +120,7 @@ def test_what_was_named_is_in_the_new_etc_and_var(debian: Machine) -> None:
     assert lines["fstab"] == [
         "UUID=d00d /srv xfs defaults,noatime,nofail 0 2",
         "UUID=5a none swap sw,nofail 0 0",
-        "/sysroot/home /home none bind,rw,exec,nosuid,nodev,nofail 0 0",
+        "/sysroot/home /var/home none bind,rw,exec,nosuid,nodev,nofail 0 0",
     ]
     var = contents(debian.root / "state/os/default/var")
     assert (var["lib/postgresql/data"], var["www/index.html"]) == (b"rows\n", b"<p>hello\n")
