@@ -48,13 +48,13 @@ say root 'findmnt -no FSTYPE /'
 say host 'cat /proc/sys/kernel/hostname'
 say key 'cat /etc/ssh/ssh_host_ed25519_key.pub'
 say user 'id -un 1234; id -Gn 1234'
-say home 'cat /home/me/letter; stat -c %u /home/me/letter'
+say home 'cd /home/me && cat letter && stat -c %u letter'
 say machine 'cat /etc/machine-id'
 say old 'cat /etc/old'
 next() { echo $((step + 1)) >/run/old-esp/step; sync; umount /run/old-esp; systemctl --no-block reboot; exit; }
 case $step in
 1)
-    say install 'oci2boot install demo --repo /srv/repo --target / --esp /run/old-esp --no-nvram \
+    say install 'oci2boot install demo --repo /repo --target / --esp /run/old-esp --no-nvram \
         --take-over users,hostname,machine-id,ssh,home --quiet >/dev/null && echo done'
     next ;;
 2)
@@ -64,7 +64,7 @@ case $step in
 4)
     json gc 'oci2boot gc --transition --yes --json'
     say left 'ls /sysroot'
-    say letter 'cat /sysroot/home/me/letter'
+    say letter 'cd /sysroot/home/me && cat letter'
     echo end
     systemctl --no-block poweroff ;;
 esac
@@ -160,7 +160,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
     for path in (rootfs / "home/me", rootfs / "home/me/letter"):
         os.chown(path, 1234, 1234)
     vm.oci2boot(
-        "convert", f"oci:{layout}:latest", "--name", "demo", "--repo", rootfs / "srv/repo", home=home, demote=False
+        "convert", f"oci:{layout}:latest", "--name", "demo", "--repo", rootfs / "repo", home=home, demote=False
     )
     make_disk(rootfs, home / "disk.raw")
     shutil.rmtree(bundle)
