@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from oci2boot.boot.glue import Archive, Glue, add_modules, add_own, add_programs, wire_systemd
+from oci2boot.boot.glue import PLACE, Archive, Glue, add_modules, add_own, add_programs, wire_systemd
 from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, BootMode, overlays_file
 from oci2boot.boot.kernel import KernelSupport, check_verity_kernel
 from oci2boot.boot.names import EXTRA
@@ -30,6 +30,8 @@ from oci2boot.tree.model import Directory
 _SYSTEMD: Final = b"usr/lib/systemd/"
 _GENERATORS: Final = _SYSTEMD + b"system-generators/"
 VERITYTAB: Final = b"etc/veritytab"
+ROOT_HASH_FILE: Final = PLACE + b"root-hash"
+"""What check-verity holds the kernel's word to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,21 @@ class DmVerityPromise:
         for path, content in self.files().items():
             archive.add(cpio.file(path, content))
         overlaid = bool(self.options.overlays)
-        programs, notes = add_programs(archive, tree, read, [b"blkid"]) if overlaid else ((), ())
+        more = [*([b"blkid"] if overlaid else []), *([b"dmsetup"] if self.dm_verity else [])]
+        programs, notes = add_programs(archive, tree, read, more) if more else ((), ())
+        if not overlaid:
+            notes = ()  # nothing grows
+        units = []
+        if self.rootfs.root_hash is not None:
+            add_own(archive, ["check-verity"])
+            signed = " signed" if self.options.signature else ""
+            archive.add(cpio.file(ROOT_HASH_FILE, f"{self.rootfs.root_hash}{signed}\n".encode()))
+            units.append(b"oci2boot-check-verity.service")
         if overlaid:
             add_own(archive, ["setup-overlays", "grow"])
+            units.append(b"oci2boot-setup-overlays.service")
         modules = add_modules(archive, tree, read, support)
-        wire_systemd(archive, b"oci2boot-setup-overlays.service" if overlaid else None, modules)
+        wire_systemd(archive, units, modules)
         return Glue(brought=None, archive=archive.pack(), arguments=(), modules=modules, programs=programs, notes=notes)
 
     def build_cmdline(self, image: Sequence[str], user: Sequence[str], added: Glue) -> str:

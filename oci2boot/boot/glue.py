@@ -145,7 +145,7 @@ def plan_glue(tree: Directory, read: Read, initramfs: Mapping[bytes, cpio.Found]
     programs, notes = add_programs(archive, tree, read)
     modules = add_modules(archive, tree, read, support)
     if kind == "systemd":
-        wire_systemd(archive, b"oci2boot-setup-root.service", modules)
+        wire_systemd(archive, [b"oci2boot-setup-root.service"], modules)
     else:
         _wire_initramfs_tools(archive, modules=bool(modules))
     return Glue(
@@ -217,9 +217,9 @@ def _unknown() -> ImageError:
     )
 
 
-def wire_systemd(archive: Archive, unit: bytes | None, modules: Sequence[str]) -> None:
-    """Add a unit that sets up the root file system, and the one that loads `modules`."""
-    if unit:
+def wire_systemd(archive: Archive, units: Sequence[bytes], modules: Sequence[str]) -> None:
+    """Add units that check or set up the root file system, and the one that loads `modules`."""
+    for unit in units:
         # .requires: with the unit masked on the command line, the target fails too, and nothing is switched to.
         archive.add(cpio.file(_UNIT + unit, script(f"systemd/{unit.decode()}")))
         archive.add(cpio.symlink(_UNIT + b"initrd-root-fs.target.requires/" + unit, b"../" + unit))
@@ -264,7 +264,9 @@ def add_programs(
         elif name == b"chroot":
             notes.append("the root file system will not grow: neither the initramfs nor the image has chroot")
         else:
-            raise ImageError(f"neither the initramfs nor the image has the program {name.decode()}")
+            raise ImageError(
+                f"neither the initramfs nor the image has the program {name.decode()}", hint="install it in the image"
+            )
     for path, content in libraries(tree, read, wanted.values()).items():
         if not archive.has(path):
             archive.add(cpio.file(path, content, 0o755))

@@ -24,6 +24,7 @@ from tests.workflows.sealable import BUILTIN, CONFIG, KVER, add_image, base, tar
 INITRAMFS = [
     *SYSTEMD,
     cpio.file(b"usr/bin/blkid", b""),
+    cpio.file(b"usr/sbin/dmsetup", b""),
     cpio.file(b"usr/lib/systemd/system-generators/systemd-fstab-generator", b""),
     cpio.file(b"usr/lib/systemd/systemd-veritysetup", b""),
     cpio.file(b"usr/lib/systemd/system-generators/systemd-veritysetup-generator", b""),

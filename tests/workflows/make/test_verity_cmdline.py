@@ -148,6 +148,31 @@ def test_the_images_initramfs_gets_what_lays_the_overlays(
     if overlays:
         assert b"FailureAction=reboot-force" in (found[unit].content or b"")
         assert found[link].content == b"../oci2boot-setup-overlays.service"
+
+
+@pytest.mark.parametrize("overlays", [(Overlay("/etc"),), ()])
+def test_the_kernel_is_asked_what_it_mounted(
+    source: Reference, overlays: tuple[Overlay, ...], tmp_path: Path
+) -> None:
+    """K1.18: also where nothing is laid over the root file system; the words of a command line can be appended."""
+    bootable = convert_verity(source, tmp_path, replace(HASH_ONLY, overlays=overlays))
+    uki = uki_of(tmp_path, bootable)
+    (section,) = pe.parse(uki).sections_named(b".initrd")
+    found = cpio.read(bytes(pe.contents(uki, section)), lambda _: True)
+    unit = b"usr/lib/systemd/system/oci2boot-check-verity.service"
+    assert b"FailureAction=reboot-force" in (found[unit].content or b"")
+    assert b"Condition" not in (found[unit].content or b"")
+    link = found[b"usr/lib/systemd/system/initrd-root-fs.target.requires/oci2boot-check-verity.service"]
+    assert link.content == b"../oci2boot-check-verity.service"
+    assert isinstance(bootable.root, DmVerityRoot)
+    assert found[b"usr/lib/oci2boot/root-hash"].content == f"{bootable.root.root_hash}\n".encode()
+    assert {f"usr/lib/oci2boot/{name}".encode() for name in needed_by("check-verity") if "witness" not in name} <= {
+        *found, b"usr/lib/oci2boot/grow"
+    }  # fmt: skip
+    unguarded = VerityOptions(compression=ZSTD, verity=False, signature=False, overlays=overlays)
+    uki = uki_of(tmp_path, convert_verity(source, tmp_path, unguarded))
+    (section,) = pe.parse(uki).sections_named(b".initrd")
+    assert unit not in cpio.read(bytes(pe.contents(uki, section)), lambda _: False)
         # The witness is of composefs: here setup-root only lends its functions.
         names = {name for name in needed_by("setup-overlays") if not name.startswith("witness-")}
         assert {f"usr/lib/oci2boot/{name}".encode() for name in names} <= set(found)
