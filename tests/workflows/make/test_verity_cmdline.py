@@ -148,12 +148,14 @@ def test_the_images_initramfs_gets_what_lays_the_overlays(
     if overlays:
         assert b"FailureAction=reboot-force" in (found[unit].content or b"")
         assert found[link].content == b"../oci2boot-setup-overlays.service"
+        # The witness is of composefs: here setup-root only lends its functions.
+        names = {name for name in needed_by("setup-overlays") if not name.startswith("witness-")}
+        assert {f"usr/lib/oci2boot/{name}".encode() for name in names} <= set(found)
+        assert "grow" in names
 
 
 @pytest.mark.parametrize("overlays", [(Overlay("/etc"),), ()])
-def test_the_kernel_is_asked_what_it_mounted(
-    source: Reference, overlays: tuple[Overlay, ...], tmp_path: Path
-) -> None:
+def test_the_kernel_is_asked_what_it_mounted(source: Reference, overlays: tuple[Overlay, ...], tmp_path: Path) -> None:
     """K1.18: also where nothing is laid over the root file system; the words of a command line can be appended."""
     bootable = convert_verity(source, tmp_path, replace(HASH_ONLY, overlays=overlays))
     uki = uki_of(tmp_path, bootable)
@@ -173,7 +175,3 @@ def test_the_kernel_is_asked_what_it_mounted(
     uki = uki_of(tmp_path, convert_verity(source, tmp_path, unguarded))
     (section,) = pe.parse(uki).sections_named(b".initrd")
     assert unit not in cpio.read(bytes(pe.contents(uki, section)), lambda _: False)
-        # The witness is of composefs: here setup-root only lends its functions.
-        names = {name for name in needed_by("setup-overlays") if not name.startswith("witness-")}
-        assert {f"usr/lib/oci2boot/{name}".encode() for name in names} <= set(found)
-        assert "grow" in names
