@@ -22,6 +22,8 @@ from oci2boot.tree.model import Directory, Symlink, find
 Item = Literal["users", "hostname", "machine-id", "ssh", "fstab", "home", "var"]
 ITEMS: Final[tuple[Item, ...]] = ("users", "hostname", "machine-id", "ssh", "fstab", "home", "var")
 MAX_FILE: Final = 1 << 20
+BOOTED: Final = Path("/run/ostree-booted")
+"""It is there where ostree booted the machine. ostree(1)"""
 MAX_HOST_KEYS: Final = 32
 SKIPPED: Final = frozenset(
     {
@@ -125,9 +127,14 @@ def find_old(root: Path) -> OldSystem | None:
 
     Raises `TargetError` for several deployments of ostree of which none runs.
     """
+    if root == Path("/") and BOOTED.exists():
+        raise TargetError(
+            "this machine runs a deployment of ostree: its disk is at /sysroot",
+            hint="install there: --target /sysroot, after mount -o remount,rw /sysroot",
+        )
     if (root / "ostree/deploy").is_dir():
         found = [path for path in sorted(root.glob("ostree/deploy/*/deploy/*")) if (path / "etc").is_dir()]
-        running = [path for path in found if Path("/run/ostree-booted").exists() and path.samefile("/")]
+        running = [path for path in found if BOOTED.exists() and path.samefile("/")]
         if not found:
             return None
         if len(running or found) > 1:
