@@ -259,6 +259,7 @@ def test_a_root_without_a_kernel_is_promised_by_the_uki_of_another(
     (section,) = pe.parse(uki).sections_named(b".initrd")
     initramfs = cpio.read(pe.contents(uki, section), lambda path: path == b"usr/lib/oci2boot/mode")
     assert initramfs[b"usr/lib/oci2boot/mode"].content == b"composefs\n"
+    assert b" panic=10 " in uki  # it gives no shell, and the kernel does not stand still either
     assert {b"erofs.ko", b"overlay.ko"} <= {path.rpartition(b"/")[2] for path in initramfs}
 
 

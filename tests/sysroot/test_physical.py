@@ -1,10 +1,13 @@
 """What is on the partition that a machine under dm-verity writes to."""
 
+from pathlib import Path
+
 import pytest
 
 from oci2boot.digest import VerityDigest
 from oci2boot.errors import TargetError
-from oci2boot.sysroot.physical import Recorded, overlay_state
+from oci2boot.sysroot.nextroot import NEXT, mount_argvs
+from oci2boot.sysroot.physical import Recorded, overlay_state, physical_root
 from oci2boot.tree.model import SELINUX_XATTR, Directory, File, Metadata, find
 
 DEPLOYMENT = Recorded(VerityDigest("sha256", bytes(32)), b"{}")
@@ -42,3 +45,21 @@ def test_upper_directories_have_the_labels_of_what_they_stand_for() -> None:
 def test_a_place_that_is_no_directory_is_refused(place: str) -> None:
     with pytest.raises(TargetError, match=f"{place} is not a directory of the image"):
         overlay_state(DEPLOYMENT, TREE, [place], {})
+
+
+def test_the_physical_root_is_for_root_alone() -> None:
+    """C.35: what lies there is reached by no account, whatever mode it has."""
+    root = physical_root(DEPLOYMENT, [], {}, b"{}", TREE)
+    assert root.meta.mode == 0o700
+    composefs = find(root, b"/composefs")
+    assert composefs
+    assert composefs.meta.mode == 0o700
+
+
+def test_a_soft_reboot_mounts_what_nothing_verifies_without_rights() -> None:
+    """C.35: as the initramfs does."""
+    calls = [list(map(str, argv)) for argv in mount_argvs(DEPLOYMENT.digest, Path("/image"), Path("/sysroot"))]
+    options = {argv[-1]: argv[argv.index("-o") + 1] for argv in calls if "-o" in argv}
+    for place in ("etc", "var", "sysroot"):
+        assert {"nosuid", "nodev"} <= set(options[str(NEXT / place)].split(",")), place
+    assert {"noexec", "ro"} <= set(options[str(NEXT / "sysroot")].split(","))

@@ -79,7 +79,7 @@ def convert(request: ConvertRequest, report: Report) -> Bootable:
             )
             warnings = check(subject, str(request.source), request.linting, report)
             if request.boot.strip_kernel:
-                unpacked = replace(unpacked, system=without_kernel(unpacked.system))
+                unpacked = _stripped(unpacked, request.boot, repository)
         if request.verity:
             made = make_verity(request, request.verity, unpacked, repository, report)
         else:
@@ -170,15 +170,22 @@ def _choose_payload(
     return None, local_files(tree, architecture, version, promise_of(kargs, options), options, read, report)
 
 
+def _stripped(unpacked: Unpacked, options: BootOptions, repository: Repository) -> Unpacked:
+    """Return the image with a root file system that has no kernel, which is not what a UKI of its own promises."""
+    ukis = find_sealable(unpacked.tree, object_reader(repository)) if options.flow in ("auto", "sealed") else ()
+    if any(uki.sealed for uki in ukis):
+        raise _without_effect("--strip-kernel")
+    return replace(unpacked, system=without_kernel(unpacked.system))
+
+
+def _without_effect(option: str) -> FlowError:
+    return FlowError(f"{option}, and the image's own UKI, which is taken as it is", hint="add --flow local")
+
+
 def _warn_of_arguments(options: BootOptions, report: Report) -> None:
-    own = {
-        "--debug-shell": options.debug_shell,
-        "--strip-kernel": options.strip_kernel,
-        "--both-hashes": options.both_hashes,
-    }
-    for option, given in own.items():
+    for option, given in (("--debug-shell", options.debug_shell), ("--both-hashes", options.both_hashes)):
         if given:
-            raise FlowError(f"{option}, and the image's own UKI, which is taken as it is", hint="add --flow local")
+            raise _without_effect(option)
     if options.kargs or options.console:
         report(Warned("the image's UKI is taken as it is, without --karg and --console; `uki addon` adds to it"))
     if options.read != "ahead":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oci2boot.cli.hints import hint_of
-from oci2boot.errors import Error, ImageError, SignatureError
+from oci2boot.errors import Error, FlowError, ImageError, SignatureError
 from oci2boot.formats import cpio
 from oci2boot.oci.reference import Reference
 from oci2boot.store.images import Bootable
@@ -121,6 +121,19 @@ def test_an_image_without_a_sealed_uki_gets_one_built_here(converted: Convert) -
     assert "EFI/Linux/os.efi" not in bootable.esp
     assert bootable.cmdline
     assert bootable.cmdline.endswith(f"composefs={bootable.root.image}")
+
+
+def test_a_debug_shell_is_for_what_nobody_signs(karg: Karg, converted: Convert, tmp_path: Path) -> None:
+    """C.35"""
+    vendor = make(tmp_path, "debug")
+    signing = SigningOptions(certificate=vendor.path, key=str(vendor.key))
+    with pytest.raises(ImageError, match="gives whoever makes the boot fail a root shell"):
+        converted({}, debug_shell=True, signing=signing)
+    assert "rd.shell" not in str(converted({}, debug_shell=True).cmdline)
+    sealed = {"boot/EFI/Linux/os.efi": uki(f"rw {karg(1, 'sha256', True)}")}
+    for option in ("debug_shell", "strip_kernel"):
+        with pytest.raises(FlowError, match=f"--{option.replace('_', '-')}, and the image's own UKI"):
+            converted(sealed, **{option: True})
 
 
 def test_a_stale_uki_is_refused_with_both_digests(karg: Karg, converted: Convert) -> None:
