@@ -126,6 +126,8 @@ def as_raw(path: Path) -> Iterator[Path]:
         return
     if driver == "qcow2":
         _check_qcow2(header, path)
+    if driver == "vmdk":
+        _check_vmdk(header, path)
     with TemporaryDirectory(prefix="oci2boot-") as folder:
         raw = Path(folder, "disk.raw")
         run(["qemu-img", "convert", "-O", "raw", "-S", "64k", _source(path, driver), raw], package="qemu-utils")
@@ -143,6 +145,18 @@ def _check_qcow2(header: bytes, path: Path) -> None:
     _, version, backing, features = _QCOW2_HEADER.unpack(header)
     if backing or (version > 2 and features & _EXTERNAL_DATA):
         raise FormatError(f"{path} is not whole: its content is in other files", hint="merge them by qemu-img convert")
+
+
+_VMDK_HEADER = struct.Struct("<4s8xQ")
+
+
+def _check_vmdk(header: bytes, path: Path) -> None:
+    """Refuse an image without a capacity of its own: QEMU then reads the files that it names. QEMU, block/vmdk.c"""
+    if len(header) < _VMDK_HEADER.size:
+        raise FormatError(f"{path} is cut off")
+    _, capacity = _VMDK_HEADER.unpack_from(header)
+    if capacity == 0:
+        raise FormatError(f"{path} is not whole: it names other files", hint="make one file of it by qemu-img convert")
 
 
 def _source(path: Path, driver: str) -> str:

@@ -1,6 +1,7 @@
 """Disk images for other hypervisors, as qemu-img reads them back."""
 
 import json
+import struct
 import subprocess
 from pathlib import Path
 
@@ -95,3 +96,20 @@ def test_only_raw_images_have_sectors_of_4096_bytes(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="sectors of 512"):
         write_disk_as(plan_of([], sector=4096), tmp_path / "disk.qcow2", "qcow2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vmdk_that_names_a_file_of_this_machine_is_not_read(tmp_path: Path) -> None:
+    """C.35: qemu-img, asked alone, reads it: an extent may be any file. VMware, Virtual Disk Format 5.0."""
+    secret, disk = tmp_path / "secret", tmp_path / "disk.vmdk"
+    secret.write_bytes(b"secret" * 1000)
+    text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n"
+    text += f'createType="monolithicFlat"\nRW 8 FLAT "{secret}" 0\n'
+    header = struct.pack("<4sIIQQQQIQQQB", b"KDMV", 1, 3, 0, 128, 1, 20, 512, 0, 0, 21, 0)
+    disk.write_bytes(header.ljust(512, b"\0") + text.encode().ljust(20 * 512, b"\0") + bytes(64 * 512))
+    said("qemu-img", "convert", "-f", "vmdk", "-O", "raw", disk, tmp_path / "read")
+    assert (tmp_path / "read").read_bytes().startswith(b"secret")
+    with pytest.raises(FormatError, match="names other files"), as_raw(disk):
+        pass
+    disk.write_bytes(b"KDMV")
+    with pytest.raises(FormatError, match="cut off"), as_raw(disk):
+        pass
