@@ -12,7 +12,6 @@ from oci2boot.boot.kernel import version_in
 from oci2boot.errors import Error, FormatError, ImageError, LimitError, TargetError
 from oci2boot.formats import cpio
 from oci2boot.oci.reference import Reference
-from oci2boot.tree.model import Directory, find, put
 from oci2boot.workflows.make import kernel_from
 from oci2boot.workflows.make.kernel_from import KernelFrom
 from oci2boot.workflows.make.seal import SealRequest, seal
@@ -21,7 +20,6 @@ from oci2boot.workflows.make.uki_config import configure
 from oci2boot.workflows.progress import silent
 from tests.boot.debian import kernel as debian_kernel
 from tests.boot.initrds import CLOSED, SYSTEMD
-from tests.boot.trees import tree_of
 from tests.oci.layouts import Layout
 from tests.tarballs import unpack
 from tests.workflows.make.seals import BUILTIN, EXACT, by_cfsctl, cfsctl_id, converted, section
@@ -217,13 +215,3 @@ def test_a_file_without_effect_or_end_is_refused(
     monkeypatch.setattr(kernel_from, "MAX_INITRAMFS", 100)
     with pytest.raises((LimitError, FormatError, ImageError)):
         build(BuildRequest(rootfs=root, boot=BUILTIN, kernel_from=given), silent)
-
-
-def test_an_inode_is_put_into_a_tree() -> None:
-    tree = tree_of({"a/b": b"old", "c": b""})
-    new = find(tree_of({"x": b"new"}), b"x")
-    assert find(put(tree, b"a/b", new), b"a/b") is new
-    assert find(put(tree, b"/c/d/e", new), b"c/d/e") is new
-    assert find(put(tree, b"a/b", None), b"a/b") is None
-    assert isinstance(find(put(tree, b"a/b", None), b"a"), Directory)
-    assert put(tree, b"none/below", None).entries.keys() == tree.entries.keys()
