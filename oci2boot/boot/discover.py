@@ -36,7 +36,7 @@ SERIAL: Final[Mapping[str, str]] = MappingProxyType({"aarch64": "ttyAMA0"})
 """The first serial port of most machines of an architecture, where it is not ttyS0."""
 
 _TERMINAL: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*(,[0-9a-z]+)*")
-_VERSION: Final = re.compile(rb"[0-9A-Za-z][0-9A-Za-z._+~-]{0,127}")
+VERSION: Final = re.compile(rb"[0-9A-Za-z][0-9A-Za-z._+~-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +55,7 @@ def find_kernels(tree: Directory) -> list[Kernel]:
     flavours: set[bytes] = set()
     for version, _ in list_directory(tree, MODULES):
         beside = MODULES + b"/" + version
-        if not _VERSION.fullmatch(version):
+        if not VERSION.fullmatch(version):
             continue
         flavour = _flavour(tree, beside)
         flavours.add(flavour)
@@ -73,7 +73,7 @@ def find_kernels(tree: Directory) -> list[Kernel]:
         image = find_file(tree, b"boot/" + name)
         if version == name or version in kernels or version in flavours or not image:
             continue
-        if not _VERSION.fullmatch(version) or b"rescue" in version:
+        if not VERSION.fullmatch(version) or b"rescue" in version:
             continue
         kernels[version] = _kernel(
             tree, version, image, b"boot/" + name, [b"boot/" + form % version for form in INITRAMFS_NAMES]
@@ -87,7 +87,7 @@ def _flavour(tree: Directory, directory: bytes) -> bytes:
     """Arch names files in /boot after the package, as in `vmlinuz-linux`; its modules say which."""
     file = find_file(tree, directory + b"/pkgbase")
     content = file.content if file else b""
-    return content.strip() if isinstance(content, bytes) and _VERSION.fullmatch(content.strip()) else b""
+    return content.strip() if isinstance(content, bytes) and VERSION.fullmatch(content.strip()) else b""
 
 
 def _kernel(tree: Directory, version: bytes, image: File, path: bytes, initramfs_paths: Sequence[bytes]) -> Kernel:

@@ -43,10 +43,14 @@ class Removed:
 def end_transition(sysroot: Sysroot | None, *, dry_run: bool) -> Removed:
     """Remove the old system. A machine that runs it keeps it, and so does one of which that is not known."""
     if sysroot is None:
-        raise TargetError("this is a store, and no machine that another system was on")
+        raise TargetError(
+            "this is a store, and no machine that another system was on", hint="name the machine's: --sysroot DIR"
+        )
     before = read_before(sysroot)
     if before is None:
-        raise TargetError("nothing is known of a system that was here before")
+        raise TargetError(
+            "nothing is known of a system that was here before", hint="`install --take-over` writes down what was there"
+        )
     if sysroot.live and booted_digest(sysroot) is None:
         raise TargetError(
             f"{before.title} is what this machine runs now", hint="restart it with the new system, then try again"

@@ -50,7 +50,9 @@ def settle(
         ("--karg-style", boot.karg_style, usual_boot.karg_style, preset.karg_style),
     ):
         if asked not in (usual, wanted):
-            raise FormatError(f"{option} {asked}, and --for {consumer}, which expects {wanted}")
+            raise FormatError(
+                f"{option} {asked}, and --for {consumer}, which expects {wanted}", hint="leave one of the two out"
+            )
     return (
         preset.hash,
         replace(tree, erofs_version=preset.erofs_version, selinux_rules="composefs-rs"),

@@ -59,6 +59,8 @@ def _check_boot(boot: BootOptions) -> None:
         raise FormatError("--karg-style is of --mode composefs", hint="--verity-karg says how the root hash is told")
     if boot.allow_missing_verity:
         raise FormatError("--allow-missing-verity is of --mode composefs", hint="--no-verity leaves dm-verity out")
+    if boot.both_hashes:
+        raise FormatError("--both-hashes is of --mode composefs", hint="--verity-hash says which one the hash tree has")
     if boot.read != "ahead":
         raise FormatError("--read is of --mode composefs: dm-verity verifies each block as it is read")
     cmdline.join(boot.kargs)

@@ -15,8 +15,10 @@ from oci2boot.boot.discover import (
     MAX_ARGUMENTS_FILE,
     MODULES,
     OS_RELEASE,
+    VERSION,
     choose_kernel,
     find_kernels,
+    find_ukis,
 )
 from oci2boot.boot.kernel import version_in
 from oci2boot.boot.payload import EFI_NAMES, MAX_EFI_PROGRAM, MAX_INITRAMFS, MAX_KERNEL, STUB_DIRECTORY, machine_of
@@ -98,6 +100,11 @@ def boot_root(
     tree, tree_read = image, read
     if asked.root:
         gathered = gather(DirectoryReference(asked.root), algorithm, SourceOptions(), report)
+        if not asked.linux and not find_kernels(gathered.tree) and not find_ukis(gathered.tree):
+            raise ImageError(
+                f"{asked.root} has no kernel: neither /usr/lib/modules/VERSION/vmlinuz nor /boot/vmlinuz-VERSION",
+                hint="--kernel-root is the top of a root file system; --linux takes a kernel that is a file",
+            )
         tree, tree_read = _of_the_image(gathered.tree, image, read), gathered.read
     tree, boot = _with_files(asked, tree, boot, architecture)
     whole = image
@@ -133,6 +140,8 @@ def _with_files(
     if asked.linux:
         content = read_limited(asked.linux, MAX_KERNEL)
         version = boot.kernel or version_in(content) or _only_modules(tree, asked.linux)
+        if not VERSION.fullmatch(version.encode()):
+            raise FormatError(f"not a version of a kernel: {version!r}", hint="what `uname -r` says on it")
         boot = replace(boot, kernel=version)
         tree = put(tree, MODULES + b"/" + version.encode() + b"/vmlinuz", _file(content))
     if asked.initramfs:

@@ -225,7 +225,9 @@ def _directory_base(
 ) -> Base:
     """Make a layer of a directory, uncompressed: what it is then depends on the files alone."""
     if request.uki_layer is not None:
-        raise FormatError(f"--uki-layer is the number of a layer, and {request.source} is a directory")
+        raise FormatError(
+            f"--uki-layer is the number of a layer, and {request.source} is a directory", hint="leave it out"
+        )
     unpacked = unpack(request.source, request.options, repository, report, warn, times=times)
     entries = list(entries_of(unpacked.tree, warn))
 

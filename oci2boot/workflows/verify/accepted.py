@@ -8,7 +8,7 @@ from oci2boot.boot.glue import PLACE
 from oci2boot.boot.names import MAX_UKI
 from oci2boot.boot.sealed import read_head
 from oci2boot.boot.told import DIGEST_FILE
-from oci2boot.errors import FormatError
+from oci2boot.errors import Error, FormatError
 from oci2boot.formats import cmdline, cpio, pe
 from oci2boot.system.files import read_limited
 from oci2boot.workflows.make.consumers import Accepted, accepting
@@ -34,8 +34,14 @@ class ExplainedUki:
 
 def explain_uki(path: Path) -> ExplainedUki:
     """Raises `FormatError` for a file that is no UKI, or promises no composefs image."""
-    data = read_limited(path, MAX_UKI)
-    head = read_head(data)
+    try:
+        data = read_limited(path, MAX_UKI)
+        head = read_head(data)
+    except Error as error:
+        raise type(error)(
+            error.message if str(path) in error.message else f"{path}: {error.message}",
+            hint=error.hint or "explain takes two things to compare, or one UKI",
+        ) from error
     if head is None:
         raise FormatError(f"{path} is an EFI program, and no UKI")
     sections = pe.parse(data).sections_named(b".initrd")[:1]

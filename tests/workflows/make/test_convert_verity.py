@@ -199,6 +199,7 @@ def test_the_store_stays_one_that_cfsctl_takes(
         ({"boot": BootOptions(flow="type1")}, "--flow type1", ""),
         ({"boot": BootOptions(karg_style="digest")}, "--karg-style", ""),
         ({"boot": BootOptions(allow_missing_verity=True)}, "--allow-missing-verity", "--no-verity"),
+        ({"boot": BootOptions(both_hashes=True)}, "--both-hashes", "--verity-hash"),
         ({"boot": BootOptions(kargs=("root=/dev/sda1",))}, "contradicts", ""),
         ({"boot": BootOptions(kargs=("a b",))}, "read back", "quotes"),
         ({"tree": TreeOptions(bootable=False)}, "--plain", ""),

@@ -205,6 +205,15 @@ def test_a_root_that_has_no_kernel_is_refused(
     assert not list((root / "boot").iterdir())
 
 
+@pytest.mark.parametrize("version", ["../../x", "6\n7", "", "6.1/x", "x" * 200])
+def test_a_version_that_is_a_path_is_none(version: str, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "linux").write_bytes(kernel())
+    given = KernelFrom(linux=tmp_path / "linux")
+    boot = replace(BUILTIN, kernel=version)
+    with pytest.raises((FormatError, ImageError), match=r"not a version of a kernel|which version it is"):
+        build(BuildRequest(rootfs=root, boot=boot, kernel_from=given), silent)
+
+
 def test_a_file_without_effect_or_end_is_refused(
     root: Path, kernel_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
