@@ -158,8 +158,13 @@ def _with_file(
     path = b"/" + b"/".join([*above, name])
     inner: Inode
     if not rest:
-        there = here.entries.get(name)
-        inner = File(there.meta if isinstance(there, File) else _meta(modes[0], path, stat.S_IFREG, policy), data)
+        meta, there = _meta(modes[0], path, stat.S_IFREG, policy), here.entries.get(name)
+        if isinstance(there, File):
+            kept = {key: value for key, value in there.meta.xattrs.items() if key == SELINUX_XATTR}
+            meta = replace(
+                meta, mode=there.meta.mode, uid=there.meta.uid, gid=there.meta.gid, xattrs={**kept, **meta.xattrs}
+            )
+        inner = File(meta, data)
     else:
         found = here.entries.get(name)
         if found is None:
