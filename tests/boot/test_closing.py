@@ -34,7 +34,7 @@ def content_of(made: Glue) -> dict[bytes, bytes]:
 
 
 def test_a_systemd_restarts_where_it_would_give_a_shell() -> None:
-    """C.35"""
+    """B.12"""
     made = closed(SYSTEMD)
     found = content_of(made)
     for name in SHELLS:
@@ -52,7 +52,7 @@ def test_a_systemd_restarts_where_it_would_give_a_shell() -> None:
 
 
 def test_initramfs_tools_restarts_where_it_would_give_a_shell() -> None:
-    """C.35: the functions of the image stay; the one that gives a shell is ours, whoever reads the file."""
+    """B.12: the functions of the image stay; the one that gives a shell is ours, whoever reads the file."""
     made = closed(TOOLS)
     text = content_of(made)[b"scripts/functions"]
     assert text.startswith(FUNCTIONS)
@@ -64,7 +64,7 @@ def test_initramfs_tools_restarts_where_it_would_give_a_shell() -> None:
 
 
 def test_the_init_of_mkinitcpio_restarts_where_it_would_give_a_shell() -> None:
-    """C.35"""
+    """B.12"""
     text = content_of(closed(MKINITCPIO))[b"init_functions"]
     done = subprocess.run(
         [program("dash")],

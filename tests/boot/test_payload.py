@@ -108,7 +108,7 @@ def test_an_initramfs_with_glue_of_its_own_gets_no_other(debian: tuple[Directory
 
 
 def test_a_debug_shell_is_left_where_it_is_asked_for(debian: tuple[Directory, Read], payload: BootPayload) -> None:
-    """C.35"""
+    """B.12"""
     opened = finish_payload(plan_payload(*debian, PROMISE, replace(OPTIONS, debug_shell=True)))
     name = b"etc/systemd/system/emergency.service"
     closed = section(payload, b".initrd")

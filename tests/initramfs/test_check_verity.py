@@ -1,4 +1,4 @@
-"""What an initramfs of systemd makes of the device that holds the root file system, under each shell. K1.6, K1.18"""
+"""What an initramfs of systemd makes of the device that holds the root file system, under each shell. C.36, B.12"""
 
 import subprocess
 from pathlib import Path
@@ -57,6 +57,6 @@ def test_the_promised_root_is_taken(name: str, promise: str, table: str, tmp_pat
     ],
 )
 def test_another_root_stops_the_boot(name: str, promise: str | None, table: str, said: str, tmp_path: Path) -> None:
-    """C.35: root=, roothash= and systemd.verity_root_options= can be appended under Secure Boot, too."""
+    """C.36, B.12: root=, roothash= and systemd.verity_root_options= can be appended under Secure Boot, too."""
     code, words = check(name, promise, table, tmp_path)
     assert (code, "FATAL" in words, said in words) == (1, True, True), words

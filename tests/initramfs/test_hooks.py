@@ -62,7 +62,7 @@ def test_every_hook_takes_it_along(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", HOOKS)
 def test_every_hook_closes_the_initramfs_as_a_conversion_does(kind: str, tmp_path: Path) -> None:
-    """C.35: an image may build its UKI by itself."""
+    """B.12: an image may build its UKI by itself."""
     taken = {}
     for line in run_hook(kind, tmp_path):
         if line.startswith("unit:"):
@@ -87,7 +87,7 @@ def test_every_hook_closes_the_initramfs_as_a_conversion_does(kind: str, tmp_pat
 
 
 def test_mkinitcpio_gives_no_shell() -> None:
-    """C.35: its init reads a hook when it calls the first of its functions: mkinitcpio(8), "Runtime hooks"."""
+    """B.12: its init reads a hook when it calls the first of its functions: mkinitcpio(8), "Runtime hooks"."""
     init = """
 launch_interactive_shell() { echo a shell; }
 . "$1"

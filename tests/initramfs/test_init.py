@@ -276,7 +276,7 @@ def test_an_overlay_is_laid_nowhere_else(name: str, place: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", SHELLS)
 def test_programs_of_the_root_run_before_anything_lies_over_it(name: str, tmp_path: Path) -> None:
-    """C.35: ld.so(8): an /etc that was kept may name in ld.so.preload what they load."""
+    """B.12: ld.so(8): an /etc that was kept may name in ld.so.preload what they load."""
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
     (root / "var/lib").mkdir(parents=True)
@@ -299,7 +299,7 @@ def test_programs_of_the_root_run_before_anything_lies_over_it(name: str, tmp_pa
     "place", ["", "/overlays", "/overlays/etc", "/overlays/etc/upper", "/overlays/var", "/overlays/var/lib"]
 )
 def test_no_symlink_of_the_state_partition_is_followed(name: str, place: str, tmp_path: Path) -> None:
-    """C.35: the state partition is anybody's who had the disk."""
+    """B.12: the state partition is anybody's who had the disk."""
     kept, outside, root = tmp_path / "kept", tmp_path / "outside", tmp_path / "root"
     outside.mkdir()
     for path in ("etc", "var/lib"):

@@ -240,7 +240,7 @@ def test_a_promise_that_is_not_kept_stops_the_boot(name: str, words: str, outcom
 
 @pytest.mark.parametrize("name", LED_ASTRAY)
 def test_no_symlink_of_the_disk_is_followed(name: str, outcomes: dict[str, Outcome]) -> None:
-    """C.35: what is on the disk is anybody's who had it, and in the initramfs a symlink leads into the initramfs."""
+    """B.12: what is on the disk is anybody's who had it, and in the initramfs a symlink leads into the initramfs."""
     found = outcomes[f"astray-{name}"]
     assert (found.seen["exit"], found.seen["planted"]) == ("1", "")
     assert "FATAL: on the disk, /sysroot/" in found.said
@@ -260,7 +260,7 @@ def test_deployments_may_share_their_var(outcomes: dict[str, Outcome]) -> None:
 
 @pytest.mark.parametrize("name", [*BOOTS, "transient-etc", "transient-var", "root-and-var", "writable-sysroot"])
 def test_what_nothing_verifies_gives_nobody_rights(name: str, outcomes: dict[str, Outcome]) -> None:
-    """C.35: mount(8): a set-uid program, or a device, that was put there while the machine was off has no effect."""
+    """B.12: mount(8): a set-uid program, or a device, that was put there while the machine was off has no effect."""
     flags = dict(re.findall(r"/sysroot/(\w+) (\S+)", outcomes[name].seen["flags"]))
     assert set(flags) == {"etc", "var", "sysroot"}
     for place, found in flags.items():
@@ -270,7 +270,7 @@ def test_what_nothing_verifies_gives_nobody_rights(name: str, outcomes: dict[str
 
 @pytest.mark.parametrize("name", [*BOOTS, "transient-root", "transient-both"])
 def test_programs_of_the_image_run_while_nothing_lies_over_it(name: str, outcomes: dict[str, Outcome]) -> None:
-    """C.35: but for the disk that they grow, which is mounted in it. ld.so(8): /etc/ld.so.preload"""
+    """B.12: but for the disk that they grow, which is mounted in it. ld.so(8): /etc/ld.so.preload"""
     assert re.findall(r"^grow-over=(.*)$", outcomes[name].said, re.MULTILINE) == ["1"]
 
 

@@ -44,7 +44,7 @@ def test_another_image_under_the_promised_name_is_refused(changed: Callable[[Ini
 
 
 def test_a_disk_that_is_not_found_restarts_the_machine(changed: Callable[[Initramfs], Path], tmp_path: Path) -> None:
-    """C.35: whoever renamed the file system must get no shell."""
+    """B.12: whoever renamed the file system must get no shell."""
     disk = changed("initramfs-tools")
     vm.debugfs(disk, "ssv volume_name gone", write=True)
     reason = vm.refusal(disk, tmp_path)

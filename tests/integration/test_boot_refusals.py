@@ -43,7 +43,7 @@ def test_a_flipped_byte_in_the_image_is_refused(changed: Callable[[Initramfs], P
 def test_a_disk_that_cannot_be_mounted_restarts_the_machine(
     changed: Callable[[Initramfs], Path], tmp_path: Path
 ) -> None:
-    """C.35: nothing of ours was started yet, and whoever wrote to the disk must get no shell, nor a machine that hangs.
+    """B.12: nothing of ours was started yet, and whoever wrote to the disk must get no shell, nor a machine that hangs.
 
     ext4's s_magic is at 0x38 of the superblock: kernel documentation, filesystems/ext4/super.rst.
     """

@@ -30,7 +30,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_promised_root_boots(disk: Path, tmp_path: Path) -> None:
-    """K1.18"""
+    """C.36"""
     with boot(vm.with_report(vm.machine(disk), content=False), tmp_path / "vm") as running:
         running.wait_for(r"(?m)^end$", vm.BOOT_SECONDS, port="report")
         report, console = vm.parse_report(running.report), running.console
@@ -41,11 +41,11 @@ def test_the_promised_root_boots(disk: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["root=/dev/vda1", "systemd.verity=no root=/dev/vda2"])
 def test_another_root_is_not_booted(word: str, disk: Path, tmp_path: Path) -> None:
-    """K1.18, C.35: the host of a virtual machine appends it, and the last word counts; under Secure Boot too."""
+    """C.36, B.12: the host of a virtual machine appends it, and the last word counts; under Secure Boot too."""
     assert "not under dm-verity" in vm.refusal(disk, tmp_path, kernel_arguments(word))
 
 
 def test_what_does_not_verify_is_not_ignored(disk: Path, tmp_path: Path) -> None:
-    """K1.18"""
+    """C.36"""
     word = "systemd.verity_root_options=ignore-corruption"
     assert "ignore what does not verify" in vm.refusal(disk, tmp_path, kernel_arguments(word))

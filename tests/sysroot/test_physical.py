@@ -48,7 +48,7 @@ def test_a_place_that_is_no_directory_is_refused(place: str) -> None:
 
 
 def test_the_physical_root_is_for_root_alone() -> None:
-    """C.35: what lies there is reached by no account, whatever mode it has."""
+    """B.12: what lies there is reached by no account, whatever mode it has."""
     root = physical_root(DEPLOYMENT, [], {}, b"{}", TREE)
     assert root.meta.mode == 0o700
     composefs = find(root, b"/composefs")
@@ -57,7 +57,7 @@ def test_the_physical_root_is_for_root_alone() -> None:
 
 
 def test_a_soft_reboot_mounts_what_nothing_verifies_without_rights() -> None:
-    """C.35: as the initramfs does."""
+    """B.12: as the initramfs does."""
     calls = [list(map(str, argv)) for argv in mount_argvs(DEPLOYMENT.digest, Path("/image"), Path("/sysroot"))]
     options = {argv[-1]: argv[argv.index("-o") + 1] for argv in calls if "-o" in argv}
     for place in ("etc", "var", "sysroot"):

@@ -99,7 +99,7 @@ def test_only_raw_images_have_sectors_of_4096_bytes(tmp_path: Path) -> None:
 
 
 def test_a_vmdk_that_names_a_file_of_this_machine_is_not_read(tmp_path: Path) -> None:
-    """C.35: qemu-img, asked alone, reads it: an extent may be any file. VMware, Virtual Disk Format 5.0."""
+    """D.24: qemu-img, asked alone, reads it: an extent may be any file. VMware, Virtual Disk Format 5.0."""
     secret, disk = tmp_path / "secret", tmp_path / "disk.vmdk"
     secret.write_bytes(b"secret" * 1000)
     text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n"

@@ -124,7 +124,7 @@ def test_an_image_without_a_sealed_uki_gets_one_built_here(converted: Convert) -
 
 
 def test_a_debug_shell_is_for_what_nobody_signs(karg: Karg, converted: Convert, tmp_path: Path) -> None:
-    """C.35"""
+    """B.12"""
     vendor = make(tmp_path, "debug")
     signing = SigningOptions(certificate=vendor.path, key=str(vendor.key))
     with pytest.raises(ImageError, match="gives whoever makes the boot fail a root shell"):

@@ -156,7 +156,7 @@ def test_the_images_initramfs_gets_what_lays_the_overlays(
 
 @pytest.mark.parametrize("overlays", [(Overlay("/etc"),), ()])
 def test_the_kernel_is_asked_what_it_mounted(source: Reference, overlays: tuple[Overlay, ...], tmp_path: Path) -> None:
-    """K1.18: also where nothing is laid over the root file system; the words of a command line can be appended."""
+    """C.36, B.12: also where nothing is laid over the root file system; the words of a command line can be appended."""
     bootable = convert_verity(source, tmp_path, replace(HASH_ONLY, overlays=overlays))
     uki = uki_of(tmp_path, bootable)
     (section,) = pe.parse(uki).sections_named(b".initrd")
