@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from oci2boot.boot.glue import PLACE, Archive, Glue, add_modules, add_own, add_programs, wire_systemd
-from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, BootMode, overlays_file
+from oci2boot.boot.initrd import OVERLAYS_FILE, SIGNATURE_REQUIRED, VERITY_DEBUG, BootMode, overlays_file
 from oci2boot.boot.kernel import KernelSupport, check_verity_kernel
 from oci2boot.boot.names import EXTRA
 from oci2boot.errors import FormatError, ImageError, InitramfsError, ReadOnlyError
 from oci2boot.formats import cmdline, cpio
 from oci2boot.rootfs.dmverity import (
+    DEBUG_ONLY,
     SIGNATURE_NAME,
     VerityOptions,
     VerityRootfs,
@@ -58,6 +59,8 @@ class DmVerityPromise:
         files = {OVERLAYS_FILE: overlays_file(self.options.overlays)}
         if self.dm_verity and self.options.signature:
             files[SIGNATURE_REQUIRED] = b"1\n"
+        if self.dm_verity and DEBUG_ONLY.intersection(self.options.options):
+            files[VERITY_DEBUG] = b"1\n"
         if self.dm_verity and self.options.form == "veritytab":
             files[VERITYTAB] = veritytab(self.rootfs, self.options)
         return files
@@ -118,8 +121,14 @@ class DmVerityPromise:
         keys = {word.partition("=")[0] for word in given}
         given += [word for word in added.arguments if word.partition("=")[0] not in keys]
         merged = merge_arguments(given, own)
+        asked = {option for word in merged for option in word.partition("=")[2].split(",")}
         if self.sealed:
-            check_sealed(option for word in merged for option in word.partition("=")[2].split(","))
+            check_sealed(asked)
+        if loose := sorted(DEBUG_ONLY & asked - set(self.options.options)):
+            raise ImageError(
+                f"the initramfs does not take {loose[0]} from the command line alone",
+                hint=f"--verity-option {loose[0]} tells both",
+            )
         return cmdline.join(["ro", *merged])
 
     def told(self, _: Glue) -> tuple[Mapping[bytes, bytes], tuple[str, ...]]:

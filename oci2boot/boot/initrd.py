@@ -45,6 +45,8 @@ MAX_ALIAS: Final = 400
 MODE_FILE: Final = PLACE + b"mode"
 OVERLAYS_FILE: Final = PLACE + b"overlays"
 SIGNATURE_REQUIRED: Final = PLACE + b"verity-signature-required"
+VERITY_DEBUG: Final = PLACE + b"verity-debug"
+"""What fails verification may be ignored: the command line alone cannot ask for that."""
 
 PACKAGES: Final[Mapping[str, str]] = {
     "veritysetup": "Debian: cryptsetup-bin; Fedora: veritysetup; Arch: cryptsetup",

@@ -15,7 +15,7 @@ SETUP_ROOT = SCRIPTS / "setup-root"
 SHELLS = ("dash", "bash", "busybox")
 BESIDE = re.compile(r'"(?:\$here|\$\{0%/\*\})/([a-z0-9$-]+)')
 """How a script names what lies beside it."""
-WRITTEN = {"mode", "overlays", "read", "root-hash", "verity-signature-required"}
+WRITTEN = {"mode", "overlays", "read", "root-hash", "verity-debug", "verity-signature-required"}
 """What a build writes there for one image."""
 
 

@@ -1,11 +1,12 @@
 """What an initramfs of systemd makes of the device that holds the root file system, under each shell. C.36, B.12"""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.initramfs.scripts import SCRIPTS, SHELLS, shell
+from tests.initramfs.scripts import SCRIPTS, SHELLS, needed_by, shell
 
 CHECK = SCRIPTS / "check-verity"
 HASH = "c0ffee" * 10 + "0042"
@@ -60,3 +61,16 @@ def test_another_root_stops_the_boot(name: str, promise: str | None, table: str,
     """C.36, B.12: root=, roothash= and systemd.verity_root_options= can be appended under Secure Boot, too."""
     code, words = check(name, promise, table, tmp_path)
     assert (code, "FATAL" in words, said in words) == (1, True, True), words
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_corruption_may_be_ignored_where_the_builder_says_so(name: str, tmp_path: Path) -> None:
+    """K1.21: by a file beside the script, and never where a signature is demanded."""
+    for script in needed_by("check-verity"):
+        shutil.copy(SCRIPTS / script, tmp_path)
+    (tmp_path / "verity-debug").touch()
+    for promise, code in ((HASH, 0), (f"{HASH} signed", 1)):
+        (tmp_path / "promise").write_text(f"{promise}\n")
+        table = f"{SIGNED} ignore_corruption"
+        argv = [*shell(name), str(tmp_path / "check-verity"), "table", str(tmp_path / "promise"), table]
+        assert subprocess.run(argv, check=False, capture_output=True, env={}).returncode == code

@@ -138,11 +138,15 @@ GOOD = "status: verified"
 NO_SIGNATURE = "there is no signature of the root hash: neither in /none nor in a partition"
 
 
-def opened(name: str, options: str, folder: Path, *, required: bool, said: str = GOOD) -> tuple[int, str, str]:
+def opened(
+    name: str, options: str, folder: Path, *, required: bool, said: str = GOOD, debug: bool = False
+) -> tuple[int, str, str]:
     for script in needed_by("init"):
         shutil.copy(SCRIPTS / script, folder)
     if required:
         (folder / "verity-signature-required").touch()
+    if debug:
+        (folder / "verity-debug").touch()
     line = f"roothash={HASH} systemd.verity_root_data=/dev/none systemd.verity_root_options={options or '-'}"
     (folder / "cmdline").write_text(line)
     argv = [*shell(name), "-c", OPENED, str(folder / "init"), "plan", "verity", str(folder / "cmdline"), "/none"]
@@ -185,10 +189,15 @@ def test_what_is_not_signed_or_not_verified_is_not_booted(
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_corruption_may_be_ignored_where_nobody_signed(name: str, tmp_path: Path) -> None:
-    code, done, _ = opened(name, "ignore-corruption", tmp_path, required=False)
+def test_corruption_may_be_ignored_where_the_builder_says_so(name: str, tmp_path: Path) -> None:
+    """K1.21, C.36: not where a signature is required, nor by the word of a command line alone."""
+    code, done, words = opened(name, "ignore-corruption", tmp_path, required=False)
+    assert (code, "would switch off the verification" in words, "open" in done) == (1, True, False)
+    code, done, _ = opened(name, "ignore-corruption", tmp_path, required=False, debug=True)
     assert code == 0
     assert "open --ignore-corruption /dev/none" in done
+    code, _, words = opened(name, "ignore-corruption", tmp_path, required=True, debug=True)
+    assert (code, "would switch off the verification" in words) == (1, True)
 
 
 # ---- setup-overlays

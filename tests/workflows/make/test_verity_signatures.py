@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oci2boot.digest import OciDigest
-from oci2boot.errors import Error, FormatError, SignatureError
+from oci2boot.errors import Error, FormatError, ImageError, SignatureError
 from oci2boot.oci.reference import Reference
 from oci2boot.rootfs.dmverity import VerityOptions
 from oci2boot.store.images import Bootable
@@ -100,8 +100,12 @@ def test_what_switches_verification_off_is_not_signed(
     karg = ("systemd.verity_root_options=ignore-corruption",)
     with pytest.raises(FormatError, match="switches verification off"):
         convert_verity(source, tmp_path / "repo", HASH_ONLY, boot=replace(boot, kargs=karg))
-    words = words_of(tmp_path / "repo", convert_verity(source, tmp_path / "repo", debugging))
-    assert karg[0] in words
+    with pytest.raises(ImageError, match="from the command line alone"):
+        convert_verity(source, tmp_path / "repo", HASH_ONLY, boot=replace(BUILTIN_OPTIONS, kargs=karg))
+    for options, told in ((debugging, True), (HASH_ONLY, False)):
+        bootable = convert_verity(source, tmp_path / "repo", options)
+        assert (karg[0] in words_of(tmp_path / "repo", bootable)) == told
+        assert (b"usr/lib/oci2boot/verity-debug" in uki_of(tmp_path / "repo", bootable)) == told
 
 
 def test_a_key_of_another_certificate_is_refused_before_any_work(
