@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from oci2boot.errors import FormatError, TargetError
+from oci2boot.errors import Error, FormatError, TargetError
 from oci2boot.sysroot.accounts import FILES, Accounts, read_accounts, with_people
-from oci2boot.sysroot.first_boot import KEYS_MAX, FirstBoot
+from oci2boot.sysroot.first_boot import KEYS_MAX, FirstBoot, with_first_boot
 from oci2boot.system.files import plain_errors
 from oci2boot.tree.files import Read, find_file
 from oci2boot.tree.lookup import look_up
@@ -190,6 +190,11 @@ def _users(plan: _Plan, old: OldSystem, tree: Directory, read: Read) -> None:
     plan.notes += made.notes
     keys = _read(old.etc.parent / "root/.ssh/authorized_keys", KEYS_MAX)
     if keys and keys.strip():
+        try:
+            with_first_boot(FirstBoot(ssh_keys=keys), tree, None, read)
+        except Error as error:
+            plan.notes.append(f"root's authorized_keys: {error.message}")
+            return
         plan.keys = keys
         plan.shown.append(("users", "root's authorized_keys"))
 
@@ -201,6 +206,11 @@ def _has(tree: Directory, path: str) -> bool:
 def _hostname(plan: _Plan, old: OldSystem, _: Directory, __: Read) -> None:
     lines = [line.strip() for line in (_read(old.etc / "hostname") or b"").decode(errors="replace").splitlines()]
     if name := next((line for line in lines if line and not line.startswith("#")), None):
+        try:
+            FirstBoot(hostname=name).check()
+        except FormatError as error:
+            plan.notes.append(error.message)
+            return
         plan.hostname = name
         plan.shown.append(("hostname", name))
 

@@ -215,6 +215,24 @@ def test_what_is_no_file_of_the_old_system_is_not_read(debian: Machine, tmp_path
     assert "ssh/ssh_host_ed25519_key" not in contents(upper(debian, plan.bootable.root.image.hex))
 
 
+@pytest.mark.parametrize("keys", [b"ssh-ed25519 short\n", HOST_KEY, b"\xff\n"])
+def test_keys_that_no_server_takes_stay_behind(keys: bytes, debian: Machine) -> None:
+    """They are of one item among others: the machine is taken over all the same."""
+    (debian.root / "root/.ssh/authorized_keys").write_bytes(keys)
+    plan = take_over(debian, "users,hostname")
+    assert plan.takeover
+    assert any(note.startswith("root's authorized_keys: ") for note in plan.takeover.notes)
+    assert "ssh/authorized_keys.d/root" not in contents(upper(debian, plan.bootable.root.image.hex))
+
+
+@pytest.mark.parametrize("name", ["old box", "-x", "a" * 65])
+def test_a_name_that_is_none_stays_behind(name: str, debian: Machine) -> None:
+    (debian.root / "etc/hostname").write_text(f"{name}\n")
+    plan = take_over(debian, "hostname")
+    assert plan.takeover
+    assert any("host name" in note for note in plan.takeover.notes)
+
+
 def test_a_machine_that_has_an_image_takes_nothing_over(debian: Machine) -> None:
     take_over(debian, "hostname")
     debian.release(IMAGE, {"usr/bin/more": b"more" * 99})
