@@ -149,11 +149,7 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         check_unpacked(repository, base.unpacked.system_layers, tree, rootfs, request.tree, read, report)
 
         karg = karg_of(rootfs, boot.karg_style)
-        kargs = [karg]
-        if boot.both_hashes:
-            rules = rules_of(request.tree, repository.algorithm)
-            bench = Workbench(base.unpacked.system, rules, read, renamer(repository))
-            kargs.append(ComposefsArg(bench.digest(replace(rules, hash=OTHER_HASH[rules.hash])), karg.version))
+        kargs = [karg, *(_by_other_hash(karg, request, base, repository) if boot.both_hashes else [])]
         version = version_of(image, base.unpacked.oci)
         payload = build_payload(
             parts.tree, architecture, version, promise_of(kargs, parts.boot), parts.boot, parts.read, report
@@ -191,6 +187,14 @@ def seal(request: SealRequest, report: Report) -> SealedImage | None:
         loader=tuple(f"/boot/{path}" for path in loader),
         written=not request.dry_run,
     )
+
+
+def _by_other_hash(
+    karg: ComposefsArg, request: SealRequest, base: Base, repository: Repository
+) -> Iterator[ComposefsArg]:
+    rules = rules_of(request.tree, repository.algorithm)
+    bench = Workbench(base.unpacked.system, rules, object_reader(repository), renamer(repository))
+    yield ComposefsArg(bench.digest(replace(rules, hash=OTHER_HASH[rules.hash])), karg.version)
 
 
 def _put(destination: ImageDestination, blobs: Iterable[tuple[Descriptor, Open]], report: Report) -> None:
