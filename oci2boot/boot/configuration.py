@@ -65,7 +65,12 @@ class RootConfiguration:
         )
 
     def check(self, promise: ComposefsArg) -> None:
-        """Raise `ImageError` where the kernel argument makes optional what the image's configuration demands."""
+        """Raise `ImageError` where the kernel argument makes optional what is demanded, or nothing would be in /etc."""
+        if self.etc == "bind":
+            raise ImageError(
+                "the image's configuration binds /etc to a directory of the disk, which would be empty",
+                hint="[etc] mount is overlay, transient or none, in setup-root-conf.toml of the image",
+            )
         if promise.insecure and self.composefs == "verity":
             raise ImageError(
                 f"the image's configuration demands fs-verity, which {promise} makes optional",

@@ -12,7 +12,7 @@ from oci2boot.errors import DigestError, ImageError, LimitError
 from oci2boot.formats import cpio, os_release, pe
 from oci2boot.formats.cmdline import ComposefsArg
 from oci2boot.tree.files import Read
-from oci2boot.tree.model import Directory
+from oci2boot.tree.model import Directory, File
 from tests.boot.debian import kernel, package
 from tests.boot.initrds import CLOSED, GROWING, INITRAMFS_TOOLS, SYSTEMD
 from tests.boot.trees import joined, scan, tree_of
@@ -67,6 +67,18 @@ def test_the_uki_promises_the_root_after_the_images_and_the_users_arguments(payl
     """C.1, D.9"""
     assert section(payload, b".cmdline").decode() == f"rw quiet {CLOSED} console=ttyS0 composefs={'ab' * 32}"
     assert payload.cmdline == section(payload, b".cmdline").decode()
+
+
+def test_an_etc_without_content_is_refused(debian: tuple[Directory, Read]) -> None:
+    """O.12: composefs-setup-root binds the state's own /etc, in which an installation has an upper directory alone."""
+    tree, read = debian
+    tree = joined(tree, tree_of({"usr/lib/composefs/setup-root-conf.toml": b'[etc]\nmount = "bind"\n'}))
+
+    def read_any(file: File) -> bytes:
+        return file.content if isinstance(file.content, bytes) else read(file)
+
+    with pytest.raises(ImageError, match="which would be empty"):
+        plan_payload(tree, read_any, PROMISE, OPTIONS)
 
 
 def test_the_boot_menu_sorts_by_the_version_that_was_given(payload: BootPayload) -> None:
