@@ -209,9 +209,12 @@ def test_what_is_no_file_of_the_old_system_is_not_read(debian: Machine, tmp_path
     key.unlink()
     key.symlink_to(tmp_path / "secret")
     (debian.root / "etc/fstab").write_bytes(b"x" * (2 << 20))
-    plan = take_over(debian, "machine-id,hostname,ssh,fstab")
+    (debian.root / "etc/passwd").unlink()
+    (debian.root / "etc/passwd").mkdir()
+    (debian.root / "root/.ssh/authorized_keys").unlink()
+    plan = take_over(debian, "users,machine-id,hostname,ssh,fstab")
     assert plan.takeover
-    assert [item for item, _ in plan.takeover.shown] == ["ssh"]
+    assert [item for item, _ in plan.takeover.shown] == ["users", "ssh"]  # root's password, and the public key
     assert "ssh/ssh_host_ed25519_key" not in contents(upper(debian, plan.bootable.root.image.hex))
 
 
