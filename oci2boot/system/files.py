@@ -171,5 +171,7 @@ def plain_errors(kind: type[Error], doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         why, hint = _MEANINGS.get(error.errno or 0, (error.strerror or str(error), None))
-        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+        # A file that was opened by its descriptor has that number for a name.
+        named = isinstance(error.filename, str | bytes) and error.filename
+        where = f" ({os.fsdecode(named)})" if named else ""
         raise kind(f"cannot {doing}: {why}{where}", hint=hint) from error

@@ -9,7 +9,7 @@ from threading import Thread
 import pytest
 
 from oci2boot.errors import LimitError, SourceError, TargetError
-from oci2boot.system.files import read_all, read_limited
+from oci2boot.system.files import plain_errors, read_all, read_limited
 
 
 class Dripping:
@@ -79,3 +79,12 @@ def test_what_cannot_be_read_is_an_error_of_the_kind_asked_for(tmp_path: Path) -
         read_limited(tmp_path / "none", 10)
     with pytest.raises(TargetError, match=r"cannot read .*: Is a directory"):
         read_limited(tmp_path, 10, TargetError)
+
+
+def test_an_error_about_a_descriptor_is_a_sentence_too(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(TargetError, match="cannot read it: "), plain_errors(TargetError, "read it"), os.fdopen(fd):
+            pass
+    finally:
+        os.close(fd)

@@ -357,8 +357,12 @@ def _read(path: Path, limit: int = MAX_FILE) -> bytes | None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with plain_errors(TargetError, f"read {path}"), os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        data = file.read(limit + 1)
+    try:
+        with plain_errors(TargetError, f"read {path}"):
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+    finally:
+        os.close(fd)
     return data if len(data) <= limit else None
