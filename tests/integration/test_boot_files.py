@@ -66,4 +66,4 @@ def test_a_command_line_with_another_digest_does_not_boot(made: tuple[Path, Path
         running.wait_end(vm.BOOT_SECONDS)
         console = running.console
     assert "login:" not in console
-    assert f"FATAL: the initramfs promises {digest}, the command line has composefs={other}" in console
+    assert f"FATAL: the initramfs promises sha256:{digest}, the command line has composefs={other}" in console
