@@ -127,7 +127,7 @@ class DmVerityPromise:
         if loose := sorted(DEBUG_ONLY & asked - set(self.options.options)):
             raise ImageError(
                 f"the initramfs does not take {loose[0]} from the command line alone",
-                hint=f"--verity-option {loose[0]} tells both",
+                hint="have it among the options of dm-verity: then the initramfs is told, too",
             )
         return cmdline.join(["ro", *merged])
 
