@@ -122,7 +122,7 @@ def config(
     request: Annotated[BuildRequest, Only("rootfs", "hash", "platform")],
     target: Annotated[Path, Option("--output", "folder where kernel-install looks", short="-o")] = Path("/etc/kernel"),
     tree: BootableTree,
-    boot: Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "console")],
+    boot: Annotated[BootOptions, Only("kargs", "karg_style", "kernel", "console", "both_hashes")],
     kernel_from: Annotated[KernelFrom, Only("root")],
     output: Shown,
 ) -> None:

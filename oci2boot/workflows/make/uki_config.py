@@ -68,8 +68,11 @@ def configure(request: BuildRequest, folder: Path, report: Report) -> Configured
         # kernel-install would put the id of the build machine on the command line if it named the UKI after it.
         "entry-token": f"{plan.name}\n".encode(),
     }
-    if plan.glue.archive:
-        files["oci2boot.initrd"] = plan.glue.archive
+    added = plan.glue.archive
+    if plan.told:
+        added += bytes(-len(added) % 4) + plan.parts.initrds[-1]
+    if added:
+        files["oci2boot.initrd"] = added
         files["install.d/50-oci2boot.install"] = PLUGIN.format(glue=folder / "oci2boot.initrd").encode()
     for name, data in files.items():
         path = folder / name

@@ -83,6 +83,18 @@ def test_the_distributions_plugin_builds_the_same_uki(root: Path, configured: Co
     assert made == sections(ours.path, tmp_path)
 
 
+def test_the_distributions_plugin_builds_a_uki_with_both_digests(root: Path, tmp_path: Path) -> None:
+    """D.12, C.36: the signed set comes with the glue."""
+    asked = replace(request(root), boot=replace(request(root).boot, both_hashes=True))
+    made = configure(asked, tmp_path / "kernel", silent)
+    uki = kernel_install(root, made.folder, tmp_path / "staging")
+    both = [word.partition("=")[2] for word in made.cmdline.split() if word.startswith("composefs=")]
+    assert (both[0], list(map(len, both))) == (by_cfsctl(root), [64, 128])
+    assert "".join(f"{digest}\n" for digest in both).encode() in uki.read_bytes()
+    ours = build(replace(asked, output=tmp_path / "ours.efi"), silent)
+    assert sections(uki, tmp_path) == sections(ours.path, tmp_path)
+
+
 def test_the_root_file_system_is_not_touched(root: Path, configured: Configured, tmp_path: Path) -> None:
     """D.14: what is promised stays what it is."""
     assert by_cfsctl(root) == configured.digest
